@@ -1,0 +1,138 @@
+// Package tgr is the vocabulary of the Terraphim GitHub Runner: repositories, events, runs, jobs, steps,
+// their states and errors, and the small interfaces that more than one room needs.
+//
+// It imports nothing but the standard library, does no I/O, and carries no promise of a stable API.
+package tgr
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Repo is a repository as the sender of an event describes it.
+type Repo struct {
+	ID            int64  `json:"id"` // numeric and permanent: the identity; names change hands
+	FullName      string `json:"full_name"`
+	CloneURL      string `json:"clone_url"`
+	DefaultBranch string `json:"default_branch"`
+	Private       bool   `json:"private,omitempty"`
+	Fork          bool   `json:"fork,omitempty"`
+}
+
+// Event is a webhook after decoding, or what `tgr run` makes up in its place.
+type Event struct {
+	Name    string          `json:"name"` // X-GitHub-Event, never guessed: push, pull_request, …
+	Action  string          `json:"action,omitempty"`
+	Repo    Repo            `json:"repo"`
+	Ref     string          `json:"ref"`                // github.ref: refs/heads/main, refs/tags/v1, refs/pull/7/merge
+	SHA     string          `json:"sha"`                // github.sha: the commit whose workflows run; 40 hex digits
+	HeadSHA string          `json:"head_sha,omitempty"` // where statuses go; SHA but for pull requests
+	BaseSHA string          `json:"base_sha,omitempty"` // what changed files are compared with; may be empty or zeros
+	HeadRef string          `json:"head_ref,omitempty"` // branch of a pull request
+	BaseRef string          `json:"base_ref,omitempty"` // target branch of a pull request
+	Actor   string          `json:"actor"`
+	ActorID int64           `json:"actor_id,omitempty"`
+	Number  int             `json:"number,omitempty"`  // of the pull request
+	Forked  bool            `json:"forked,omitempty"`  // a pull request from another repository: untrusted
+	Deleted bool            `json:"deleted,omitempty"` // a push that deletes its ref: nothing runs
+	Payload json.RawMessage `json:"-"`                 // github.event, exactly as it was sent
+}
+
+// Delivery is an accepted webhook.
+type Delivery struct {
+	ID       DeliveryID
+	Event    Event
+	BodyHash string // SHA-256 of event name and body, in hex: finds a replay under another id
+	Received time.Time
+}
+
+// Run is one run of one workflow for one event.
+type Run struct {
+	ID           RunID      `json:"id"`
+	Number       int        `json:"run_number"` // counts the runs of this workflow file in this repository, from 1
+	Attempt      int        `json:"run_attempt"`
+	Delivery     DeliveryID `json:"delivery"`
+	Event        Event      `json:"event"`
+	WorkflowFile string     `json:"workflow_file"` // .github/workflows/ci.yml; empty until planned
+	WorkflowName string     `json:"workflow_name"`
+	Title        string     `json:"title"` // run-name
+	Status       Status     `json:"status"`
+	Conclusion   Conclusion `json:"conclusion,omitempty"`
+	Reason       string     `json:"reason,omitempty"` // why it was cancelled, skipped or not planned
+	Created      time.Time  `json:"created_at"`
+	Started      time.Time  `json:"started_at,omitzero"`
+	Finished     time.Time  `json:"finished_at,omitzero"`
+	Plan         []byte     `json:"-"` // workflow.Plan as JSON; empty until planned
+}
+
+// JobKind tells the job that plans a run from those that the workflow asked for.
+type JobKind string
+
+// The kinds of jobs.
+const (
+	PlanJob JobKind = "plan" // fetches the commit, compiles its workflows, makes the other jobs
+	WorkJob JobKind = "job"
+)
+
+// Job is one job of one attempt of a run: after the matrix was expanded, one per combination.
+type Job struct {
+	ID              JobID             `json:"id"`
+	Run             RunID             `json:"run_id"`
+	Attempt         int               `json:"run_attempt"`
+	Kind            JobKind           `json:"kind"`
+	Key             string            `json:"key"`  // the job's key in the workflow file
+	Name            string            `json:"name"` // as shown: evaluated, with the matrix values
+	Needs           []string          `json:"needs,omitempty"`
+	Index           int               `json:"index"`              // strategy.job-index
+	Total           int               `json:"total"`              // strategy.job-total
+	Instance        json.RawMessage   `json:"instance,omitempty"` // workflow.Instance: what was settled when the job was queued
+	Labels          []string          `json:"labels,omitempty"`
+	ContinueOnError bool              `json:"continue_on_error,omitempty"`
+	Status          Status            `json:"status"`
+	Conclusion      Conclusion        `json:"conclusion,omitempty"`
+	Blame           Blame             `json:"blame,omitempty"`
+	Reason          string            `json:"reason,omitempty"` // why it is waiting, failed, was cancelled or skipped
+	Tries           int               `json:"tries"`            // how often a machine was given to it; more than one only for faults of ours
+	Outputs         map[string]string `json:"outputs,omitempty"`
+	Machine         string            `json:"machine,omitempty"`   // id of the machine it ran on
+	Isolation       string            `json:"isolation,omitempty"` // mode of that machine: "qemu (tcg)", "process"
+	Steps           []Step            `json:"steps,omitempty"`
+	Annotations     []Annotation      `json:"annotations,omitempty"`
+	Created         time.Time         `json:"created_at"`
+	Started         time.Time         `json:"started_at,omitzero"`
+	Finished        time.Time         `json:"finished_at,omitzero"`
+}
+
+// Step is one step of a job, in the order of execution; pre and post steps count.
+type Step struct {
+	Number     int        `json:"number"` // from 1
+	ID         string     `json:"id,omitempty"`
+	Name       string     `json:"name"`
+	Status     Status     `json:"status"`
+	Conclusion Conclusion `json:"conclusion,omitempty"` // after continue-on-error
+	Outcome    Conclusion `json:"outcome,omitempty"`    // before continue-on-error
+	ExitCode   *int       `json:"exit_code,omitempty"`  // nil: no process of it ended
+	Reason     string     `json:"reason,omitempty"`
+	Started    time.Time  `json:"started_at,omitzero"`
+	Finished   time.Time  `json:"finished_at,omitzero"`
+}
+
+// Annotation is an error, warning or notice that a step attached to a place in the code.
+type Annotation struct {
+	Level     string `json:"level"` // error, warning, notice
+	Message   string `json:"message"`
+	Title     string `json:"title,omitempty"`
+	File      string `json:"file,omitempty"`
+	Line      int    `json:"line,omitempty"`
+	EndLine   int    `json:"end_line,omitempty"`
+	Column    int    `json:"col,omitempty"`
+	EndColumn int    `json:"end_column,omitempty"`
+	Step      int    `json:"step,omitempty"` // number of the step
+}
+
+// LogLine is one line of a job's log.
+type LogLine struct {
+	Time time.Time `json:"time"`
+	Step int       `json:"step"` // number of the step; 0 for what the server says of the job itself
+	Text string    `json:"text"` // masked, without the line's end
+}
