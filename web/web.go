@@ -1,0 +1,119 @@
+// Package web is the HTTP face of the server: pages, the JSON API and its OpenAPI document, server-sent
+// events, metrics and health. It knows the vocabulary of the root and nothing of how runs are kept or carried
+// out: what it needs is declared here as small interfaces, which cmd/tgr satisfies with adapters.
+//
+// Names, log lines and messages come from workflows and from guests: they are data here, escaped or stripped
+// wherever they are shown.
+package web
+
+import (
+	"context"
+	"iter"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/terraphim/tgr"
+)
+
+// RunStore is what the pages and the API read. Its methods are safe for concurrent use; what does not exist is
+// a *tgr.Error with the code NotFound.
+type RunStore interface {
+	// Runs returns at most f.Limit runs that f admits, the newest (highest id) first.
+	Runs(ctx context.Context, f Filter) ([]tgr.Run, error)
+	// Run returns one run, with its Plan if there is one.
+	Run(ctx context.Context, id tgr.RunID) (tgr.Run, error)
+	// Jobs returns the jobs of one attempt (from 1) of a run in the order in which they are to be shown,
+	// with their steps and annotations.
+	Jobs(ctx context.Context, run tgr.RunID, attempt int) ([]tgr.Job, error)
+	// Job returns one job with its steps and annotations.
+	Job(ctx context.Context, id tgr.JobID) (tgr.Job, error)
+}
+
+// Filter chooses runs. A zero field admits every run.
+type Filter struct {
+	Repo       string         // full name, owner/name
+	Ref        string         // refs/heads/main
+	SHA        string         // 40 hex digits
+	Event      string         // push, pull_request, …
+	Workflow   string         // path of the workflow file
+	Status     tgr.Status     //
+	Conclusion tgr.Conclusion //
+	Before     tgr.RunID      // only runs with a lower id: the next page
+	Limit      int            // how many at most; the server always sets it, from 1 to MaxRuns
+}
+
+// MaxRuns is how many runs one call may list.
+const MaxRuns = 100
+
+// LogReader reads the logs of jobs. The sequences end after the first error; a reader may stop early.
+// Both count the lines of a job from 0 and start with line from.
+type LogReader interface {
+	// Read yields what has been logged and ends. A job that has logged nothing yields nothing.
+	Read(ctx context.Context, job tgr.JobID, from int) iter.Seq2[tgr.LogLine, error]
+	// Follow yields what has been logged, then what is being logged, until the log is complete or ctx ends.
+	Follow(ctx context.Context, job tgr.JobID, from int) iter.Seq2[tgr.LogLine, error]
+}
+
+// Controller changes runs. What the state does not allow is a *tgr.Error with the code Conflict.
+type Controller interface {
+	// Cancel asks for a run to be cancelled, or for one job of it where job is not 0. It does not wait for the
+	// end; reason and by are shown to whoever asks why. Cancelling twice is no error.
+	Cancel(ctx context.Context, run tgr.RunID, job tgr.JobID, reason, by string) error
+	// Rerun starts another attempt of a completed run and returns its number.
+	Rerun(ctx context.Context, run tgr.RunID, r Rerun) (attempt int, err error)
+	// Dispatch starts what a workflow_dispatch event would and returns the new runs.
+	Dispatch(ctx context.Context, d Dispatch) ([]tgr.RunID, error)
+}
+
+// What a Rerun runs again.
+const (
+	RerunAll    = "all"    // every job
+	RerunFailed = "failed" // the jobs that failed or were cancelled, and those that need them
+	RerunJob    = "job"    // one job, and those that need it
+)
+
+// Rerun says what to run again.
+type Rerun struct {
+	What string    `json:"what"`             // RerunAll, RerunFailed or RerunJob
+	Job  tgr.JobID `json:"job_id,omitempty"` // with RerunJob, and only then
+	By   string    `json:"by,omitempty"`     // who asked: shown, not trusted
+}
+
+// Dispatch is a workflow_dispatch event.
+type Dispatch struct {
+	Repo     string            `json:"repo"`             // owner/name
+	Workflow string            `json:"workflow"`         // path of the workflow file, or its file name
+	Ref      string            `json:"ref"`              // branch, tag or full ref
+	Inputs   map[string]string `json:"inputs,omitempty"` //
+	By       string            `json:"by,omitempty"`     // who asked: shown, not trusted
+}
+
+// Config is what a Server is made of. Runs, Logs and Control are required.
+type Config struct {
+	Runs    RunStore
+	Logs    LogReader
+	Control Controller
+
+	// Ready has a check for each part that must work for the server to do its job: /readyz calls them all.
+	Ready map[string]func(context.Context) error
+	// Metrics are served at /metrics. Nil: metrics of its own.
+	Metrics *Metrics
+	// Webhook gets POST /webhook. Nil: there is no such path.
+	Webhook http.Handler
+	// Changed returns a channel that is closed, or gets a value, when something of the run may have changed,
+	// and a function that frees it. Nil: streams of events look at the store every Poll.
+	Changed func(run tgr.RunID) (changed <-chan struct{}, stop func())
+
+	// Token is what callers of the API and readers of the pages must show. Empty: whoever reaches the server
+	// may read what is not of a private repository, and only a peer on this machine may read the rest and
+	// change anything.
+	Token   string
+	Version string       // of the program, shown on pages and at /healthz
+	Log     *slog.Logger // nil: nothing is logged
+
+	Heartbeat  time.Duration // between comments on a quiet stream; 0: 15 s
+	Poll       time.Duration // how often a stream looks at the store unasked; 0: 1 s without Changed, else 5 s
+	Shutdown   time.Duration // how long requests may take to end when the server stops; 0: 10 s
+	MaxStreams int           // event streams at a time; 0: 256
+}
