@@ -58,7 +58,8 @@ type Run struct {
 	Title        string     `json:"title"` // run-name
 	Status       Status     `json:"status"`
 	Conclusion   Conclusion `json:"conclusion,omitempty"`
-	Reason       string     `json:"reason,omitempty"` // why it was cancelled, skipped or not planned
+	Reason       string     `json:"reason,omitempty"`        // why it was skipped or not planned
+	CancelReason string     `json:"cancel_reason,omitempty"` // set when cancellation was asked for: who and why
 	Created      time.Time  `json:"created_at"`
 	Started      time.Time  `json:"started_at,omitzero"`
 	Finished     time.Time  `json:"finished_at,omitzero"`
@@ -83,9 +84,10 @@ type Job struct {
 	Key             string            `json:"key"`  // the job's key in the workflow file
 	Name            string            `json:"name"` // as shown: evaluated, with the matrix values
 	Needs           []string          `json:"needs,omitempty"`
-	Index           int               `json:"index"`              // strategy.job-index
-	Total           int               `json:"total"`              // strategy.job-total
-	Instance        json.RawMessage   `json:"instance,omitempty"` // workflow.Instance: what was settled when the job was queued
+	Index           int               `json:"index"`                  // strategy.job-index
+	Total           int               `json:"total"`                  // strategy.job-total; 0 until the matrix was expanded
+	MaxParallel     int               `json:"max_parallel,omitempty"` // how many of its Total may run at once; 0: all
+	Instance        json.RawMessage   `json:"instance,omitempty"`     // workflow.Instance: what was settled when the job was queued
 	Labels          []string          `json:"labels,omitempty"`
 	ContinueOnError bool              `json:"continue_on_error,omitempty"`
 	Status          Status            `json:"status"`

@@ -87,3 +87,11 @@ type Filter struct {
 	Before   RunID // older than this one; 0: from the latest
 	Limit    int   // 1 to 500; 0: 50
 }
+
+// Progress is what a running job shows of itself. Zero fields leave what is recorded as it is.
+type Progress struct {
+	Steps     []Step
+	Machine   string
+	Isolation string
+	Reason    string // what it waits for
+}

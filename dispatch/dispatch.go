@@ -1,0 +1,188 @@
+// Package dispatch is the hub: it turns an accepted event into planned runs, decides which jobs may start, gives each
+// of them a machine, and records how it ended. Nothing else in the module knows all the rooms.
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"log/slog"
+	"time"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/runner"
+)
+
+// Causes of a job's end that are not its own doing. They are the context's cause in the runner.
+var (
+	ErrShutdown  = errors.New("the server is stopping")
+	ErrLeaseLost = errors.New("the lease was lost")
+	errCancelled = errors.New("cancelled")
+)
+
+// Jobs is the part of the store that a worker needs. Every write is fenced by the lease's token: a stale one is
+// refused with tgr.Conflict.
+type Jobs interface {
+	// Claim leases the oldest job that may run, or returns tgr.ErrNothing.
+	Claim(ctx context.Context, c tgr.Claim) (*tgr.Lease, error)
+	// Beat extends the lease. A reason means that the job is to be cancelled.
+	Beat(ctx context.Context, job tgr.JobID, token string, lease time.Duration) (cancel string, err error)
+	// Progress records the steps and the machine of a running job.
+	Progress(ctx context.Context, job tgr.JobID, token string, p Progress) error
+	// Finish completes the job.
+	Finish(ctx context.Context, job tgr.JobID, token string, r tgr.JobResult) error
+	// Release puts the job back into the queue, for a fault of ours.
+	Release(ctx context.Context, job tgr.JobID, token, reason string) error
+}
+
+// Progress is what a running job shows of itself.
+type Progress = tgr.Progress
+
+// Runs is the part of the store that planning and the job graph need.
+type Runs interface {
+	// Planned completes the plan job and replaces the accepted run by what was planned.
+	Planned(ctx context.Context, job tgr.JobID, token string, p tgr.Planned) ([]tgr.RunID, error)
+	// Settle calls fn on the run and all jobs of its attempt, applies its Change, folds the jobs into the run,
+	// and stores the reports that report makes of the result: all in one transaction.
+	Settle(ctx context.Context, run tgr.RunID, fn func(tgr.Run, []tgr.Job) (tgr.Change, error),
+		report func(tgr.Run, []tgr.Job) []tgr.Outgoing) error
+	// Unsettled lists the runs of which a job changed since they were last settled.
+	Unsettled(ctx context.Context) ([]tgr.RunID, error)
+	// Expire takes back the jobs whose lease has ended, or that owner held (if not ""): queued again while a try is
+	// left, else completed as our failure.
+	Expire(ctx context.Context, owner string) ([]tgr.Job, error)
+}
+
+// Source is where repositories come from.
+type Source interface {
+	// Fetch makes the event's commit available and returns it with the SHA filled in.
+	Fetch(ctx context.Context, ev tgr.Event) (tgr.Event, error)
+	// Workflows returns the files of .github/workflows at the event's commit, sorted by path.
+	Workflows(ctx context.Context, ev tgr.Event) ([]File, error)
+	// Changed lists the paths that the event changed.
+	Changed(ctx context.Context, ev tgr.Event) ([]string, error)
+	// Checkout serves actions/checkout for jobs of this event.
+	Checkout(ev tgr.Event) runner.CheckoutSource
+	// Actions serves remote actions; nil: there are none.
+	Actions(ev tgr.Event) runner.ActionSource
+}
+
+// File is a workflow file. Err says why it could not be read, such as its size.
+type File struct {
+	Path string
+	Data []byte
+	Err  error
+}
+
+// Machines gives out machines. Release frees the machine, which no other job will use.
+type Machines interface {
+	Acquire(ctx context.Context, s Spec) (m *Machine, release func(), err error)
+}
+
+// Spec is what a job wants of its machine.
+type Spec struct {
+	ID     string   // unique: names the machine on its host
+	Labels []string // runs-on
+}
+
+// Machine is a machine with an agent that answered.
+type Machine struct {
+	runner.Machine
+	ID        string
+	Isolation string // "qemu (tcg)", "process"
+	Kernel    string // uname -r in the machine
+	Dirs      runner.Dirs
+	Nodes     map[string]string // "node20": path in the machine
+	Boot      time.Duration     // from the start of the machine to the agent's first word
+}
+
+// Logs keeps what jobs print.
+type Logs interface {
+	// Create starts the log of one try of a job. The caller closes it.
+	Create(job tgr.JobID, try int) (Log, error)
+	// Tail returns the last lines of a job's log.
+	Tail(ctx context.Context, job tgr.JobID, lines int) iter.Seq2[tgr.LogLine, error]
+}
+
+// Log is the log of one job. Append may be called from one goroutine at a time.
+type Log interface {
+	Append(lines ...tgr.LogLine) error
+	io.Closer
+}
+
+// Observer is told what happened, for metrics and for who watches. Its methods must not block.
+// The zero value watches nothing.
+type Observer struct {
+	Planned  func(d time.Duration)
+	Acquired func(isolation string, wait, boot time.Duration)
+	Stepped  func(d time.Duration)
+	Finished func(run tgr.Run, job tgr.Job, r tgr.JobResult)
+	Line     func(job tgr.Job, l tgr.LogLine)
+	Steps    func(job tgr.Job, steps []tgr.Step)
+	Settled  func(run tgr.Run, jobs []tgr.Job)
+	Faulted  func(b tgr.Blame)
+}
+
+// Secrets yields what a run may use. A pull request from a fork gets none.
+type Secrets func(ctx context.Context, run tgr.Run) (secrets, vars map[string]string, token string, err error)
+
+// Config is what a Dispatcher is made of. Jobs, Runs, Source, Machines and Logs are required.
+type Config struct {
+	Jobs     Jobs
+	Runs     Runs
+	Source   Source
+	Machines Machines
+	Logs     Logs
+	Secrets  Secrets                                                               // nil: none
+	Reports  func(ctx context.Context, run tgr.Run, jobs []tgr.Job) []tgr.Outgoing // nil: nothing is reported
+	Observe  Observer
+	Log      *slog.Logger
+	Owner    string        // this server's name in leases; "": a random one
+	Workers  int           // jobs at once; 0: 5
+	Planners int           // events planned at once; 0: 2
+	Lease    time.Duration // 0: 60 s
+	Acquire  time.Duration // how long a machine may take to come up; 0: 2 min
+	Server   Server        // what the github context says of the server
+	Now      func() time.Time
+}
+
+// Server is how GitHub, or an Enterprise server, is addressed in contexts.
+type Server struct {
+	URL     string // github.server_url; "": https://github.com
+	API     string // github.api_url; "": https://api.github.com
+	GraphQL string // github.graphql_url
+}
+
+func (c Config) orDefaults() Config {
+	if c.Owner == "" {
+		c.Owner = tgr.NewToken()
+	}
+	if c.Workers <= 0 {
+		c.Workers = 5
+	}
+	if c.Planners <= 0 {
+		c.Planners = 2
+	}
+	if c.Lease <= 0 {
+		c.Lease = time.Minute
+	}
+	if c.Acquire <= 0 {
+		c.Acquire = 2 * time.Minute
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Secrets == nil {
+		c.Secrets = func(context.Context, tgr.Run) (map[string]string, map[string]string, string, error) {
+			return nil, nil, "", nil
+		}
+	}
+	if c.Server.URL == "" {
+		c.Server = Server{URL: "https://github.com", API: "https://api.github.com", GraphQL: "https://api.github.com/graphql"}
+	}
+	return c
+}

@@ -1,0 +1,215 @@
+package dispatch
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/workflow"
+)
+
+// next decides what may happen to the jobs of a run now: which wait no longer, are skipped, cancelled or have failed
+// without running. It is a pure function of the run's state, so calling it again changes nothing.
+func next(p *workflow.Plan, run tgr.Run, jobs []tgr.Job, s *workflow.Scope) tgr.Change {
+	g := graph{plan: p, run: run, scope: s, rows: map[string][]tgr.Job{}, change: tgr.Change{
+		Expand: map[tgr.JobID][]tgr.Job{}, Skip: map[tgr.JobID]string{}, Fail: map[tgr.JobID]tgr.JobResult{},
+		Cancel: map[tgr.JobID]string{}, Hold: map[tgr.JobID]string{},
+	}}
+	for _, j := range jobs {
+		if j.Kind == tgr.WorkJob {
+			g.rows[j.Key] = append(g.rows[j.Key], j)
+		}
+	}
+	for i := range p.Jobs {
+		g.settle(&p.Jobs[i])
+	}
+	return g.change
+}
+
+// graph is one call of next.
+type graph struct {
+	plan   *workflow.Plan
+	run    tgr.Run
+	scope  *workflow.Scope // what all jobs see: everything but needs
+	rows   map[string][]tgr.Job
+	change tgr.Change
+}
+
+func (g *graph) settle(j *workflow.Job) {
+	failed := ""
+	for _, row := range g.rows[j.Key] {
+		if row.Status.Done() && row.Conclusion.Failed() && !row.ContinueOnError && failsFast(row) {
+			failed = row.Name
+		}
+	}
+	for _, row := range g.rows[j.Key] {
+		switch {
+		case row.Status.Done():
+		case row.Status == tgr.Pending:
+			g.pending(j, row)
+		case g.run.CancelReason != "" && !g.outlivesCancel(j):
+			g.change.Cancel[row.ID] = g.run.CancelReason
+		case failed != "":
+			g.change.Cancel[row.ID] = fmt.Sprintf("fail-fast: %s failed", failed)
+		}
+	}
+}
+
+// pending decides on a job that has waited for its needs.
+func (g *graph) pending(j *workflow.Job, row tgr.Job) {
+	waits := slices.DeleteFunc(slices.Clone(j.Needs), func(need string) bool { return g.done(need) })
+	if len(waits) > 0 {
+		if reason := "waits for " + quoteList(waits); reason != row.Reason {
+			g.change.Hold[row.ID] = reason
+		}
+		return
+	}
+	scope := g.scopeOf(j)
+	run, err := j.Decide(g.plan, scope)
+	switch {
+	case err != nil:
+		g.change.Fail[row.ID] = workflowFault(err)
+		return
+	case !run && g.run.CancelReason != "":
+		g.change.Cancel[row.ID] = g.run.CancelReason
+		return
+	case !run:
+		g.change.Skip[row.ID] = g.whySkipped(j)
+		return
+	case j.Uses != "":
+		g.change.Fail[row.ID] = workflowFault(fmt.Errorf(
+			"%s:%d:%d: job %s calls the reusable workflow %s, which this version cannot run", g.plan.File, j.Pos.Line, j.Pos.Column, j.Key, j.Uses))
+		return
+	}
+	instances, err := j.Expand(g.plan, scope)
+	if err != nil {
+		g.change.Fail[row.ID] = workflowFault(err)
+		return
+	}
+	if len(instances) == 0 {
+		g.change.Skip[row.ID] = "its matrix has no combination"
+		return
+	}
+	rows := make([]tgr.Job, 0, len(instances))
+	for _, in := range instances {
+		rows = append(rows, g.queued(j, row, in))
+	}
+	g.change.Expand[row.ID] = rows
+}
+
+// queued is the job that one instance becomes.
+func (g *graph) queued(j *workflow.Job, row tgr.Job, in workflow.Instance) tgr.Job {
+	data, err := json.Marshal(in)
+	if err != nil {
+		panic(err) // an Instance is plain data: a bug, if it cannot be written
+	}
+	return tgr.Job{
+		Run: row.Run, Attempt: row.Attempt, Kind: tgr.WorkJob, Key: j.Key, Name: in.Name, Needs: j.Needs,
+		Index: in.Index, Total: in.Total, MaxParallel: in.MaxParallel, Instance: data, Labels: in.RunsOn,
+		ContinueOnError: in.ContinueOnError, Status: tgr.Queued,
+	}
+}
+
+// scopeOf is the scope of one job: its direct needs, and all of them for success() and failure().
+func (g *graph) scopeOf(j *workflow.Job) *workflow.Scope {
+	s := *g.scope
+	s.Needs, s.Ancestors = map[string]workflow.Need{}, map[string]workflow.Need{}
+	s.Cancelled = g.run.CancelReason != ""
+	for _, need := range j.Needs {
+		s.Needs[need] = g.need(need)
+	}
+	var climb func(keys []string)
+	climb = func(keys []string) {
+		for _, key := range keys {
+			if _, seen := s.Ancestors[key]; seen {
+				continue
+			}
+			s.Ancestors[key] = g.need(key)
+			if up := g.plan.Job(key); up != nil {
+				climb(up.Needs)
+			}
+		}
+	}
+	climb(j.Needs)
+	return &s
+}
+
+// done reports whether every row of a job is complete. Rows that next itself completes count the next time.
+func (g *graph) done(key string) bool {
+	rows := g.rows[key]
+	return len(rows) > 0 && !slices.ContainsFunc(rows, func(r tgr.Job) bool { return !r.Status.Done() })
+}
+
+// need is a finished job as the needs context shows it. Of a matrix the worst result counts, and of two instances
+// that set the same output the one that ended last.
+func (g *graph) need(key string) workflow.Need { return needOf(g.rows[key]) }
+
+func needOf(rows []tgr.Job) workflow.Need {
+	rows = slices.Clone(rows)
+	slices.SortStableFunc(rows, func(a, b tgr.Job) int { return a.Finished.Compare(b.Finished) })
+	n := workflow.Need{Result: string(tgr.Success), Outputs: map[string]string{}}
+	skipped := 0
+	for _, r := range rows {
+		for k, v := range r.Outputs {
+			if v != "" || n.Outputs[k] == "" {
+				n.Outputs[k] = v
+			}
+		}
+		switch {
+		case r.Conclusion == tgr.Skipped:
+			skipped++
+		case !r.Conclusion.Failed() || r.ContinueOnError:
+		case r.Conclusion == tgr.Cancelled:
+			if n.Result != string(tgr.Failure) {
+				n.Result = string(tgr.Cancelled)
+			}
+		default:
+			n.Result = string(tgr.Failure)
+		}
+	}
+	if skipped == len(rows) {
+		n.Result = string(tgr.Skipped)
+	}
+	return n
+}
+
+// outlivesCancel reports whether a job that already runs, or may, goes on when the run is cancelled: GitHub evaluates
+// its condition again and goes on if it still holds, as always() does.
+func (g *graph) outlivesCancel(j *workflow.Job) bool {
+	run, err := j.Decide(g.plan, g.scopeOf(j))
+	return err == nil && run
+}
+
+func (g *graph) whySkipped(j *workflow.Job) string {
+	for _, key := range j.Needs {
+		if r := g.need(key).Result; r != string(tgr.Success) {
+			return fmt.Sprintf("if: %s is false: %s ended as %s", j.If, key, r)
+		}
+	}
+	return fmt.Sprintf("if: %s is false", j.If)
+}
+
+func failsFast(row tgr.Job) bool {
+	var in workflow.Instance
+	return json.Unmarshal(row.Instance, &in) == nil && in.FailFast && in.Total > 1
+}
+
+func workflowFault(err error) tgr.JobResult {
+	return tgr.JobResult{Conclusion: tgr.Failure, Blame: tgr.BlameWorkflow, Reason: err.Error()}
+}
+
+func quoteList(keys []string) string {
+	s := ""
+	for i, k := range keys {
+		switch {
+		case i == 0:
+		case i == len(keys)-1:
+			s += " and "
+		default:
+			s += ", "
+		}
+		s += k
+	}
+	return s
+}
