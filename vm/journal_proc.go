@@ -1,0 +1,229 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process names a process so that no other is ever taken for it: a pid is used again, and a boot starts the
+// clock that start times are counted on anew.
+type Process struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"` // field 22 of /proc/pid/stat, in clock ticks since boot
+	Boot  string `json:"boot"`  // /proc/sys/kernel/random/boot_id
+}
+
+// markKey begins Record.Env.
+const markKey = "TGR_MACHINE="
+
+// killWithin bounds KillTrees where ctx does not.
+const killWithin = 10 * time.Second
+
+// stat is what we read of /proc/pid/stat.
+type stat struct {
+	pid, parent int
+	state       byte // 'Z': dead, and not yet waited for
+	start       uint64
+}
+
+// FindProcess returns the identity of the process that has this pid now.
+func FindProcess(pid int) (Process, error) {
+	s, err := readStat(pid)
+	if err != nil {
+		return Process{}, fmt.Errorf("process %d: %w", pid, err)
+	}
+	boot, err := bootID()
+	if err != nil {
+		return Process{}, err
+	}
+	return Process{PID: pid, Start: s.start, Boot: boot}, nil
+}
+
+// Alive reports whether this very process exists; a zombie is dead.
+func (p Process) Alive() bool {
+	q, err := FindProcess(p.PID)
+	if err != nil || q != p {
+		return false
+	}
+	s, err := readStat(p.PID)
+	return err == nil && s.start == p.Start && s.state != 'Z' && s.state != 'X'
+}
+
+// Kill sends SIGKILL to this very process, and reports whether it was there to be killed.
+func (p Process) Kill() bool { return p.signal(unix.SIGKILL) }
+
+func (p Process) signal(sig unix.Signal) bool {
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	// The descriptor holds on to whatever has the pid now; if that is p, no other can be hit.
+	return p.Alive() && unix.PidfdSendSignal(fd, sig, nil, 0) == nil
+}
+
+// KillTrees kills processes with everything that descends from them and returns when all are gone, with how
+// many there were. Descendants are stopped before any is killed, so that none can fork ahead of us, and the
+// roots go last: a root that is a subreaper inherits what its children orphan, and so hides nothing.
+func KillTrees(ctx context.Context, roots []Process) (killed int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, killWithin)
+	defer cancel()
+	seen := map[Process]bool{}
+	for {
+		alive, below, err := trees(roots)
+		if err != nil {
+			return len(seen), err
+		}
+		fresh := false
+		for _, p := range append(alive, below...) {
+			if !seen[p] {
+				seen[p], fresh = true, true
+				p.signal(unix.SIGSTOP)
+			}
+		}
+		switch {
+		case len(alive)+len(below) == 0:
+			return len(seen), nil
+		case fresh:
+			continue
+		case len(below) > 0:
+			alive = below
+		}
+		for _, p := range alive {
+			p.Kill()
+		}
+		select {
+		case <-ctx.Done():
+			return len(seen), fmt.Errorf("process %d outlives SIGKILL: %w", alive[0].PID, context.Cause(ctx))
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// trees returns those of the roots that are alive, and everything alive that descends from them.
+func trees(roots []Process) (alive, below []Process, err error) {
+	for _, p := range roots {
+		if p.Alive() {
+			alive = append(alive, p)
+		}
+	}
+	if len(alive) == 0 {
+		return nil, nil, nil
+	}
+	children, err := children()
+	if err != nil {
+		return nil, nil, err
+	}
+	boot := alive[0].Boot
+	isRoot := map[int]bool{}
+	var next []int
+	for _, p := range alive {
+		isRoot[p.PID] = true
+		next = append(next, p.PID)
+	}
+	for len(next) > 0 {
+		var after []int
+		for _, pid := range next {
+			for _, s := range children[pid] {
+				after = append(after, s.pid)
+				if s.state != 'Z' && s.state != 'X' && !isRoot[s.pid] {
+					below = append(below, Process{PID: s.pid, Start: s.start, Boot: boot})
+				}
+			}
+		}
+		next = after
+	}
+	return alive, below, nil
+}
+
+// children maps each pid to the processes whose parent it is.
+func children() (map[int][]stat, error) {
+	pids, err := pids()
+	if err != nil {
+		return nil, err
+	}
+	m := map[int][]stat{}
+	for _, pid := range pids {
+		if s, err := readStat(pid); err == nil {
+			m[s.parent] = append(m[s.parent], s)
+		}
+	}
+	return m, nil
+}
+
+// findMarked returns the processes that have Record.Env in their environment.
+func findMarked(mark string) []Process {
+	if mark == "" {
+		return nil
+	}
+	pids, err := pids()
+	if err != nil {
+		return nil
+	}
+	var found []Process
+	for _, pid := range pids {
+		env, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
+		if err != nil || !bytes.Contains(append([]byte{0}, env...), []byte("\x00"+markKey+mark+"\x00")) {
+			continue
+		}
+		if p, err := FindProcess(pid); err == nil {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+func pids() ([]int, error) {
+	d, err := os.Open("/proc")
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// readStat reads /proc/pid/stat. The program's name, in parentheses, may hold anything, parentheses too.
+func readStat(pid int) (stat, error) {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return stat{}, err
+	}
+	return parseStat(pid, string(b))
+}
+
+func parseStat(pid int, text string) (stat, error) {
+	s := stat{pid: pid}
+	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:]) // the first is field 3, the state
+	if len(fields) < 20 || len(fields[0]) != 1 {
+		return stat{}, errors.New("/proc/pid/stat: too short")
+	}
+	s.state = fields[0][0]
+	var err1, err2 error
+	s.parent, err1 = strconv.Atoi(fields[1])
+	s.start, err2 = strconv.ParseUint(fields[19], 10, 64)
+	return s, errors.Join(err1, err2)
+}
+
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b)), err
+}
