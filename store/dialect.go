@@ -1,0 +1,4 @@
+package store
+
+// dialect is what differs between databases.
+type dialect struct{}

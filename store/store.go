@@ -1,0 +1,51 @@
+// Package store is the SQL truth: deliveries, runs, jobs and the reports that GitHub has yet to get.
+//
+// Everything else may be lost and is rebuilt from here. A method that changes something has made it durable
+// (fsync) when it returns nil. A job changes its status only through [tgr.NextJob], inside a transaction that read
+// it first; a worker that holds a job proves it with the lease's fencing token, and a stale token is refused
+// with [tgr.Conflict].
+package store
+
+import (
+	"context"
+	"database/sql"
+	"log/slog"
+	"time"
+
+	"github.com/terraphim/tgr"
+)
+
+// MaxTries is how often a job is given a machine before a fault of ours becomes its conclusion.
+const MaxTries = 3
+
+// Config says where the database is. Path is required.
+type Config struct {
+	Path string           // the SQLite file. Its folder is made with mode 0700, the file with 0600; ":memory:" is refused
+	Now  func() time.Time // nil: time.Now
+	Log  *slog.Logger     // nil: nothing is logged
+
+	// Reports, if not nil, is called in the transaction of every change to the status of a run or of one of its
+	// jobs, with the run (without plan and payload) and its work jobs as they are after the change. What it returns
+	// goes to the outbox in the same transaction, so that no change is left unreported. It must be quick, must
+	// not block and must not call the store.
+	Reports func(run tgr.Run, jobs []tgr.Job) []Outgoing
+}
+
+// Store is an open database. Its methods may be called concurrently.
+type Store struct {
+	cfg     Config
+	dialect dialect
+	w       *sql.DB // one connection: used by the writer goroutine alone
+	r       *sql.DB // read only
+	writer  *writer
+}
+
+// Open opens the database of cfg, makes it if there is none, and brings its schema up to date. A schema newer
+// than this program is refused. The caller closes the store.
+func Open(ctx context.Context, cfg Config) (*Store, error) { panic("body follows") }
+
+// Close waits for the writes that were begun, refuses later ones, and closes the database. It may be called twice.
+func (s *Store) Close() error { panic("body follows") }
+
+// Ping reports whether the database can be written to.
+func (s *Store) Ping(ctx context.Context) error { panic("body follows") }

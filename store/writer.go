@@ -1,0 +1,4 @@
+package store
+
+// writer runs all writes on one goroutine.
+type writer struct{}
