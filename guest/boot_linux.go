@@ -1,0 +1,393 @@
+package guest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// PortName is the name of the virtio-serial port that the agent is spoken to through.
+const PortName = "tgr.agent"
+
+// ProbeMessage is what a guest writes to its console when it was booted with tgr.probe, before it powers off.
+const ProbeMessage = "tgr: probe ok"
+
+const (
+	bootModules = "/lib/modules" // holds the modules, and the file "order"
+	deviceWait  = 20 * time.Second
+)
+
+// Boot does the duties of PID 1 in a virtual machine's initramfs: it loads the kernel modules, puts the writable
+// disk over the read-only root as an overlay, makes that the root, mounts what programs expect, and opens the
+// agent's port, which the caller closes. The disks are found by the serial numbers "root" and "overlay".
+//
+// The kernel's command line may hold tgr.probe (write ProbeMessage and power off) and
+// tgr.net=ADDRESS/BITS,GATEWAY,DNS (configure eth0). When Boot fails as PID 1 it writes the reason to log, which
+// is the console, and powers off: it does not return. A process that is not PID 1 gets the error.
+func Boot(log io.Writer) (port *os.File, err error) {
+	if os.Getpid() != 1 {
+		return nil, errors.New("boot: not PID 1")
+	}
+	if port, err = boot(log); err != nil {
+		fmt.Fprintf(log, "tgr-guest: boot failed: %v\n", err)
+		PowerOff()
+	}
+	return port, err
+}
+
+func boot(log io.Writer) (*os.File, error) {
+	for _, m := range []mount{
+		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+		{"sysfs", "/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+		{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755"},
+	} {
+		if err := m.do(); err != nil {
+			return nil, err
+		}
+	}
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return nil, err
+	}
+	opts := parseCmdline(string(cmdline))
+	if opts.probe {
+		fmt.Fprintln(log, ProbeMessage)
+		PowerOff()
+	}
+	if err := loadModules(bootModules); err != nil {
+		return nil, err
+	}
+	if err := mountRoot(); err != nil {
+		return nil, err
+	}
+	if err := mountRest(); err != nil {
+		return nil, err
+	}
+	if err := configure(opts); err != nil {
+		return nil, err
+	}
+	return openPort("/sys/class/virtio-ports", "/dev", deviceWait)
+}
+
+// PowerOff stops the machine at once. It returns only if the caller may not do that.
+func PowerOff() {
+	unix.Sync()
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err == nil && os.Getpid() == 1 {
+		select {} // the other processors are stopping
+	}
+}
+
+type bootOptions struct {
+	probe bool
+	net   string
+}
+
+func parseCmdline(s string) bootOptions {
+	var o bootOptions
+	for _, word := range strings.Fields(s) {
+		key, value, _ := strings.Cut(word, "=")
+		switch key {
+		case "tgr.probe":
+			o.probe = true
+		case "tgr.net":
+			o.net = value
+		}
+	}
+	return o
+}
+
+// loadModules loads the modules in dir that its file "order" names, in that order.
+func loadModules(dir string) error {
+	order, err := os.ReadFile(filepath.Join(dir, "order"))
+	if err != nil {
+		return err
+	}
+	for _, name := range strings.Fields(string(order)) {
+		f, err := os.Open(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		err = unix.FinitModule(int(f.Fd()), "", 0)
+		f.Close()
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("load module %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+type mount struct {
+	source, target, kind string
+	flags                uintptr
+	data                 string
+}
+
+func (m mount) do() error {
+	if err := unix.Mount(m.source, m.target, m.kind, m.flags, m.data); err != nil {
+		return fmt.Errorf("mount %s (%s) on %s: %w", m.source, m.kind, m.target, err)
+	}
+	return nil
+}
+
+// mountRoot makes the overlay of both disks the root of the file system. Nothing survives the machine, so the
+// writable disk has no journal to replay and the overlay does not wait for it (volatile).
+func mountRoot() error {
+	root, err := findDisk("/sys/block", "root", deviceWait)
+	if err != nil {
+		return err
+	}
+	over, err := findDisk("/sys/block", "overlay", deviceWait)
+	if err != nil {
+		return err
+	}
+	for _, m := range []mount{
+		{"/dev/" + root, "/lower", "ext4", unix.MS_RDONLY | unix.MS_NOATIME, ""},
+		{"/dev/" + over, "/upper", "ext4", unix.MS_NOATIME, "noinit_itable"},
+	} {
+		if err := m.do(); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{"/upper/upper", "/upper/work"} {
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	const layers = "lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work,redirect_dir=on,volatile"
+	if err := (mount{"overlay", "/root", "overlay", unix.MS_NOATIME, layers}).do(); err != nil {
+		return err
+	}
+	os.RemoveAll("/lib") // the modules are in the kernel: give back the initramfs's memory
+	for _, dir := range []string{"/proc", "/sys", "/dev"} {
+		if err := (mount{dir, "/root" + dir, "", unix.MS_MOVE, ""}).do(); err != nil {
+			return err
+		}
+	}
+	if err := os.Chdir("/root"); err != nil {
+		return err
+	}
+	if err := (mount{".", "/", "", unix.MS_MOVE, ""}).do(); err != nil {
+		return err
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("chroot: %w", err)
+	}
+	return os.Chdir("/")
+}
+
+// mountRest mounts what programs expect of a running system. /tmp stays on the writable disk: a build that fills
+// it must not take the machine's memory.
+func mountRest() error {
+	for _, dir := range []string{"/dev/pts", "/dev/shm"} {
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	const safe = unix.MS_NOSUID | unix.MS_NODEV
+	for _, m := range []mount{
+		{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"},
+		{"tmpfs", "/dev/shm", "tmpfs", safe, "mode=1777"},
+		{"tmpfs", "/run", "tmpfs", safe, "mode=0755"},
+		{"cgroup2", "/sys/fs/cgroup", "cgroup2", safe | unix.MS_NOEXEC, ""},
+	} {
+		if err := m.do(); err != nil {
+			return err
+		}
+	}
+	for name, target := range map[string]string{
+		"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+	} {
+		if err := os.Symlink(target, "/dev/"+name); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	return os.Mkdir("/run/lock", 0o1777)
+}
+
+// configure sets limits, the host name and the network.
+func configure(opts bootOptions) error {
+	lim := unix.Rlimit{Cur: 65536, Max: 1 << 20}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
+		return fmt.Errorf("raise the limit of open files: %w", err)
+	}
+	name, err := os.ReadFile("/etc/hostname")
+	if err != nil {
+		name = []byte("tgr")
+	}
+	if err := unix.Sethostname([]byte(strings.TrimSpace(string(name)))); err != nil {
+		return fmt.Errorf("set the host name: %w", err)
+	}
+	if err := interfaceUp("lo", netip.Prefix{}); err != nil {
+		return err
+	}
+	if opts.net == "" {
+		return nil
+	}
+	return configureNet(opts.net)
+}
+
+// configureNet sets up eth0 as tgr.net=ADDRESS/BITS,GATEWAY,DNS says; IPv4 only.
+func configureNet(s string) error {
+	prefix, gateway, dns, err := parseNet(s)
+	if err != nil {
+		return err
+	}
+	if err := interfaceUp("eth0", prefix); err != nil {
+		return err
+	}
+	if err := defaultRoute(gateway); err != nil {
+		return err
+	}
+	return os.WriteFile("/etc/resolv.conf", []byte("nameserver "+dns.String()+"\n"), 0o644)
+}
+
+func parseNet(s string) (prefix netip.Prefix, gateway, dns netip.Addr, err error) {
+	parts := strings.Split(s, ",")
+	if len(parts) != 3 {
+		return prefix, gateway, dns, fmt.Errorf("tgr.net=%s: want ADDRESS/BITS,GATEWAY,DNS", s)
+	}
+	prefix, err1 := netip.ParsePrefix(parts[0])
+	gateway, err2 := netip.ParseAddr(parts[1])
+	dns, err3 := netip.ParseAddr(parts[2])
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return prefix, gateway, dns, fmt.Errorf("tgr.net=%s: %w", s, err)
+	}
+	if !prefix.Addr().Is4() || !gateway.Is4() {
+		return prefix, gateway, dns, fmt.Errorf("tgr.net=%s: only IPv4 is supported", s)
+	}
+	return prefix, gateway, dns, nil
+}
+
+// findDisk waits for the block device with that serial number and returns its name under /dev.
+func findDisk(sys, serial string, wait time.Duration) (string, error) {
+	return waitFor(wait, "disk "+serial, func() string { return findAttr(sys, "serial", serial) })
+}
+
+// openPort waits for the agent's port, whose name the host sends after the driver was loaded, and opens it.
+func openPort(sys, dev string, wait time.Duration) (*os.File, error) {
+	name, err := waitFor(wait, "port "+PortName, func() string { return findAttr(sys, "name", PortName) })
+	if err != nil {
+		return nil, err
+	}
+	return os.OpenFile(filepath.Join(dev, name), os.O_RDWR, 0)
+}
+
+// findAttr returns the entry of a sysfs folder whose attribute has that value, or "".
+func findAttr(sys, attr, value string) string {
+	paths, _ := filepath.Glob(filepath.Join(sys, "*", attr))
+	for _, p := range paths {
+		b, err := os.ReadFile(p)
+		if err == nil && strings.TrimSpace(string(b)) == value {
+			return filepath.Base(filepath.Dir(p))
+		}
+	}
+	return ""
+}
+
+func waitFor(wait time.Duration, what string, find func() string) (string, error) {
+	for end := time.Now().Add(wait); ; time.Sleep(time.Millisecond) {
+		if name := find(); name != "" {
+			return name, nil
+		}
+		if time.Now().After(end) {
+			return "", fmt.Errorf("the %s did not appear within %v", what, wait)
+		}
+	}
+}
+
+// interfaceUp gives a network interface its address, if one is given, and starts it.
+func interfaceUp(name string, prefix netip.Prefix) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("%s: socket: %w", name, err)
+	}
+	defer unix.Close(fd)
+	if prefix.IsValid() {
+		mask := netip.AddrFrom4([4]byte{255, 255, 255, 255})
+		masked, err := mask.Prefix(prefix.Bits())
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		for _, a := range []struct {
+			request uint
+			addr    netip.Addr
+		}{{unix.SIOCSIFADDR, prefix.Addr()}, {unix.SIOCSIFNETMASK, masked.Addr()}} {
+			if err := setAddr(fd, a.request, name, a.addr); err != nil {
+				return err
+			}
+		}
+	}
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	req.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req); err != nil {
+		return fmt.Errorf("%s: start: %w", name, err)
+	}
+	return nil
+}
+
+func setAddr(fd int, request uint, name string, addr netip.Addr) error {
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if err := req.SetInet4Addr(addr.AsSlice()); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if err := unix.IoctlIfreq(fd, request, req); err != nil {
+		return fmt.Errorf("%s: set address %s: %w", name, addr, err)
+	}
+	return nil
+}
+
+// defaultRoute sends what no interface is nearer to through the gateway, by a netlink message (rtnetlink(7)).
+func defaultRoute(gateway netip.Addr) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("default route: socket: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Sendto(fd, routeMessage(gateway), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return fmt.Errorf("default route: %w", err)
+	}
+	buf := make([]byte, 4096)
+	n, _, err := unix.Recvfrom(fd, buf, 0)
+	if err != nil {
+		return fmt.Errorf("default route: %w", err)
+	}
+	if n < unix.SizeofNlMsghdr+4 {
+		return fmt.Errorf("default route: the kernel's answer has %d bytes", n)
+	}
+	if errno := int32(binary.NativeEndian.Uint32(buf[unix.SizeofNlMsghdr:])); errno != 0 {
+		return fmt.Errorf("default route through %s: %w", gateway, unix.Errno(-errno))
+	}
+	return nil
+}
+
+// routeMessage is the RTM_NEWROUTE request for a default route.
+func routeMessage(gateway netip.Addr) []byte {
+	const attr = unix.SizeofRtAttr + 4
+	b := make([]byte, 0, unix.SizeofNlMsghdr+unix.SizeofRtMsg+attr)
+	ne := binary.NativeEndian
+	b = ne.AppendUint32(b, uint32(cap(b)))
+	b = ne.AppendUint16(b, unix.RTM_NEWROUTE)
+	b = ne.AppendUint16(b, unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
+	b = ne.AppendUint32(b, 1) // sequence number
+	b = ne.AppendUint32(b, 0) // port: the kernel fills it in
+	b = append(b, unix.AF_INET, 0, 0, 0, unix.RT_TABLE_MAIN, unix.RTPROT_BOOT, unix.RT_SCOPE_UNIVERSE, unix.RTN_UNICAST)
+	b = ne.AppendUint32(b, 0) // flags
+	b = ne.AppendUint16(b, attr)
+	b = ne.AppendUint16(b, unix.RTA_GATEWAY)
+	a := gateway.As4()
+	return append(b, a[:]...)
+}
