@@ -1,0 +1,284 @@
+package web
+
+import (
+	"bytes"
+	"cmp"
+	"embed"
+	"fmt"
+	"html/template"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/terraphim/tgr"
+)
+
+//go:embed templates/*.html
+var templateFiles embed.FS
+
+//go:embed static/style.css static/live.js
+var staticFiles embed.FS
+
+// What a page shows of a log. The rest is a click away, or in the raw log.
+const (
+	pageLines = 5000
+	pageBytes = 2 << 20
+	pageLine  = 10_000 // bytes of one line
+)
+
+// layout is what every page has.
+type layout struct {
+	Title   string
+	Version string
+	Live    string // the stream that tells when the page has changed, or ""
+}
+
+type runsData struct {
+	layout
+	Runs     []tgr.Run
+	Next     string // URL of the next page
+	Filtered bool
+}
+
+type runData struct {
+	layout
+	RunDetail
+	Attempt int // the one that is shown
+	Trusted bool
+}
+
+type jobData struct {
+	layout
+	Run      tgr.Run
+	Job      tgr.Job
+	Rows     []logRow
+	From     int  // number of the first line
+	NextLine int  // number of the line after the last
+	More     bool // there are lines after the last
+	Trusted  bool
+}
+
+// logRow is a line of a log on a page.
+type logRow struct {
+	Heading string // above the line: the step that begins with it
+	Line    int
+	Stamp   string
+	Spans   []Span
+}
+
+func parsePages() (*template.Template, error) {
+	t, err := template.New("").Funcs(template.FuncMap{
+		"state": state, "mark": mark, "words": func(s string) string { return strings.ReplaceAll(s, "_", " ") },
+		"when": when, "took": took, "plain": Plain, "multiline": multiline, "level": level,
+		"ref": ref, "sha": func(s string) string { return Plain(s[:min(len(s), 12)]) },
+		"runTitle": runTitle, "jobTitle": jobTitle,
+	}).ParseFS(templateFiles, "templates/*.html")
+	if err != nil {
+		return nil, fmt.Errorf("web: parse the pages: %w", err)
+	}
+	return t, nil
+}
+
+// html answers with a page, which is rendered before its first byte is sent.
+func (s *Server) html(w http.ResponseWriter, status int, name string, data any) error {
+	var b bytes.Buffer
+	if err := s.pages.ExecuteTemplate(&b, name, data); err != nil {
+		return fmt.Errorf("render page %s: %w", name, err)
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	w.Write(b.Bytes()) // an error means that the client has gone
+	return nil
+}
+
+// failPage answers a request for a page with an error.
+func (s *Server) failPage(w http.ResponseWriter, r *http.Request, err error) {
+	status := s.note(w, r, err)
+	data := struct {
+		layout
+		Message string
+	}{layout{Title: http.StatusText(status), Version: s.cfg.Version}, tgr.MessageOf(err)}
+	if err := s.html(w, status, "error", data); err != nil {
+		s.fail(w, r, err)
+	}
+}
+
+func (s *Server) static(w http.ResponseWriter, r *request) error {
+	name := r.PathValue("file")
+	b, err := staticFiles.ReadFile("static/" + name)
+	if err != nil {
+		return tgr.Errorf("web", tgr.NotFound, "there is no file %s", cut(name, 50))
+	}
+	types := map[bool]string{true: "text/css; charset=utf-8", false: "text/javascript; charset=utf-8"}
+	w.Header().Set("Content-Type", types[strings.HasSuffix(name, ".css")])
+	w.Header().Set("Cache-Control", "no-cache")
+	w.Write(b) // an error means that the client has gone
+	return nil
+}
+
+func (s *Server) runsPage(w http.ResponseWriter, r *request) error {
+	list, err := s.runs(r)
+	if err != nil {
+		return err
+	}
+	q := r.URL.Query()
+	data := runsData{layout: layout{Title: "Runs", Version: s.cfg.Version}, Runs: list.Runs, Filtered: len(q) > 0}
+	if list.Next != 0 {
+		next := url.Values{"before": {list.Next.String()}}
+		for _, name := range filters {
+			if v := q.Get(name); v != "" {
+				next.Set(name, v)
+			}
+		}
+		data.Next = "/?" + next.Encode()
+	}
+	return s.html(w, http.StatusOK, "runs", data)
+}
+
+func (s *Server) runPage(w http.ResponseWriter, r *request) error {
+	d, attempt, err := s.runDetail(r)
+	if err != nil {
+		return err
+	}
+	data := runData{layout: layout{Title: runTitle(d.Run), Version: s.cfg.Version}, RunDetail: d, Attempt: attempt, Trusted: r.access.trusted}
+	if !d.Run.Status.Done() && attempt == d.Run.Attempt {
+		data.Live = "/api/runs/" + d.Run.ID.String() + "/events"
+	}
+	return s.html(w, http.StatusOK, "run", data)
+}
+
+func (s *Server) jobPage(w http.ResponseWriter, r *request) error {
+	from, err := number(r.URL.Query().Get("from"), "from", 1, maxLine)
+	if err != nil {
+		return err
+	}
+	job, run, err := s.job(r)
+	if err != nil {
+		return err
+	}
+	data := jobData{layout: layout{Title: jobTitle(job), Version: s.cfg.Version}, Run: run, Job: job,
+		From: int(from), NextLine: int(from), Trusted: r.access.trusted}
+	size, step := 0, -1
+	for l, err := range s.cfg.Logs.Read(r.Context(), job.ID, int(from)-1) {
+		if err != nil {
+			return err
+		}
+		if len(data.Rows) == pageLines || size > pageBytes {
+			data.More = true
+			break
+		}
+		row := logRow{Line: data.NextLine, Stamp: l.Time.UTC().Format(time.RFC3339Nano), Spans: Spans(shown(l.Text))}
+		if l.Step != step {
+			step, row.Heading = l.Step, heading(job, l.Step)
+		}
+		data.Rows = append(data.Rows, row)
+		data.NextLine++
+		size += min(len(l.Text), pageLine) + 100
+	}
+	if !data.More && !job.Status.Done() {
+		data.Live = "/api/jobs/" + job.ID.String() + "/log/stream?spans=1"
+	}
+	return s.html(w, http.StatusOK, "job", data)
+}
+
+// shown is as much of a line as a page shows.
+func shown(text string) string {
+	if len(text) <= pageLine {
+		return text
+	}
+	return cut(text, pageLine) + fmt.Sprintf(" (%d bytes more in the raw log)", len(text)-pageLine)
+}
+
+func heading(job tgr.Job, step int) string {
+	if step == 0 {
+		return "Job"
+	}
+	for _, s := range job.Steps {
+		if s.Number == step {
+			return fmt.Sprintf("Step %d: %s", step, Plain(s.Name))
+		}
+	}
+	return fmt.Sprintf("Step %d", step)
+}
+
+// state is the one word for where something is: its conclusion if it has one.
+func state(s tgr.Status, c tgr.Conclusion) string { return cmp.Or(string(c), string(s)) }
+
+// mark goes with the state, so that colour is never the only sign.
+func mark(state string) string {
+	switch state {
+	case "success":
+		return "✓"
+	case "failure", "timed_out", "startup_failure":
+		return "✗"
+	case "cancelled":
+		return "⊘"
+	case "skipped":
+		return "–"
+	case "in_progress":
+		return "●"
+	}
+	return "○"
+}
+
+// level is the level of an annotation: what is none of the three counts as a notice.
+func level(s string) string {
+	if s == "error" || s == "warning" {
+		return s
+	}
+	return "notice"
+}
+
+func when(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02 15:04:05 UTC")
+}
+
+// took is how long something took, to the tenth of a second below a minute; nothing until it has ended.
+func took(start, end time.Time) string {
+	if start.IsZero() || end.IsZero() || end.Before(start) {
+		return ""
+	}
+	d := end.Sub(start)
+	if d < time.Minute {
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	}
+	return d.Round(time.Second).String()
+}
+
+// multiline keeps the line breaks of a message, and nothing else that would control a display.
+func multiline(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, l := range lines {
+		lines[i] = Plain(l)
+	}
+	return strings.Join(lines, "\n")
+}
+
+func ref(s string) string {
+	for _, prefix := range []string{"refs/heads/", "refs/tags/", "refs/"} {
+		if rest, ok := strings.CutPrefix(s, prefix); ok {
+			return Plain(rest)
+		}
+	}
+	return Plain(s)
+}
+
+func runTitle(r tgr.Run) string {
+	return name(r.Title, r.WorkflowName, r.WorkflowFile, r.Event.Name)
+}
+
+func jobTitle(j tgr.Job) string { return name(j.Name, j.Key, string(j.Kind)) }
+
+// name is the first of the names that shows anything, at a length that a page bears.
+func name(names ...string) string {
+	for _, n := range names {
+		if n = strings.TrimSpace(Plain(cut(n, 300))); n != "" {
+			return n
+		}
+	}
+	return "unnamed"
+}

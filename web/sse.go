@@ -1,0 +1,327 @@
+package web
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"iter"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/terraphim/tgr"
+)
+
+// StreamEnd is the data of the event done, the last of a stream that came to its end. A stream that ends
+// without it was cut: the client takes it up again where it was.
+type StreamEnd struct {
+	Status     tgr.Status     `json:"status"` // completed
+	Conclusion tgr.Conclusion `json:"conclusion"`
+	Reason     string         `json:"reason,omitempty"`
+}
+
+// LogLine is a line of a job's log, the data of the event line. Its number is the event's id.
+type LogLine struct {
+	Line int `json:"line"` // from 1
+	tgr.LogLine
+	Spans []Span `json:"spans,omitempty"` // only where they were asked for: Text for a page, without control sequences
+}
+
+// StepState is the data of the event step.
+type StepState struct {
+	Job tgr.JobID `json:"job_id"`
+	tgr.Step
+}
+
+const (
+	streamWrite = 20 * time.Second       // a client that takes nothing for so long is dropped, and may resume
+	streamRetry = 1000                   // milliseconds after which a browser resumes
+	streamBatch = 256                    // lines that may wait for a client
+	streamPause = 100 * time.Millisecond // between two looks at the store, however often it changes
+)
+
+// stream writes server-sent events to one client.
+type stream struct {
+	w   http.ResponseWriter
+	rc  *http.ResponseController
+	buf bytes.Buffer
+}
+
+// openStream starts a stream, if there is a place for it. Without an error, the caller calls done at its end.
+func (s *Server) openStream(w http.ResponseWriter) (st *stream, done func(), err error) {
+	select {
+	case s.streams <- struct{}{}:
+	default:
+		return nil, nil, tgr.Errorf("web", tgr.Limit, "%d streams are open, which is the limit", cap(s.streams))
+	}
+	s.cfg.Metrics.streams.Inc()
+	if rec, ok := w.(*recorder); ok {
+		rec.stream = true
+	}
+	st = &stream{w: w, rc: http.NewResponseController(w)}
+	st.rc.SetReadDeadline(time.Time{}) // else the server's ReadTimeout ends the request; not all writers have one
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream; charset=utf-8")
+	h.Set("X-Accel-Buffering", "no")
+	st.buf.WriteString("retry: " + strconv.Itoa(streamRetry) + "\n\n")
+	done = func() {
+		<-s.streams
+		s.cfg.Metrics.streams.Dec()
+	}
+	st.flush() // a client that has gone is found out by the first event
+	return st, done, nil
+}
+
+// event adds an event; flush sends it. JSON has no line breaks, so that no data can end an event.
+func (st *stream) event(name, id string, data any) error {
+	b, err := json.Marshal(data)
+	if err != nil {
+		return err
+	}
+	if id != "" {
+		st.buf.WriteString("id: " + id + "\n")
+	}
+	st.buf.WriteString("event: " + name + "\ndata: ")
+	st.buf.Write(b)
+	st.buf.WriteString("\n\n")
+	if st.buf.Len() > 64<<10 {
+		return st.flush()
+	}
+	return nil
+}
+
+// heartbeat tells client and proxies that the stream lives.
+func (st *stream) heartbeat() error {
+	st.buf.WriteString(": \n\n")
+	return st.flush()
+}
+
+func (st *stream) flush() error {
+	st.rc.SetWriteDeadline(time.Now().Add(streamWrite))
+	if _, err := st.buf.WriteTo(st.w); err != nil {
+		return err
+	}
+	return st.rc.Flush()
+}
+
+// failed tells the client what went wrong, so far as it may know. The stream ends after it.
+func (s *Server) failed(st *stream, r *request, err error) {
+	if r.Context().Err() != nil {
+		return
+	}
+	s.log.Error("stream failed", "path", r.URL.Path, "err", err)
+	if st.event("failed", "", ErrorDetail{Code: tgr.CodeOf(err), Message: tgr.MessageOf(err)}) == nil {
+		st.flush() // the stream ends here either way
+	}
+}
+
+// streamLog streams a job's log from the line after Last-Event-ID, or from ?from=, until the job has ended.
+func (s *Server) streamLog(w http.ResponseWriter, r *request) error {
+	job, _, err := s.job(r)
+	if err != nil {
+		return err
+	}
+	from, err := number(r.URL.Query().Get("from"), "from", 1, maxLine)
+	if err != nil {
+		return err
+	}
+	spans := r.URL.Query().Get("spans")
+	if spans != "" && spans != "0" && spans != "1" {
+		return invalid("spans is %q, and should be 0 or 1", cut(spans, 30))
+	}
+	next := int(from) - 1
+	if last := r.Header.Get("Last-Event-ID"); last != "" {
+		n, err := number(last, "Last-Event-ID", 1, maxLine)
+		if err != nil {
+			return err
+		}
+		next = int(n)
+	}
+	st, done, err := s.openStream(w)
+	if err != nil {
+		return err
+	}
+	defer done()
+	f := &follower{s: s, st: st, job: job, next: next, spans: spans == "1"}
+	if err := f.run(r.Context()); err != nil {
+		s.failed(st, r, err)
+	}
+	return nil
+}
+
+// maxLine is the highest number that a line may have.
+const maxLine = 1 << 40
+
+// follower streams the log of one job to one client.
+type follower struct {
+	s     *Server
+	st    *stream
+	job   tgr.Job
+	next  int // the line that is due, from 0
+	spans bool
+	ended bool // the client or the server went away
+}
+
+// run follows the log until the job is completed and nothing more was logged. The log of a job that is tried
+// again may end and go on; that of a server that died may never be closed: the job's state decides.
+func (f *follower) run(ctx context.Context) error {
+	for {
+		if err := f.follow(ctx); err != nil || f.ended {
+			return err
+		}
+		if f.job.Status.Done() {
+			break
+		}
+		if err := f.pause(ctx); err != nil || f.ended {
+			return err
+		}
+	}
+	// What was logged between the end of the log and that of the job.
+	for l, err := range f.s.cfg.Logs.Read(ctx, f.job.ID, f.next) {
+		if err != nil {
+			return err
+		}
+		if err := f.line(l); err != nil {
+			f.ended = true
+			return nil
+		}
+	}
+	if f.st.event("done", "", StreamEnd{f.job.Status, f.job.Conclusion, f.job.Reason}) == nil {
+		f.st.flush() // an error means that the client has gone
+	}
+	return nil
+}
+
+// follow sends lines until the log is complete, or is quiet though the job has ended.
+func (f *follower) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	lines, failed := pull(ctx, f.s.cfg.Logs.Follow(ctx, f.job.ID, f.next))
+	defer func() {
+		cancel()
+		for range lines { // until the reader has gone
+		}
+	}()
+	heart, poll := time.NewTicker(f.s.cfg.Heartbeat), time.NewTicker(f.s.cfg.Poll)
+	defer heart.Stop()
+	defer poll.Stop()
+	quiet := false
+	for {
+		var err error // of writing: the client has gone
+		select {
+		case l, ok := <-lines:
+			if !ok {
+				f.refresh(ctx)
+				return <-failed
+			}
+			quiet = false
+			if err = f.line(l); err == nil && len(lines) == 0 {
+				err = f.st.flush()
+			}
+		case <-heart.C:
+			err = f.st.heartbeat()
+		case <-poll.C:
+			if f.job.Status.Done() && quiet {
+				return nil
+			}
+			quiet = true
+			f.refresh(ctx)
+		case <-ctx.Done():
+			f.ended = true
+			return nil
+		case <-f.s.stop:
+			f.ended = true
+			return nil
+		}
+		if err != nil {
+			f.ended = true
+			return nil
+		}
+	}
+}
+
+// pull reads seq in a goroutine of its own, which ends with seq or ctx and closes lines when it does.
+// Then failed has the error, if there was one.
+func pull(ctx context.Context, seq iter.Seq2[tgr.LogLine, error]) (lines <-chan tgr.LogLine, failed <-chan error) {
+	out, errs := make(chan tgr.LogLine, streamBatch), make(chan error, 1)
+	go func() {
+		defer close(out)
+		defer close(errs)
+		for l, err := range seq {
+			if err != nil {
+				if ctx.Err() == nil {
+					errs <- err
+				}
+				return
+			}
+			select {
+			case out <- l:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out, errs
+}
+
+func (f *follower) line(l tgr.LogLine) error {
+	f.next++
+	out := LogLine{Line: f.next, LogLine: l}
+	if f.spans {
+		out.Text = shown(l.Text)
+		out.Spans = Spans(out.Text)
+	}
+	return f.st.event("line", strconv.Itoa(f.next), out)
+}
+
+// refresh reads the job's state. What cannot be read now is read with the next tick.
+func (f *follower) refresh(ctx context.Context) {
+	job, err := f.s.cfg.Runs.Job(ctx, f.job.ID)
+	if err != nil {
+		if ctx.Err() == nil {
+			f.s.log.Warn("read job for its stream", "job", f.job.ID, "err", err)
+		}
+		return
+	}
+	f.job = job
+}
+
+// pause waits for the job's next state.
+func (f *follower) pause(ctx context.Context) error {
+	changed, free := (<-chan struct{})(nil), func() {}
+	if f.s.cfg.Changed != nil {
+		changed, free = f.s.cfg.Changed(f.job.Run)
+	}
+	defer free()
+	// Read again after subscribing, so that no change falls between the two.
+	if f.refresh(ctx); f.job.Status.Done() {
+		return nil
+	}
+	least, poll := time.NewTimer(streamPause), time.NewTimer(f.s.cfg.Poll)
+	defer least.Stop()
+	defer poll.Stop()
+	heart := time.NewTicker(f.s.cfg.Heartbeat)
+	defer heart.Stop()
+	for hit, rested := false, false; !hit || !rested; {
+		select {
+		case <-changed:
+			hit, changed = true, nil
+		case <-least.C:
+			rested = true
+		case <-poll.C:
+			hit, rested = true, true
+		case <-heart.C:
+			if f.st.heartbeat() != nil {
+				f.ended = true
+				return nil
+			}
+		case <-ctx.Done():
+			f.ended = true
+			return nil
+		case <-f.s.stop:
+			f.ended = true
+			return nil
+		}
+	}
+	f.refresh(ctx)
+	return nil
+}
