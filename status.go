@@ -109,6 +109,18 @@ func Fold(jobs []Outcome) (Status, Conclusion) {
 	return Completed, Success
 }
 
+// FoldJobs is Fold over the jobs of a run's current attempt. A plan job that succeeded does not count: the jobs that
+// it made stand for it.
+func FoldJobs(jobs []Job) (Status, Conclusion) {
+	var outcomes []Outcome
+	for _, j := range jobs {
+		if j.Kind != PlanJob || j.Conclusion != Success {
+			outcomes = append(outcomes, Outcome{Status: j.Status, Conclusion: j.Conclusion, ContinueOnError: j.ContinueOnError})
+		}
+	}
+	return Fold(outcomes)
+}
+
 // String shows a status with its conclusion, if it has one.
 func (o Outcome) String() string {
 	if o.Conclusion == "" {

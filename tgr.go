@@ -87,7 +87,7 @@ type Job struct {
 	Index           int               `json:"index"`                  // strategy.job-index
 	Total           int               `json:"total"`                  // strategy.job-total; 0 until the matrix was expanded
 	MaxParallel     int               `json:"max_parallel,omitempty"` // how many of its Total may run at once; 0: all
-	Instance        json.RawMessage   `json:"instance,omitempty"`     // workflow.Instance: what was settled when the job was queued
+	Instance        json.RawMessage   `json:"instance,omitempty"`     // what was settled when the job was queued: its combination of the matrix, the jobs it needed
 	Labels          []string          `json:"labels,omitempty"`
 	ContinueOnError bool              `json:"continue_on_error,omitempty"`
 	Status          Status            `json:"status"`

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"iter"
 	"log/slog"
 	"time"
 
@@ -24,30 +23,26 @@ var (
 // Jobs is the part of the store that a worker needs. Every write is fenced by the lease's token: a stale one is
 // refused with tgr.Conflict.
 type Jobs interface {
-	// Claim leases the oldest job that may run, or returns tgr.ErrNothing.
-	Claim(ctx context.Context, c tgr.Claim) (*tgr.Lease, error)
+	// Claim leases the oldest job that may run, or returns ErrNothing.
+	Claim(ctx context.Context, c Claim) (*Lease, error)
 	// Beat extends the lease. A reason means that the job is to be cancelled.
 	Beat(ctx context.Context, job tgr.JobID, token string, lease time.Duration) (cancel string, err error)
 	// Progress records the steps and the machine of a running job.
 	Progress(ctx context.Context, job tgr.JobID, token string, p Progress) error
 	// Finish completes the job.
-	Finish(ctx context.Context, job tgr.JobID, token string, r tgr.JobResult) error
+	Finish(ctx context.Context, job tgr.JobID, token string, r JobResult) error
 	// Release puts the job back into the queue, for a fault of ours.
 	Release(ctx context.Context, job tgr.JobID, token, reason string) error
 }
 
-// Progress is what a running job shows of itself.
-type Progress = tgr.Progress
-
 // Runs is the part of the store that planning and the job graph need.
 type Runs interface {
 	// Planned completes the plan job and replaces the accepted run by what was planned.
-	Planned(ctx context.Context, job tgr.JobID, token string, p tgr.Planned) ([]tgr.RunID, error)
-	// Settle calls fn on the run and all jobs of its attempt, applies its Change, folds the jobs into the run,
-	// and stores the reports that report makes of the result: all in one transaction.
-	Settle(ctx context.Context, run tgr.RunID, fn func(tgr.Run, []tgr.Job) (tgr.Change, error),
-		report func(tgr.Run, []tgr.Job) []tgr.Outgoing) error
-	// Unsettled lists the runs of which a job changed since they were last settled.
+	Planned(ctx context.Context, job tgr.JobID, token string, p Planned) ([]tgr.RunID, error)
+	// Settle calls fn on the run and the jobs of its attempt, applies its Change, and folds the jobs into the run: all
+	// in one transaction. A run that is completed is left alone.
+	Settle(ctx context.Context, run tgr.RunID, fn func(tgr.Run, []tgr.Job) (Change, error)) error
+	// Unsettled lists the runs that are not completed.
 	Unsettled(ctx context.Context) ([]tgr.RunID, error)
 	// Expire takes back the jobs whose lease has ended, or that owner held (if not ""): queued again while a try is
 	// left, else completed as our failure.
@@ -90,19 +85,24 @@ type Spec struct {
 type Machine struct {
 	runner.Machine
 	ID        string
-	Isolation string // "qemu (tcg)", "process"
-	Kernel    string // uname -r in the machine
-	Dirs      runner.Dirs
-	Nodes     map[string]string // "node20": path in the machine
-	Boot      time.Duration     // from the start of the machine to the agent's first word
+	Isolation string        // "qemu (tcg)", "process"
+	Kernel    string        // uname -r in the machine
+	Boot      time.Duration // from the start of the machine to the agent's first word
+	Place
+}
+
+// Place is what a job has to know of the inside of a machine.
+type Place struct {
+	Dirs  runner.Dirs
+	Nodes map[string]string // "node20": path of node
+	Env   map[string]string // the machine's own environment
+	User  string            // that steps run as; "": the agent's own
 }
 
 // Logs keeps what jobs print.
 type Logs interface {
 	// Create starts the log of one try of a job. The caller closes it.
 	Create(job tgr.JobID, try int) (Log, error)
-	// Tail returns the last lines of a job's log.
-	Tail(ctx context.Context, job tgr.JobID, lines int) iter.Seq2[tgr.LogLine, error]
 }
 
 // Log is the log of one job. Append may be called from one goroutine at a time.
@@ -117,10 +117,10 @@ type Observer struct {
 	Planned  func(d time.Duration)
 	Acquired func(isolation string, wait, boot time.Duration)
 	Stepped  func(d time.Duration)
-	Finished func(run tgr.Run, job tgr.Job, r tgr.JobResult)
+	Finished func(run tgr.Run, job tgr.Job, r JobResult)
 	Line     func(job tgr.Job, l tgr.LogLine)
 	Steps    func(job tgr.Job, steps []tgr.Step)
-	Settled  func(run tgr.Run, jobs []tgr.Job)
+	Settled  func(run tgr.RunID)
 	Faulted  func(b tgr.Blame)
 }
 
@@ -134,8 +134,7 @@ type Config struct {
 	Source   Source
 	Machines Machines
 	Logs     Logs
-	Secrets  Secrets                                                               // nil: none
-	Reports  func(ctx context.Context, run tgr.Run, jobs []tgr.Job) []tgr.Outgoing // nil: nothing is reported
+	Secrets  Secrets // nil: none
 	Observe  Observer
 	Log      *slog.Logger
 	Owner    string        // this server's name in leases; "": a random one

@@ -11,10 +11,10 @@ import (
 
 // next decides what may happen to the jobs of a run now: which wait no longer, are skipped, cancelled or have failed
 // without running. It is a pure function of the run's state, so calling it again changes nothing.
-func next(p *workflow.Plan, run tgr.Run, jobs []tgr.Job, s *workflow.Scope) tgr.Change {
-	g := graph{plan: p, run: run, scope: s, rows: map[string][]tgr.Job{}, change: tgr.Change{
-		Expand: map[tgr.JobID][]tgr.Job{}, Skip: map[tgr.JobID]string{}, Fail: map[tgr.JobID]tgr.JobResult{},
-		Cancel: map[tgr.JobID]string{}, Hold: map[tgr.JobID]string{},
+func next(p *workflow.Plan, run tgr.Run, jobs []tgr.Job, s *workflow.Scope) Change {
+	g := graph{plan: p, run: run, scope: s, rows: map[string][]tgr.Job{}, change: Change{
+		Expand: map[tgr.JobID][]tgr.Job{}, Skip: map[tgr.JobID]string{}, Fail: map[tgr.JobID]JobResult{},
+		Cancel: map[tgr.JobID]string{},
 	}}
 	for _, j := range jobs {
 		if j.Kind == tgr.WorkJob {
@@ -33,7 +33,7 @@ type graph struct {
 	run    tgr.Run
 	scope  *workflow.Scope // what all jobs see: everything but needs
 	rows   map[string][]tgr.Job
-	change tgr.Change
+	change Change
 }
 
 func (g *graph) settle(j *workflow.Job) {
@@ -58,11 +58,7 @@ func (g *graph) settle(j *workflow.Job) {
 
 // pending decides on a job that has waited for its needs.
 func (g *graph) pending(j *workflow.Job, row tgr.Job) {
-	waits := slices.DeleteFunc(slices.Clone(j.Needs), func(need string) bool { return g.done(need) })
-	if len(waits) > 0 {
-		if reason := "waits for " + quoteList(waits); reason != row.Reason {
-			g.change.Hold[row.ID] = reason
-		}
+	if slices.ContainsFunc(j.Needs, func(need string) bool { return !g.done(need) }) {
 		return
 	}
 	scope := g.scopeOf(j)
@@ -93,16 +89,16 @@ func (g *graph) pending(j *workflow.Job, row tgr.Job) {
 	}
 	rows := make([]tgr.Job, 0, len(instances))
 	for _, in := range instances {
-		rows = append(rows, g.queued(j, row, in))
+		rows = append(rows, g.queued(j, row, settled{Instance: in, Needs: scope.Needs}))
 	}
 	g.change.Expand[row.ID] = rows
 }
 
 // queued is the job that one instance becomes.
-func (g *graph) queued(j *workflow.Job, row tgr.Job, in workflow.Instance) tgr.Job {
+func (g *graph) queued(j *workflow.Job, row tgr.Job, in settled) tgr.Job {
 	data, err := json.Marshal(in)
 	if err != nil {
-		panic(err) // an Instance is plain data: a bug, if it cannot be written
+		panic(err) // it is plain data: a bug, if it cannot be written
 	}
 	return tgr.Job{
 		Run: row.Run, Attempt: row.Attempt, Kind: tgr.WorkJob, Key: j.Key, Name: in.Name, Needs: j.Needs,
@@ -195,21 +191,6 @@ func failsFast(row tgr.Job) bool {
 	return json.Unmarshal(row.Instance, &in) == nil && in.FailFast && in.Total > 1
 }
 
-func workflowFault(err error) tgr.JobResult {
-	return tgr.JobResult{Conclusion: tgr.Failure, Blame: tgr.BlameWorkflow, Reason: err.Error()}
-}
-
-func quoteList(keys []string) string {
-	s := ""
-	for i, k := range keys {
-		switch {
-		case i == 0:
-		case i == len(keys)-1:
-			s += " and "
-		default:
-			s += ", "
-		}
-		s += k
-	}
-	return s
+func workflowFault(err error) JobResult {
+	return JobResult{Conclusion: tgr.Failure, Blame: tgr.BlameWorkflow, Reason: err.Error()}
 }

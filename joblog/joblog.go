@@ -53,12 +53,9 @@ func (w *Writer) Close() error { panic("body follows") }
 type Range struct {
 	Try   int   // 0: the latest
 	From  int64 // number of the first line, from 0
-	Step  int   // only lines of this step; see AllSteps
+	Step  int   // only lines of this step; 0: all lines
 	Limit int64 // at most this many lines; 0: all
 }
-
-// AllSteps is the Step of a Range that selects the lines of every step.
-const AllSteps = -1
 
 // Line is a line with its number in the log, from 0.
 type Line struct {

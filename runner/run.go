@@ -1,12 +1,423 @@
 package runner
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/expr"
+	"github.com/terraphim/tgr/workflow"
+)
+
+// run is one job while it runs. The goroutine of Run owns it; an output borrows it during an Exec.
+type run struct {
+	config Config
+	job    Job
+	mask   *masker
+	mute   bool // a value could not be masked: nothing is shown any more
+
+	steps   []*record // in the order of execution
+	current *record   // the step that runs
+	env     vars      // workflow's and job's env, and what steps wrote to GITHUB_ENV
+	path    []string  // what steps wrote to GITHUB_PATH; the last comes first in PATH
+	static  statics   // contexts that do not change
+	used    bool      // a step has run: the workspace may hold files
+
+	status      tgr.Conclusion // of the job so far: success or failure
+	clock       clock
+	result      Result
+	annotations []tgr.Annotation
+	remote      map[string]*fetched // repositories of remote actions by owner/name@ref
+	instances   map[string]*instance
+	matchers    []*matcher
+	top         *scope
+	files       int    // command file directories made so far
+	shell       string // the default shell, once it is known
+}
+
+// record is one step as it is shown.
+type record struct {
+	tgr.Step
+	annotated map[string]int // annotations so far by level
+}
 
 // Run runs one job to its end and returns how it ended. A job that fails is no error: the error is for faults of
 // ours, such as a machine that died, and the Result then holds what is known.
 //
 // When ctx ends, the running step is interrupted unless its condition holds for a cancelled job; the steps whose
-// conditions hold, and the post steps, still run, for at most the instance's CancelTimeout.
+// conditions hold, and the post steps, still run, for at most the instance's CancelTimeout. The context's cause is
+// the Result's Reason; ErrTimeout as its cause, or the instance's TimeoutMinutes, make the job timed_out.
 func Run(ctx context.Context, c Config, j Job) (Result, error) {
-	return Result{}, nil
+	r := &run{
+		config:    c.orDefaults(j),
+		job:       j,
+		status:    tgr.Success,
+		remote:    map[string]*fetched{},
+		instances: map[string]*instance{},
+	}
+	r.mask = newMasker(r.config.Limits.Masks, r.config.Limits.MaskBytes)
+	r.clock.start(ctx, j.Instance)
+	defer r.clock.stop()
+
+	err := r.all()
+	r.finish(err)
+	return r.result, err
 }
+
+// all runs every step of the job. An error is a fault of ours and ends it at once.
+func (r *run) all() error {
+	setUp := r.add(tgr.Step{ID: "__setup", Name: "Set up job"})
+	r.begin(setUp)
+	units, err := r.setUp(setUp)
+	switch {
+	case err != nil && blameOf(err) == tgr.BlameOurs:
+		r.end(setUp, tgr.Failure, tgr.Failure, err.Error())
+		return err
+	case err != nil:
+		r.error(setUp, err.Error())
+		r.blame(blameOf(err), err.Error())
+		r.status = tgr.Failure
+		r.end(setUp, tgr.Failure, tgr.Failure, err.Error())
+	default:
+		r.end(setUp, tgr.Success, tgr.Success, "")
+		if err := r.allSteps(units); err != nil {
+			return err
+		}
+	}
+	return r.complete()
+}
+
+// allSteps runs the pre steps, the steps and the post steps.
+func (r *run) allSteps(units []*unit) error {
+	for _, u := range units {
+		if u.pre != nil {
+			if err := r.preStep(u); err != nil {
+				return err
+			}
+		}
+	}
+	for _, u := range units {
+		if err := r.step(u); err != nil {
+			return err
+		}
+	}
+	for i := len(r.top.posts) - 1; i >= 0; i-- {
+		if err := r.postStep(r.top.posts[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// complete is the last step: it evaluates the job's outputs.
+func (r *run) complete() error {
+	rec := r.add(tgr.Step{ID: "__complete", Name: "Complete job"})
+	r.begin(rec)
+	r.result.Outputs = map[string]string{}
+	conclusion := tgr.Success
+	for _, o := range r.job.Job.Outputs {
+		value, err := r.text(o.Value, r.top, nil, r.job.Job.Pos, "outputs."+o.Name)
+		if err != nil {
+			if blameOf(err) == tgr.BlameOurs {
+				return err
+			}
+			r.error(rec, err.Error())
+			r.blame(tgr.BlameWorkflow, err.Error())
+			r.status, conclusion = tgr.Failure, tgr.Failure
+			continue
+		}
+		if value == "" {
+			continue
+		}
+		if r.mute || r.mask.contains(value) {
+			r.warn(rec, fmt.Sprintf("Skip output '%s' since it may contain secret.", o.Name))
+			continue
+		}
+		r.result.Outputs[o.Name] = value
+	}
+	r.log(rec, "Cleaning up orphan processes")
+	r.end(rec, conclusion, conclusion, "")
+	return nil
+}
+
+// finish fills in the result.
+func (r *run) finish(err error) {
+	res := &r.result
+	for _, rec := range r.steps {
+		if err != nil && rec.Status != tgr.Completed { // what a fault of ours has cut off
+			rec.Conclusion = tgr.Cancelled
+			if rec.Status == tgr.InProgress {
+				rec.Conclusion, rec.Reason = tgr.Failure, err.Error()
+				rec.Finished = r.config.Now()
+			}
+			rec.Status, rec.Outcome = tgr.Completed, rec.Conclusion
+		}
+	}
+	res.Steps, res.Annotations = r.snapshot(), r.annotations
+	r.config.Sink.Steps(r.snapshot())
+	switch cause := r.clock.cause(); {
+	case err != nil:
+		res.Conclusion, res.Blame, res.Reason = tgr.Failure, tgr.BlameOurs, err.Error()
+	case cause != nil && errors.Is(cause, ErrTimeout):
+		res.Conclusion, res.Blame, res.Reason = tgr.TimedOut, tgr.BlameUser, r.clock.reason(r.config.Runner.Name)
+	case cause != nil:
+		res.Conclusion, res.Reason = tgr.Cancelled, r.clock.reason(r.config.Runner.Name)
+		if res.Blame != "" && r.status == tgr.Success {
+			res.Blame = ""
+		}
+	default:
+		res.Conclusion = r.status
+		if r.status == tgr.Success { // what failed was allowed to
+			res.Blame, res.Reason = "", ""
+		}
+	}
+	res.Reason = r.show(res.Reason, 4096)
+}
+
+// blame notes whose fault it is that the job fails. The first to be blamed stays.
+func (r *run) blame(b tgr.Blame, reason string) {
+	if r.result.Blame == "" {
+		r.result.Blame, r.result.Reason = b, reason
+	}
+}
+
+// add appends a step to those that are shown.
+func (r *run) add(s tgr.Step) *record {
+	s.Number, s.Status = len(r.steps)+1, tgr.Pending
+	s.Name = r.show(s.Name, 255)
+	rec := &record{Step: s, annotated: map[string]int{}}
+	r.steps = append(r.steps, rec)
+	return rec
+}
+
+// begin, and end, move a step on and tell the sink.
+func (r *run) begin(rec *record) {
+	rec.Status, rec.Started = tgr.InProgress, r.config.Now()
+	r.current = rec
+	r.config.Sink.Steps(r.snapshot())
+}
+
+func (r *run) end(rec *record, outcome, conclusion tgr.Conclusion, reason string) {
+	rec.Status, rec.Outcome, rec.Conclusion = tgr.Completed, outcome, conclusion
+	rec.Reason = r.show(reason, 4096)
+	rec.Finished = r.config.Now()
+	if rec.Started.IsZero() {
+		rec.Started = rec.Finished
+	}
+	r.config.Sink.Steps(r.snapshot())
+}
+
+func (r *run) snapshot() []tgr.Step {
+	steps := make([]tgr.Step, len(r.steps))
+	for i, rec := range r.steps {
+		steps[i] = rec.Step
+	}
+	return steps
+}
+
+// setUp prepares the machine and the contexts, fetches remote actions and makes the units of the job's steps.
+func (r *run) setUp(rec *record) ([]*unit, error) {
+	for _, name := range slices.Sorted(maps.Keys(r.job.Secrets)) {
+		if err := r.addMask(r.job.Secrets[name]); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.addMask(r.job.Token); err != nil {
+		return nil, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.config.ActionEnv)) {
+		if strings.HasSuffix(name, "_TOKEN") {
+			if err := r.addMask(r.config.ActionEnv[name]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	r.top = &scope{steps: expr.NewObject()}
+	if err := r.static.fill(r); err != nil {
+		return nil, err
+	}
+	r.describe(rec)
+	if err := r.jobEnv(); err != nil {
+		return nil, err
+	}
+	if err := r.noContainers(); err != nil {
+		return nil, err
+	}
+	if err := r.prepareMachine(); err != nil {
+		return nil, err
+	}
+	units, err := r.units(r.job.Job.Steps, r.top, r.job.Plan.File, "")
+	if err != nil {
+		return nil, err
+	}
+	if err := r.fetchAll(rec, units, 0); err != nil {
+		return nil, err
+	}
+	for _, u := range units {
+		if u.pre = r.preOf(u); u.pre != nil {
+			u.pre.rec = r.add(tgr.Step{ID: u.src.ID, Name: "Pre " + u.plainName()})
+		}
+	}
+	for _, u := range units {
+		u.rec = r.add(tgr.Step{ID: visibleID(u.src.ID), Name: u.plainName()})
+	}
+	r.log(rec, "Complete job name: "+r.job.Instance.Name)
+	return units, nil
+}
+
+// describe logs what the job runs on.
+func (r *run) describe(rec *record) {
+	r.log(rec, "Runner name: '"+r.config.Runner.Name+"'")
+	if notes := r.config.Runner.Notes; len(notes) > 0 {
+		r.log(rec, "##[group]Machine")
+		for _, n := range notes {
+			r.log(rec, n)
+		}
+		r.log(rec, "##[endgroup]")
+	}
+	r.log(rec, "Prepare workflow directory")
+	r.log(rec, "Prepare all required actions")
+}
+
+// noContainers refuses jobs that need a container engine. An image that evaluates to nothing asks for none.
+func (r *run) noContainers() error {
+	job := r.job.Job
+	fail := func(what string) error {
+		return workflowError(r.job.Plan.File, job.Pos, "job '%s' asks for %s, and this machine has no container engine", job.Key, what)
+	}
+	if c := job.Container; c != nil {
+		src := c.Image
+		if c.Expr != "" {
+			src = c.Expr
+		}
+		image, err := r.eval(src, r.top, nil, job.Pos, "container")
+		if err != nil {
+			return err
+		}
+		if o := image.Object(); o != nil {
+			if image, _, err = o.Get("image"); err != nil {
+				return err
+			}
+		}
+		if image.Text() != "" {
+			return fail("container '" + image.Text() + "'")
+		}
+	}
+	if len(job.Services) > 0 {
+		return fail("service '" + job.Services[0].Name + "'")
+	}
+	if job.ServicesExpr != "" {
+		services, err := r.eval(job.ServicesExpr, r.top, nil, job.Pos, "services")
+		if err != nil {
+			return err
+		}
+		if o := services.Object(); o != nil && o.Len() > 0 {
+			return fail("service '" + o.Keys()[0] + "'")
+		}
+	}
+	return nil
+}
+
+// orDefaults fills in what was left out.
+func (c Config) orDefaults(j Job) Config {
+	repo, _ := j.GitHub["repository"].(string)
+	name := path.Base("/" + repo)
+	if name == "/" || name == ".." || name == "." {
+		name = "workspace"
+	}
+	d := &c.Dirs
+	for _, f := range []struct {
+		field *string
+		value string
+	}{
+		{&d.Home, "/home/runner"},
+		{&d.Workspace, "/home/runner/work/" + name + "/" + name},
+		{&d.Temp, "/home/runner/work/_temp"},
+		{&d.Tools, "/opt/hostedtoolcache"},
+		{&d.Actions, "/home/runner/work/_actions"},
+		{&c.Runner.Name, "tgr"}, {&c.Runner.OS, "Linux"}, {&c.Runner.Arch, "X64"}, {&c.Runner.Environment, "self-hosted"},
+	} {
+		if *f.field == "" {
+			*f.field = f.value
+		}
+	}
+	c.Limits = c.Limits.orDefaults()
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func (l Limits) orDefaults() Limits {
+	orInt := func(p *int, v int) {
+		if *p <= 0 {
+			*p = v
+		}
+	}
+	orInt(&l.LineBytes, 64<<10)
+	orInt(&l.Masks, 10_000)
+	orInt(&l.MaskBytes, 4<<20)
+	orInt(&l.Annotations, 10)
+	orInt(&l.Nesting, 10)
+	if l.FileBytes <= 0 {
+		l.FileBytes = 1 << 20
+	}
+	if l.ActionFile <= 0 {
+		l.ActionFile = 512 << 10
+	}
+	if l.Grace <= 0 {
+		l.Grace = 5 * time.Second
+	}
+	return l
+}
+
+// workflowError is a mistake in a workflow or action file that showed only when it ran.
+func workflowError(file string, pos workflow.Pos, format string, args ...any) error {
+	place := file
+	if pos.Line > 0 {
+		place = fmt.Sprintf("%s:%d:%d", file, pos.Line, pos.Column)
+	}
+	return &fault{blame: tgr.BlameWorkflow, message: place + ": " + fmt.Sprintf(format, args...)}
+}
+
+// userError is a fault of what a step did.
+func userError(format string, args ...any) error {
+	return &fault{blame: tgr.BlameUser, message: fmt.Sprintf(format, args...)}
+}
+
+// fault is an error that is not ours. The message is for the job's log.
+type fault struct {
+	blame   tgr.Blame
+	message string
+}
+
+// Error returns the message.
+func (f *fault) Error() string { return f.message }
+
+// blameOf says whose fault an error is: ours unless it says otherwise.
+func blameOf(err error) tgr.Blame {
+	var f *fault
+	if errors.As(err, &f) {
+		return f.blame
+	}
+	return tgr.BlameOurs
+}
+
+// machineError is a fault of ours: the machine did not do what was asked.
+func machineError(doing string, err error) error {
+	return &tgr.Error{Op: "job.run", Code: tgr.Unavailable, Message: "the machine failed while " + doing, Err: err}
+}
+
+// closeQuietly closes what was only read: the error has nothing to add.
+func closeQuietly(c io.Closer) { _ = c.Close() }

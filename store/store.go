@@ -9,6 +9,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -42,10 +43,36 @@ type Store struct {
 
 // Open opens the database of cfg, makes it if there is none, and brings its schema up to date. A schema newer
 // than this program is refused. The caller closes the store.
-func Open(ctx context.Context, cfg Config) (*Store, error) { panic("body follows") }
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	d := sqliteDialect()
+	w, r, err := openSQLite(ctx, cfg.Path)
+	if err != nil {
+		return nil, d.fault("open", err)
+	}
+	if err := d.migrate(ctx, w, cfg.Log); err != nil {
+		return nil, d.fault("open", errors.Join(err, r.Close(), w.Close()))
+	}
+	s := &Store{cfg: cfg, dialect: d, w: w, r: r}
+	s.writer = newWriter(s)
+	return s, nil
+}
 
 // Close waits for the writes that were begun, refuses later ones, and closes the database. It may be called twice.
-func (s *Store) Close() error { panic("body follows") }
+func (s *Store) Close() error {
+	s.writer.close()
+	return errors.Join(s.r.Close(), s.w.Close())
+}
 
 // Ping reports whether the database can be written to.
-func (s *Store) Ping(ctx context.Context) error { panic("body follows") }
+func (s *Store) Ping(ctx context.Context) error {
+	return s.write(ctx, "ping", func(t *tx) error {
+		_, err := t.Exec("UPDATE reports SET due = due WHERE key = $1", "")
+		return err
+	})
+}

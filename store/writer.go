@@ -1,4 +1,167 @@
 package store
 
-// writer runs all writes on one goroutine.
-type writer struct{}
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/terraphim/tgr"
+)
+
+// batch is how many waiting writes share one transaction, and so one fsync.
+const batch = 256
+
+// writer runs all writes on one goroutine, which owns the writing connection. Those that wait while it is busy
+// are committed together; each has a savepoint of its own, so that one's failure is not another's.
+type writer struct {
+	s    *Store
+	ops  chan *op
+	gone chan struct{} // closed when the goroutine has ended
+
+	mu     sync.RWMutex // held for reading while an op is sent
+	closed bool
+}
+
+// op is one waiting write.
+type op struct {
+	fn   func(*tx) error
+	done chan error // buffered
+}
+
+// tx is a write transaction at one moment of the clock.
+type tx struct {
+	*sql.Tx
+	s   *Store
+	now time.Time
+}
+
+func newWriter(s *Store) *writer {
+	w := &writer{s: s, ops: make(chan *op, batch), gone: make(chan struct{})}
+	go w.loop()
+	return w
+}
+
+// close lets the waiting writes finish.
+func (w *writer) close() {
+	w.mu.Lock()
+	if !w.closed {
+		w.closed = true
+		close(w.ops)
+	}
+	w.mu.Unlock()
+	<-w.gone
+}
+
+// write runs fn in a transaction and returns when that is durable. Where ctx ends first, the outcome is unknown. fn is
+// never interrupted: SQLite would roll back the whole transaction, and with it the writes of others.
+func (s *Store) write(ctx context.Context, name string, fn func(*tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	o := &op{fn: fn, done: make(chan error, 1)}
+	if err := s.writer.send(ctx, o); err != nil {
+		return err
+	}
+	select {
+	case err := <-o.done:
+		return s.dialect.fault(name, err)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (w *writer) send(ctx context.Context, o *op) error {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if w.closed {
+		return tgr.Errorf("store.write", tgr.Unavailable, "the database is closed")
+	}
+	select {
+	case w.ops <- o:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (w *writer) loop() {
+	defer close(w.gone)
+	for first := range w.ops {
+		ops := []*op{first}
+	gather:
+		for len(ops) < batch {
+			select {
+			case o, ok := <-w.ops:
+				if !ok {
+					break gather
+				}
+				ops = append(ops, o)
+			default:
+				break gather
+			}
+		}
+		w.commit(ops)
+	}
+}
+
+// commit runs ops in one transaction and answers each.
+func (w *writer) commit(ops []*op) {
+	errs := make([]error, len(ops))
+	err := w.run(ops, errs)
+	for i, o := range ops {
+		if err != nil && errs[i] == nil {
+			errs[i] = err
+		}
+		o.done <- errs[i]
+	}
+}
+
+// run returns an error where none of ops is durable; errs gets those of single ops.
+func (w *writer) run(ops []*op, errs []error) error {
+	ctx := context.Background()
+	begun, err := w.s.w.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	t := &tx{Tx: begun, s: w.s, now: w.s.cfg.Now().UTC()}
+	for i, o := range ops {
+		if _, err := t.Exec("SAVEPOINT op"); err != nil {
+			return errors.Join(err, t.Rollback())
+		}
+		if errs[i] = call(o.fn, t); errs[i] != nil {
+			if _, err := t.Exec("ROLLBACK TO SAVEPOINT op"); err != nil {
+				return errors.Join(errs[i], err, t.Rollback())
+			}
+		}
+		if _, err := t.Exec("RELEASE SAVEPOINT op"); err != nil {
+			return errors.Join(err, t.Rollback())
+		}
+	}
+	return t.Commit()
+}
+
+// call makes a panic of fn, which may be another room's function, that op's error: other writes share its goroutine.
+func call(fn func(*tx) error, t *tx) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &tgr.Error{Op: "store.write", Code: tgr.Internal, Message: "a bug", Err: fmt.Errorf("panic: %v\n%s", p, debug.Stack())}
+		}
+	}()
+	return fn(t)
+}
+
+// exec runs a statement that must change exactly one row.
+func (t *tx) exec(what, query string, args ...any) error {
+	res, err := t.Exec(query, args...)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if n, err := res.RowsAffected(); err != nil || n != 1 {
+		return errors.Join(fmt.Errorf("%s: %d rows changed where one should", what, n), err)
+	}
+	return nil
+}

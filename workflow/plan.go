@@ -14,23 +14,28 @@ type Plan struct {
 	Inputs      map[string]any `json:"inputs,omitempty"` // typed: string, bool, float64
 	Env         []EnvVar       `json:"env,omitempty"`
 	Defaults    Defaults       `json:"defaults,omitzero"`
-	Permissions Permissions    `json:"permissions,omitempty"` // nil: not stated
+	Permissions Permissions    `json:"permissions,omitzero"` // nil: not stated; empty: none at all
 	Concurrency *Concurrency   `json:"concurrency,omitempty"`
 	Jobs        []Job          `json:"jobs"`
+	At          map[string]Pos `json:"at,omitempty"` // places of run-name and concurrency, for errors that show later
 }
 
 // PlanVersion is the version of the Plan's JSON. 1: the first.
 const PlanVersion = 1
 
-// Pos is a place in a file: line and column count from 1, the column in bytes… as editors show it.
+// Pos is a place in a file: line and column count from 1, the column in characters, as editors show it.
 type Pos struct {
 	Line   int `json:"line"`
 	Column int `json:"column"`
 }
 
+// Insert is the Name of an entry whose Value is an expression that yields a mapping: its entries stand in its place.
+// A whole mapping that is one expression is a list with just this entry.
+const Insert = "${{ insert }}"
+
 // EnvVar is one entry of an env or with mapping, in the file's order.
 type EnvVar struct {
-	Name  string `json:"name"`
+	Name  string `json:"name"`  // Insert, or the name; in rare cases with ${{ }} in it
 	Value string `json:"value"` // may hold ${{ }}
 }
 
@@ -40,7 +45,7 @@ type Defaults struct {
 	WorkingDirectory string `json:"working_directory,omitempty"`
 }
 
-// Permissions maps a scope to read, write or none.
+// Permissions maps a scope of the token to read or write. A scope that is not there is none.
 type Permissions map[string]string
 
 // Concurrency is a concurrency group.
@@ -50,35 +55,37 @@ type Concurrency struct {
 	Queue            string `json:"queue,omitempty"`    // "single" (default) or "max"
 }
 
-// Job is one job of a workflow, before its matrix is expanded.
+// Job is one job of a workflow, before its matrix is expanded. It has a field for each key that a job may have,
+// which are more than is good for a struct.
 type Job struct {
-	Key             string       `json:"key"`
-	Name            string       `json:"name,omitempty"` // may hold ${{ }}; "": the key
-	Needs           []string     `json:"needs,omitempty"`
-	If              string       `json:"if"` // an expression without ${{ }}, with the implicit success() && where it applies
-	RunsOn          RunsOn       `json:"runs_on,omitzero"`
-	Strategy        *Strategy    `json:"strategy,omitempty"`
-	Env             []EnvVar     `json:"env,omitempty"`
-	Defaults        Defaults     `json:"defaults,omitzero"`
-	Outputs         []EnvVar     `json:"outputs,omitempty"`
-	TimeoutMinutes  string       `json:"timeout_minutes,omitempty"`        // a number or ${{ }}; "": 360
-	CancelTimeout   string       `json:"cancel_timeout_minutes,omitempty"` // a number or ${{ }}; "": 5
-	ContinueOnError string       `json:"continue_on_error,omitempty"`      // "true", "false" or ${{ }}
-	Concurrency     *Concurrency `json:"concurrency,omitempty"`
-	Permissions     Permissions  `json:"permissions,omitempty"`
-	Environment     *Environment `json:"environment,omitempty"`
-	Container       *Container   `json:"container,omitempty"`
-	Services        []Service    `json:"services,omitempty"`
-	ServicesExpr    string       `json:"services_expr,omitempty"` // services: ${{ fromJSON(…) }}
-	CacheMode       string       `json:"cache_mode,omitempty"`
-	Snapshot        *Snapshot    `json:"snapshot,omitempty"`
-	Steps           []Step       `json:"steps,omitempty"`
-	Uses            string       `json:"uses,omitempty"` // of a reusable workflow
-	With            []EnvVar     `json:"with,omitempty"`
-	Secrets         []EnvVar     `json:"secrets,omitempty"`
-	SecretsInherit  bool         `json:"secrets_inherit,omitempty"`
-	Call            *Call        `json:"call,omitempty"` // the called workflow, where it was loaded
-	Pos             Pos          `json:"pos"`
+	Key             string         `json:"key"`
+	Name            string         `json:"name,omitempty"` // may hold ${{ }}; "": the key
+	Needs           []string       `json:"needs,omitempty"`
+	If              string         `json:"if"` // an expression without ${{ }}, with the implicit success() && where it applies
+	RunsOn          RunsOn         `json:"runs_on,omitzero"`
+	Strategy        *Strategy      `json:"strategy,omitempty"`
+	Env             []EnvVar       `json:"env,omitempty"`
+	Defaults        Defaults       `json:"defaults,omitzero"`
+	Outputs         []EnvVar       `json:"outputs,omitempty"`
+	TimeoutMinutes  string         `json:"timeout_minutes,omitempty"`        // a number or ${{ }}; "": 360
+	CancelTimeout   string         `json:"cancel_timeout_minutes,omitempty"` // a number or ${{ }}; "": 5
+	ContinueOnError string         `json:"continue_on_error,omitempty"`      // "true", "false" or ${{ }}
+	Concurrency     *Concurrency   `json:"concurrency,omitempty"`
+	Permissions     Permissions    `json:"permissions,omitzero"` // nil: the workflow's; empty: none at all
+	Environment     *Environment   `json:"environment,omitempty"`
+	Container       *Container     `json:"container,omitempty"`
+	Services        []Service      `json:"services,omitempty"`
+	ServicesExpr    string         `json:"services_expr,omitempty"` // services: ${{ fromJSON(…) }}
+	CacheMode       string         `json:"cache_mode,omitempty"`
+	Snapshot        *Snapshot      `json:"snapshot,omitempty"`
+	Steps           []Step         `json:"steps,omitempty"`
+	Uses            string         `json:"uses,omitempty"` // of a reusable workflow
+	With            []EnvVar       `json:"with,omitempty"`
+	Secrets         []EnvVar       `json:"secrets,omitempty"`
+	SecretsInherit  bool           `json:"secrets_inherit,omitempty"`
+	Call            *Call          `json:"call,omitempty"` // the called workflow, where it was loaded
+	Pos             Pos            `json:"pos"`
+	At              map[string]Pos `json:"at,omitempty"` // places of its keys, for errors that show later
 }
 
 // RunsOn is where a job wants to run. Labels may hold ${{ }}, also one that yields an array.
@@ -89,7 +96,8 @@ type RunsOn struct {
 
 // Strategy is a job's strategy before expansion.
 type Strategy struct {
-	Matrix      json.RawMessage `json:"matrix,omitempty"`       // Matrix as JSON, expressions unevaluated; a JSON string where the whole matrix is one ${{ }}
+	Expr        string          `json:"expr,omitempty"`         // the whole strategy as one ${{ }}
+	Matrix      json.RawMessage `json:"matrix,omitempty"`       // as JSON, expressions unevaluated; a JSON string where the whole matrix is one ${{ }}
 	FailFast    string          `json:"fail_fast,omitempty"`    // "": true
 	MaxParallel string          `json:"max_parallel,omitempty"` // "": no limit
 }

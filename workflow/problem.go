@@ -62,22 +62,18 @@ func Failed(ps []Problem) bool {
 // caret makes the excerpt: the line, shortened around the column where it is long, and a caret below the place.
 func caret(line string, column int) string {
 	const before, width = 60, 120
-	line = strings.TrimRight(line, "\r\n")
-	at := min(max(column-1, 0), len(line))
-	start := 0
-	if at > before {
-		start = at - before
-	}
-	end := min(len(line), start+width)
+	runes := []rune(strings.TrimRight(line, "\r\n"))
+	at := min(max(column-1, 0), len(runes))
+	start := max(at-before, 0)
+	end := min(len(runes), start+width)
 	var b strings.Builder
-	b.WriteString(strings.ToValidUTF8(line[start:end], "?"))
+	b.WriteString(string(runes[start:end]))
 	b.WriteByte('\n')
-	for _, r := range line[start:at] {
-		if r == '\t' {
-			b.WriteByte('\t')
-			continue
+	for _, r := range runes[start:at] {
+		if r != '\t' {
+			r = ' '
 		}
-		b.WriteByte(' ')
+		b.WriteRune(r)
 	}
 	b.WriteByte('^')
 	return b.String()

@@ -22,7 +22,7 @@ type Workflow struct {
 	Secrets     []SecretDef // of on.workflow_call
 	Outputs     []EnvVar    // of on.workflow_call; may use the jobs context
 
-	at map[string]Pos // places of the keys that can go wrong later
+	At map[string]Pos // places of keys that can go wrong later
 }
 
 // Event is one event that starts a workflow, with its filters. A nil filter was not written.

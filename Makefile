@@ -1,0 +1,32 @@
+# make demo: a push and a pull request become jobs in microVMs, on this machine
+# make test: all tests, real microVMs included
+
+GO ?= go
+
+.PHONY: demo test build lint bench clean
+
+demo: build
+	@scripts/setup run
+	@bin/tgr demo
+
+# The agent is static: it runs in any image, as the guest's first process.
+build:
+	@$(GO) build -o bin/tgr ./cmd/tgr
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/tgr-guest ./cmd/tgr-guest
+
+test: build
+	@scripts/setup test
+	@bin/tgr image build --quiet-if-done
+	$(GO) test -race -timeout 30m ./...
+
+lint:
+	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	@scripts/vulncheck
+
+bench: build
+	bin/tgr bench
+
+clean:
+	rm -rf bin

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v4"
+)
+
+// setting is one knob of the server. Flags beat the environment, which beats the file, which beats the default.
+type setting struct {
+	Key     string // of the file and the flag: "webhook-secret"
+	Env     string
+	Default string
+	Secret  bool // never printed
+	Help    string
+}
+
+// settings are all there are.
+func settings() []setting {
+	return []setting{
+		{Key: "host", Env: "HOST", Default: "127.0.0.1", Help: "address to listen on"},
+		{Key: "port", Env: "PORT", Default: "3000", Help: "port to listen on; 0 picks a free one"},
+		{Key: "public-url", Env: "TGR_PUBLIC_URL", Help: "how people reach this server, for links in statuses; default: host and port"},
+		{Key: "webhook-secret", Env: "GITHUB_WEBHOOK_SECRET", Secret: true, Help: "secret of the webhook; required"},
+		{Key: "webhook-secret-previous", Env: "GITHUB_WEBHOOK_SECRET_PREVIOUS", Secret: true, Help: "another accepted secret, while it is being changed"},
+		{Key: "webhook-rate", Env: "TGR_WEBHOOK_RATE", Default: "50", Help: "webhooks a second that one sender may send"},
+		{Key: "github-token", Env: "GITHUB_TOKEN", Secret: true, Help: "token for fetching, statuses and comments"},
+		{Key: "github-app-id", Env: "GITHUB_APP_ID", Help: "GitHub App to authenticate as, instead of a token"},
+		{Key: "github-app-key-file", Env: "GITHUB_APP_KEY_FILE", Help: "private key of the App, a PEM file"},
+		{Key: "github-api-url", Env: "GITHUB_API_URL", Default: "https://api.github.com", Help: "API of GitHub, or of an Enterprise server"},
+		{Key: "github-server-url", Env: "GITHUB_SERVER_URL", Default: "https://github.com", Help: "where repositories are cloned from"},
+		{Key: "repository-path", Env: "REPOSITORY_PATH", Help: "folder for the cached clones; default: repos below the data folder"},
+		{Key: "data-dir", Env: "TGR_DATA_DIR", Default: defaultDataDir(), Help: "folder for the database, logs and machines"},
+		{Key: "max-concurrent-workflows", Env: "MAX_CONCURRENT_WORKFLOWS", Default: "5", Help: "jobs that run at once"},
+		{Key: "isolation", Env: "TGR_ISOLATION", Default: "auto", Help: "auto, qemu, or process (no isolation at all)"},
+		{Key: "image", Env: "TGR_IMAGE", Default: "default", Help: "image of the machines"},
+		{Key: "vm-memory", Env: "TGR_VM_MEMORY", Default: "1024", Help: "memory of a machine, MiB"},
+		{Key: "vm-cpus", Env: "TGR_VM_CPUS", Default: "1", Help: "virtual processors of a machine"},
+		{Key: "vm-disk", Env: "TGR_VM_DISK", Default: "8192", Help: "writable disk of a machine, MiB"},
+		{Key: "vm-network", Env: "TGR_VM_NETWORK", Default: "none", Help: "none, or user: outgoing connections, which also reach services on this host's loopback"},
+		{Key: "api-token", Env: "TGR_TOKEN", Secret: true, Help: "bearer token that the API asks for; without one only this host may change anything"},
+		{Key: "log-level", Env: "TGR_LOG_LEVEL", Default: "info", Help: "debug, info, warn or error"},
+		{Key: "log-format", Env: "TGR_LOG_FORMAT", Default: "text", Help: "text or json"},
+	}
+}
+
+// Variables of the original server that mean something which this version does not do. Silence would be a lie.
+func unread() map[string]string {
+	return map[string]string{
+		"FIRECRACKER_API_URL":    "jobs run on this host's own machines",
+		"FIRECRACKER_AUTH_TOKEN": "jobs run on this host's own machines",
+		"USE_LLM_PARSER":         "workflows are compiled deterministically",
+		"OLLAMA_BASE_URL":        "workflows are compiled deterministically",
+		"OLLAMA_MODEL":           "workflows are compiled deterministically",
+		"OPENROUTER_API_KEY":     "workflows are compiled deterministically",
+		"OPENROUTER_MODEL":       "workflows are compiled deterministically",
+	}
+}
+
+// config is the effective configuration.
+type config struct {
+	values map[string]string
+	origin map[string]string
+	file   string
+}
+
+// loadConfig reads the configuration. The flags are those of the command that configFlags added.
+func loadConfig(flags *pflag.FlagSet) (*config, error) {
+	c := &config{values: map[string]string{}, origin: map[string]string{}}
+	fromFile, err := c.readFile(flags)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range settings() {
+		c.values[s.Key], c.origin[s.Key] = s.Default, "default"
+		if v, ok := fromFile[s.Key]; ok {
+			c.values[s.Key], c.origin[s.Key] = v, c.file
+		}
+		if v, ok := os.LookupEnv(s.Env); ok && v != "" {
+			c.values[s.Key], c.origin[s.Key] = v, "$"+s.Env
+		}
+		if f := flags.Lookup(s.Key); f != nil && f.Changed {
+			c.values[s.Key], c.origin[s.Key] = f.Value.String(), "--"+s.Key
+		}
+	}
+	if c.values["repository-path"] == "" {
+		c.values["repository-path"] = filepath.Join(c.values["data-dir"], "repos")
+	}
+	return c, nil
+}
+
+// readFile reads the configuration file, a flat YAML mapping. One that was named has to exist.
+func (c *config) readFile(flags *pflag.FlagSet) (map[string]string, error) {
+	named := os.Getenv("TGR_CONFIG")
+	if f := flags.Lookup("config"); f != nil && f.Changed {
+		named = f.Value.String()
+	}
+	c.file = named
+	if named == "" {
+		c.file = defaultConfigFile()
+	}
+	data, err := os.ReadFile(c.file)
+	if errors.Is(err, fs.ErrNotExist) && named == "" {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, usageError{fmt.Errorf("configuration file: %w", err)}
+	}
+	var node yaml.Node
+	if err := yaml.Unmarshal(data, &node); err != nil {
+		return nil, usagef("%s: %v", c.file, err)
+	}
+	values := map[string]string{}
+	if len(node.Content) == 0 {
+		return values, nil
+	}
+	top := node.Content[0]
+	if top.Kind != yaml.MappingNode {
+		return nil, usagef("%s:%d: expected a mapping of settings", c.file, top.Line)
+	}
+	for i := 0; i+1 < len(top.Content); i += 2 {
+		key, value := top.Content[i], top.Content[i+1]
+		if !slices.ContainsFunc(settings(), func(s setting) bool { return s.Key == key.Value }) {
+			return nil, usagef("%s:%d:%d: there is no setting %q; tgr config lists them", c.file, key.Line, key.Column, key.Value)
+		}
+		if value.Kind != yaml.ScalarNode {
+			return nil, usagef("%s:%d:%d: %s: expected a single value", c.file, value.Line, value.Column, key.Value)
+		}
+		values[key.Value] = value.Value
+	}
+	return values, nil
+}
+
+func (c *config) get(key string) string {
+	v, ok := c.values[key]
+	if !ok {
+		panic("no setting " + key) // a typing error of ours, found by any test that starts the server
+	}
+	return v
+}
+
+// number is a setting that has to be a whole number in a range.
+func (c *config) number(key string, least, most int) (int, error) {
+	n, err := strconv.Atoi(c.get(key))
+	if err != nil || n < least || n > most {
+		return 0, usagef("%s (from %s) is %q: expected a whole number from %d to %d", key, c.origin[key], c.get(key), least, most)
+	}
+	return n, nil
+}
+
+// oneOf is a setting with a few possible values.
+func (c *config) oneOf(key string, values ...string) (string, error) {
+	if !slices.Contains(values, c.get(key)) {
+		return "", usagef("%s (from %s) is %q: expected %s", key, c.origin[key], c.get(key), strings.Join(values, ", "))
+	}
+	return c.get(key), nil
+}
+
+// configFlags gives a command a flag for each of the settings, or for those named.
+func configFlags(cmd *cobra.Command, keys ...string) {
+	for _, s := range settings() {
+		if len(keys) > 0 && !slices.Contains(keys, s.Key) {
+			continue
+		}
+		if s.Secret {
+			continue // a secret in a command line is read by everybody on the host
+		}
+		cmd.Flags().String(s.Key, s.Default, s.Help+" ($"+s.Env+")")
+	}
+	cmd.Flags().String("config", "", "configuration file ($TGR_CONFIG; default "+defaultConfigFile()+")")
+}
+
+func defaultDataDir() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/tgr"
+	}
+	if dir := os.Getenv("XDG_DATA_HOME"); dir != "" {
+		return filepath.Join(dir, "tgr")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ".tgr"
+	}
+	return filepath.Join(home, ".local", "share", "tgr")
+}
+
+func defaultConfigFile() string {
+	if os.Geteuid() == 0 {
+		return "/etc/tgr/config.yaml"
+	}
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return ".tgr/config.yaml"
+	}
+	return filepath.Join(dir, "tgr", "config.yaml")
+}
+
+func newConfigCmd() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "config", Short: "Print the effective configuration and where each value comes from",
+		Long: "Print the effective configuration and where each value comes from.\n\n" +
+			"Flags beat environment variables, which beat the configuration file, which beats the defaults. Secrets are not shown.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := loadConfig(cmd.Flags())
+			if err != nil {
+				return err
+			}
+			return c.print(cmd, asJSON)
+		},
+	}
+	configFlags(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func (c *config) print(cmd *cobra.Command, asJSON bool) error {
+	type row struct {
+		Value  string `json:"value"`
+		Origin string `json:"origin"`
+		Env    string `json:"env"`
+	}
+	rows := map[string]row{}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	for _, s := range settings() {
+		r := row{c.values[s.Key], c.origin[s.Key], s.Env}
+		if s.Secret && r.Value != "" {
+			r.Value = "(set)"
+		}
+		rows[s.Key] = r
+		if !asJSON {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", s.Key, r.Value, r.Origin)
+		}
+	}
+	if asJSON {
+		enc := json.NewEncoder(cmd.OutOrStdout())
+		enc.SetIndent("", "  ")
+		return enc.Encode(rows)
+	}
+	return w.Flush()
+}

@@ -1,0 +1,66 @@
+package dispatch
+
+import (
+	"encoding/json"
+	"strconv"
+	"strings"
+
+	"github.com/terraphim/tgr"
+)
+
+// githubContext is the github context of a run, but for event, which the runner reads from the payload itself, and
+// for what differs from step to step.
+//
+// https://docs.github.com/en/actions/reference/workflows-and-actions/contexts#github-context
+func (d *Dispatcher) githubContext(run tgr.Run, token string) map[string]any {
+	ev := run.Event
+	owner, _, _ := strings.Cut(ev.Repo.FullName, "/")
+	refName, refType := splitRef(ev.Ref)
+	return map[string]any{
+		"actor": ev.Actor, "actor_id": id(ev.ActorID), "triggering_actor": ev.Actor,
+		"api_url": d.c.Server.API, "graphql_url": d.c.Server.GraphQL, "server_url": d.c.Server.URL,
+		"base_ref": ev.BaseRef, "head_ref": ev.HeadRef,
+		"event_name": ev.Name, "ref": ev.Ref, "ref_name": refName, "ref_type": refType, "ref_protected": false,
+		"repository": ev.Repo.FullName, "repository_id": id(ev.Repo.ID), "repository_owner": owner,
+		"repositoryUrl":  "git://" + strings.TrimPrefix(d.c.Server.URL, "https://") + "/" + ev.Repo.FullName + ".git",
+		"retention_days": "90", "secret_source": secretSource(ev),
+		"run_id": run.ID.String(), "run_number": strconv.Itoa(run.Number), "run_attempt": strconv.Itoa(max(1, run.Attempt)),
+		"sha": ev.SHA, "token": token, "workflow": run.WorkflowName,
+		"workflow_ref": ev.Repo.FullName + "/" + run.WorkflowFile + "@" + ev.Ref, "workflow_sha": ev.SHA,
+	}
+}
+
+// withEvent adds the event to a github context, for expressions that are evaluated here and not in the runner.
+func withEvent(github map[string]any, payload json.RawMessage) map[string]any {
+	var event map[string]any
+	if json.Unmarshal(payload, &event) != nil {
+		event = map[string]any{}
+	}
+	github["event"] = event
+	return github
+}
+
+// splitRef is github.ref_name and github.ref_type of a ref.
+func splitRef(ref string) (name, kind string) {
+	if name, ok := strings.CutPrefix(ref, "refs/heads/"); ok {
+		return name, "branch"
+	}
+	if name, ok := strings.CutPrefix(ref, "refs/tags/"); ok {
+		return name, "tag"
+	}
+	return strings.TrimPrefix(ref, "refs/pull/"), "branch"
+}
+
+func secretSource(ev tgr.Event) string {
+	if ev.Forked {
+		return "None"
+	}
+	return "Actions"
+}
+
+func id(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.FormatInt(n, 10)
+}

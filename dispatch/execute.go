@@ -1,0 +1,170 @@
+package dispatch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/runner"
+	"github.com/terraphim/tgr/workflow"
+)
+
+// execute runs one job on a machine of its own and records how it ended.
+func (d *Dispatcher) execute(ctx context.Context, l *Lease) {
+	log := d.c.Log.With("run", l.Run.ID, "job", l.Job.ID, "try", l.Job.Tries)
+	// The work does not end with the server's context: then its machine is killed at once, rather than given time for
+	// the steps that run on a cancellation.
+	work, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stop(nil)
+	beating, endBeats := context.WithCancel(context.WithoutCancel(ctx))
+	beats := make(chan struct{})
+	go func() {
+		defer close(beats)
+		d.beat(beating, l, stop)
+	}()
+
+	d.settle(ctx, l.Run.ID) // the reports say that it runs
+	result, err := d.runJob(ctx, work, l, log)
+	cause := context.Cause(work)
+	endBeats()
+	<-beats
+
+	record, done := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer done()
+	switch {
+	case errors.Is(cause, ErrLeaseLost):
+		log.Warn("the job was given to another worker; what happened here is dropped")
+		return
+	case err != nil && ctx.Err() != nil:
+		err = d.c.Jobs.Release(record, l.Job.ID, l.Token, "the server was stopped; the job will be retried")
+	case err != nil && l.Job.Tries < maxTries:
+		log.Error("our fault: the job will be retried", "error", err)
+		d.faulted(tgr.BlameOurs)
+		err = d.c.Jobs.Release(record, l.Job.ID, l.Token, "retried after a fault of ours: "+err.Error())
+	default:
+		if err != nil {
+			log.Error("our fault: no try is left", "error", err)
+			result = JobResult{Conclusion: tgr.Failure, Blame: tgr.BlameOurs, Reason: err.Error(), Steps: result.Steps}
+		}
+		if result.Blame != "" {
+			d.faulted(result.Blame)
+		}
+		log.Info("job ended", "conclusion", result.Conclusion, "blame", result.Blame, "reason", result.Reason)
+		err = d.c.Jobs.Finish(record, l.Job.ID, l.Token, result)
+		if err == nil && d.c.Observe.Finished != nil {
+			d.c.Observe.Finished(l.Run, l.Job, result)
+		}
+	}
+	if err != nil {
+		log.Error("record the end of a job", "error", err)
+	}
+	d.settle(record, l.Run.ID)
+}
+
+// runJob gets a machine and runs the job on it. The error is a fault of ours.
+// When server ends the machine is killed; when work ends the job is wound up as its workflow says.
+func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Logger) (result JobResult, err error) {
+	job, blame := d.jobOf(work, l)
+	if blame != nil {
+		return JobResult{Conclusion: tgr.Failure, Blame: tgr.BlameOf(blame), Reason: tgr.MessageOf(blame)}, nil
+	}
+	out, err := d.c.Logs.Create(l.Job.ID, l.Job.Tries)
+	if err != nil {
+		return result, fmt.Errorf("create the job's log: %w", err)
+	}
+	s := d.newSink(l, out, log)
+	defer func() {
+		if cerr := s.close(); cerr != nil && err == nil {
+			err = fmt.Errorf("write the job's log: %w", cerr)
+		}
+	}()
+
+	asked := d.c.Now()
+	m, release, err := d.acquire(server, work, l)
+	if err != nil {
+		if errors.Is(context.Cause(work), errCancelled) {
+			return JobResult{Conclusion: tgr.Cancelled, Reason: context.Cause(work).Error()}, nil
+		}
+		return result, fmt.Errorf("get a machine: %w", err)
+	}
+	defer release()
+	defer context.AfterFunc(server, release)()
+	defer context.AfterFunc(work, func() {
+		if errors.Is(context.Cause(work), ErrLeaseLost) {
+			release()
+		}
+	})()
+	log.Info("machine", "vm", m.ID, "isolation", m.Isolation, "boot", m.Boot)
+	if d.c.Observe.Acquired != nil {
+		d.c.Observe.Acquired(m.Isolation, d.c.Now().Sub(asked), m.Boot)
+	}
+	s.progress(Progress{Machine: m.ID, Isolation: m.Isolation})
+
+	res, err := runner.Run(work, runner.Config{
+		Machine: m.Machine, Dirs: m.Dirs, Nodes: m.Nodes, Env: m.Env, User: m.User, Sink: s,
+		Checkout: d.c.Source.Checkout(l.Run.Event), Actions: d.c.Source.Actions(l.Run.Event),
+		Runner: runner.RunnerInfo{Name: m.ID, Notes: []string{
+			fmt.Sprintf("Machine %s: %s, kernel %s, ready after %d ms", m.ID, m.Isolation, m.Kernel, m.Boot.Milliseconds())}},
+		Now: d.c.Now, Log: log.With("vm", m.ID),
+	}, job)
+	if err != nil {
+		s.say("##[error]This is not your workflow's fault: %v", err)
+	}
+	return JobResult{Conclusion: res.Conclusion, Blame: res.Blame, Reason: res.Reason,
+		Outputs: res.Outputs, Steps: res.Steps, Annotations: res.Annotations}, err
+}
+
+// acquire gets a machine, unless either context or the time for it ends.
+func (d *Dispatcher) acquire(server, work context.Context, l *Lease) (*Machine, func(), error) {
+	ctx, cancel := context.WithTimeoutCause(work, d.c.Acquire, fmt.Errorf("no machine within %s", d.c.Acquire))
+	defer cancel()
+	defer context.AfterFunc(server, cancel)()
+	m, release, err := d.c.Machines.Acquire(ctx, Spec{ID: machineID(l), Labels: l.Job.Labels})
+	return m, sync.OnceFunc(release), err
+}
+
+// settled is what a queued job keeps of the moment when it was queued, as Job.Instance: its combination of the
+// matrix, and the jobs that it needed.
+type settled struct {
+	workflow.Instance
+	Needs map[string]workflow.Need `json:"needs,omitempty"`
+}
+
+// jobOf puts together what the runner has to know of a job.
+func (d *Dispatcher) jobOf(ctx context.Context, l *Lease) (runner.Job, error) {
+	p, err := d.plans.get(l.Run)
+	if err != nil {
+		return runner.Job{}, err
+	}
+	j := p.Job(l.Job.Key)
+	if j == nil {
+		return runner.Job{}, tgr.Errorf("job.start", tgr.Internal, "the plan of run %d has no job %q", l.Run.ID, l.Job.Key)
+	}
+	var in settled
+	if err := json.Unmarshal(l.Job.Instance, &in); err != nil {
+		return runner.Job{}, tgr.Errorf("job.start", tgr.Internal, "instance of job %d: %w", l.Job.ID, err)
+	}
+	secrets, vars, token, err := d.c.Secrets(ctx, l.Run)
+	if err != nil {
+		return runner.Job{}, err
+	}
+	return runner.Job{
+		Plan: p, Job: j, Instance: in.Instance, GitHub: d.githubContext(l.Run, token), Event: l.Run.Event.Payload,
+		Vars: vars, Secrets: secrets, Needs: in.Needs, Inputs: p.Inputs, Token: token,
+	}, nil
+}
+
+func (d *Dispatcher) faulted(b tgr.Blame) {
+	if d.c.Observe.Faulted != nil {
+		d.c.Observe.Faulted(b)
+	}
+}
+
+// machineID names the machine of one try of a job on its host.
+func machineID(l *Lease) string {
+	return fmt.Sprintf("r%d-j%d-t%d-%s", l.Run.ID, l.Job.ID, l.Job.Tries, l.Token[:6])
+}

@@ -1,0 +1,96 @@
+package dispatch
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/terraphim/tgr/guest"
+	"github.com/terraphim/tgr/vm"
+)
+
+// Local gives out the machines of a provider on this host, one per job.
+type Local struct {
+	Provider vm.Provider
+	// Place says where things are in a machine of this provider.
+	Place func(m vm.VM) Place
+	Size  vm.Spec // of every machine; the ID is the job's
+	Log   *slog.Logger
+}
+
+// Acquire starts a machine, greets its agent and gives it an identity of its own, before any user code.
+func (p *Local) Acquire(ctx context.Context, s Spec) (*Machine, func(), error) {
+	began := time.Now()
+	spec := p.Size
+	spec.ID = s.ID
+	m, err := p.Provider.Start(ctx, spec)
+	if err != nil {
+		return nil, func() {}, withConsole(err)
+	}
+	release := func() {
+		if err := m.Close(); err != nil {
+			p.Log.Error("free a machine", "vm", s.ID, "error", err)
+		}
+	}
+	client, err := greet(ctx, m, s.ID)
+	if err != nil {
+		err = withConsole(diagnose(m, err))
+		release()
+		return nil, func() {}, err
+	}
+	free := func() {
+		// The machine is killed first: an agent that does not answer must not delay it.
+		release()
+		client.Close()
+	}
+	out := &Machine{Machine: client, ID: s.ID, Isolation: "unknown", Kernel: client.Hello().Kernel, Boot: time.Since(began)}
+	if i, ok := m.(vm.Infoer); ok {
+		out.Isolation = i.Info().Isolation
+	}
+	out.Place = p.Place(m)
+	return out, free, nil
+}
+
+// greet opens the stream to the agent and seeds the machine: hostname, clock, entropy.
+func greet(ctx context.Context, m vm.VM, id string) (*guest.Client, error) {
+	conn, err := m.Dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("dial the agent: %w", err)
+	}
+	client, err := guest.Connect(ctx, conn)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("greet the agent: %w", err)
+	}
+	entropy := make([]byte, 64)
+	rand.Read(entropy)
+	if err := client.Prepare(ctx, guest.Identity{Hostname: id, Time: time.Now(), Entropy: entropy}); err != nil {
+		client.Close()
+		return nil, fmt.Errorf("prepare the machine: %w", err)
+	}
+	return client, nil
+}
+
+// diagnose prefers what the machine died of to what was noticed because of it.
+func diagnose(m vm.VM, err error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	if died := m.Wait(ctx); died != nil && !errors.Is(died, context.DeadlineExceeded) {
+		return died
+	}
+	return err
+}
+
+// withConsole adds the last words of a machine that did not boot.
+func withConsole(err error) error {
+	var boot *vm.BootError
+	if errors.As(err, &boot) && boot.Console != "" {
+		const tail = 2000
+		c := boot.Console
+		return fmt.Errorf("%w; its console ended with:\n%s", err, c[max(0, len(c)-tail):])
+	}
+	return err
+}

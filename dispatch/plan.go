@@ -1,0 +1,263 @@
+package dispatch
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path"
+	"strings"
+	"sync"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/workflow"
+)
+
+// plan does a plan job: it gets the event's commit, and compiles the workflows that the event starts.
+func (d *Dispatcher) plan(ctx context.Context, l *Lease) {
+	log := d.c.Log.With("run", l.Run.ID, "job", l.Job.ID, "event", l.Run.Event.Name, "repo", l.Run.Event.Repo.FullName)
+	began := d.c.Now()
+	out, err := d.c.Logs.Create(l.Job.ID, l.Job.Tries)
+	if err != nil {
+		log.Error("create the plan job's log", "error", err)
+		d.release(ctx, l, err)
+		return
+	}
+	s := d.newSink(l, out, log)
+	planned, err := d.compileAll(ctx, l.Run.Event, s)
+	if err == nil {
+		_, err = d.c.Runs.Planned(ctx, l.Job.ID, l.Token, planned)
+	}
+	if err != nil {
+		s.say("##[error]%v", err)
+	}
+	if cerr := s.close(); cerr != nil {
+		log.Error("write the plan job's log", "error", cerr)
+	}
+	record, done := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer done()
+	switch code := tgr.CodeOf(err); {
+	case err == nil:
+		log.Info("planned", "workflows", len(planned.Runs), "reason", planned.Reason, "took", d.c.Now().Sub(began))
+		if d.c.Observe.Planned != nil {
+			d.c.Observe.Planned(d.c.Now().Sub(began))
+		}
+		if err := d.settleAll(record); err != nil {
+			log.Error("settle", "error", err)
+		}
+		d.Wake()
+		return
+	case code == tgr.Conflict:
+		log.Warn("another planner was faster", "error", err)
+		return
+	case ctx.Err() != nil, code == tgr.Unavailable && l.Job.Tries < maxTries:
+		d.release(record, l, err)
+	default:
+		blame := tgr.BlameOurs
+		if code == tgr.NotFound {
+			blame = tgr.BlameUser // the commit or the repository is gone
+		}
+		log.Error("the event could not be planned", "error", err)
+		d.faulted(blame)
+		err = d.c.Jobs.Finish(record, l.Job.ID, l.Token, JobResult{Conclusion: tgr.Failure, Blame: blame, Reason: err.Error()})
+		if err != nil {
+			log.Error("record the end of a plan job", "error", err)
+		}
+	}
+	d.settle(record, l.Run.ID)
+}
+
+func (d *Dispatcher) release(ctx context.Context, l *Lease, cause error) {
+	if err := d.c.Jobs.Release(ctx, l.Job.ID, l.Token, cause.Error()); err != nil {
+		d.c.Log.Error("put a job back into the queue", "job", l.Job.ID, "error", err)
+	}
+}
+
+// compileAll compiles every workflow of the event's commit that the event starts. One that cannot be compiled
+// becomes a run that failed, and does not keep the others from running.
+func (d *Dispatcher) compileAll(ctx context.Context, ev tgr.Event, s *sink) (Planned, error) {
+	if ev.Deleted {
+		return Planned{Event: ev, Reason: ev.Ref + " was deleted: nothing runs"}, nil
+	}
+	s.say("Fetching %s at %s", ev.Repo.FullName, or(ev.SHA, ev.Ref))
+	ev, err := d.c.Source.Fetch(ctx, ev)
+	if err != nil {
+		return Planned{}, err
+	}
+	files, err := d.c.Source.Workflows(ctx, ev)
+	if err != nil {
+		return Planned{}, err
+	}
+	s.say("%d workflow files at %s", len(files), ev.SHA)
+	trigger := d.triggerOf(ctx, ev)
+	p := Planned{Event: ev}
+	var reasons []string
+	for _, f := range files {
+		run, reason := d.compile(ev, f, trigger, files)
+		if run == nil {
+			s.say("%s: not started: %s", f.Path, reason)
+			reasons = append(reasons, f.Path+": "+reason)
+			continue
+		}
+		if run.Reason != "" {
+			s.say("##[error]%s", run.Reason)
+		} else {
+			s.say("%s: %d jobs", f.Path, len(run.Jobs))
+		}
+		p.Runs = append(p.Runs, *run)
+	}
+	switch {
+	case len(files) == 0:
+		p.Reason = "the commit has no workflow in .github/workflows"
+	case len(p.Runs) == 0:
+		p.Reason = "no workflow is started by this event: " + strings.Join(reasons, "; ")
+	}
+	return p, nil
+}
+
+// compile compiles one workflow file. Without a run, the reason says which filter said no.
+func (d *Dispatcher) compile(ev tgr.Event, f File, t workflow.Trigger, files []File) (run *PlannedRun, reason string) {
+	fail := func(reason string) (*PlannedRun, string) {
+		return &PlannedRun{WorkflowFile: f.Path, WorkflowName: f.Path, Conclusion: tgr.StartupFailure, Reason: reason}, ""
+	}
+	if f.Err != nil {
+		return fail(f.Err.Error())
+	}
+	w, problems := workflow.Parse(f.Path, f.Data)
+	if reason := firstErrors(problems); reason != "" {
+		// Nobody knows what would have started it: say so on every push and pull request, as GitHub does.
+		if ev.Name != "push" && ev.Name != "pull_request" {
+			return nil, reason
+		}
+		return fail(reason)
+	}
+	m := w.Match(t)
+	if m.Err != nil {
+		return fail(m.Err.Error())
+	}
+	if !m.OK {
+		return nil, m.Reason
+	}
+	plan, problems := workflow.Compile(w, workflow.Options{Trigger: t, Load: loader(files)})
+	if reason := firstErrors(problems); reason != "" {
+		return fail(reason)
+	}
+	data, err := json.Marshal(plan)
+	if err != nil {
+		return fail(err.Error())
+	}
+	title, err := plan.EvalRunName(&workflow.Scope{GitHub: withEvent(d.githubContext(tgr.Run{Event: ev, WorkflowFile: f.Path, WorkflowName: plan.Name}, ""), ev.Payload), Inputs: plan.Inputs})
+	if err != nil {
+		return fail(err.Error())
+	}
+	run = &PlannedRun{WorkflowFile: f.Path, WorkflowName: plan.Name, Title: title, Plan: data}
+	for _, j := range plan.Jobs {
+		run.Jobs = append(run.Jobs, tgr.Job{Kind: tgr.WorkJob, Key: j.Key, Name: or(j.Name, j.Key), Needs: j.Needs, Status: tgr.Pending})
+	}
+	return run, ""
+}
+
+// triggerOf is the event as on: sees it.
+func (d *Dispatcher) triggerOf(ctx context.Context, ev tgr.Event) workflow.Trigger {
+	var p struct {
+		Action   string         `json:"action"`
+		Inputs   map[string]any `json:"inputs"`
+		Schedule string         `json:"schedule"`
+		Workflow struct {
+			Name string `json:"name"`
+		} `json:"workflow"`
+	}
+	if len(ev.Payload) > 0 {
+		// What does not decode is not there: the webhook's own decoder has refused what is not JSON.
+		_ = json.Unmarshal(ev.Payload, &p)
+	}
+	t := workflow.Trigger{
+		Event: ev.Name, Action: ev.Action, Ref: ev.Ref, BaseRef: ev.BaseRef, HeadRef: ev.HeadRef, Deleted: ev.Deleted,
+		Workflow: p.Workflow.Name, Cron: p.Schedule,
+		Changed: sync.OnceValues(func() ([]string, error) { return d.c.Source.Changed(ctx, ev) }),
+	}
+	if ev.Name == "repository_dispatch" {
+		t.EventType = p.Action
+	}
+	if ev.Name == "workflow_dispatch" {
+		t.Inputs = map[string]string{}
+		for k, v := range p.Inputs {
+			if s, ok := v.(string); ok {
+				t.Inputs[k] = s
+			} else if v != nil {
+				t.Inputs[k] = fmt.Sprint(v)
+			}
+		}
+	}
+	return t
+}
+
+// loader finds reusable workflows among the files of the same commit.
+func loader(files []File) func(string) (string, []byte, error) {
+	return func(uses string) (string, []byte, error) {
+		local, ok := strings.CutPrefix(uses, "./")
+		if !ok {
+			return "", nil, nil
+		}
+		for _, f := range files {
+			if f.Path == path.Clean(local) {
+				return f.Path, f.Data, f.Err
+			}
+		}
+		return "", nil, fmt.Errorf("the commit has no file %s", path.Clean(local))
+	}
+}
+
+// firstErrors joins the errors among problems, the first few in full; "" if there is none.
+func firstErrors(problems []workflow.Problem) string {
+	const shown = 10
+	var lines []string
+	more := 0
+	for _, p := range problems {
+		switch {
+		case p.Severity != workflow.SeverityError:
+		case len(lines) == shown:
+			more++
+		default:
+			lines = append(lines, p.String())
+		}
+	}
+	if more > 0 {
+		lines = append(lines, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(lines, "\n")
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// planCache keeps the decoded plans of the runs that are worked on. Its zero value is ready; safe for concurrent use.
+type planCache struct {
+	mu    sync.Mutex
+	plans map[tgr.RunID]*workflow.Plan
+}
+
+const cachedPlans = 64
+
+func (c *planCache) get(run tgr.Run) (*workflow.Plan, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p, ok := c.plans[run.ID]; ok {
+		return p, nil
+	}
+	p := new(workflow.Plan)
+	if err := json.Unmarshal(run.Plan, p); err != nil {
+		return nil, tgr.Errorf("plan.read", tgr.Internal, "plan of run %d: %w", run.ID, err)
+	}
+	if p.Version != workflow.PlanVersion {
+		return nil, tgr.Errorf("plan.read", tgr.Internal, "run %d has a plan of version %d, and this server knows %d", run.ID, p.Version, workflow.PlanVersion)
+	}
+	if c.plans == nil || len(c.plans) >= cachedPlans {
+		c.plans = map[tgr.RunID]*workflow.Plan{} // simpler than an eviction order, and as good for decoded rows
+	}
+	c.plans[run.ID] = p
+	return p, nil
+}

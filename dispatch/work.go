@@ -1,0 +1,71 @@
+package dispatch
+
+import (
+	"errors"
+	"time"
+
+	"github.com/terraphim/tgr"
+)
+
+// ErrNothing says that no job can be claimed now.
+var ErrNothing = errors.New("nothing to do")
+
+// Lease is the right to work on a job until a time. Every write about the job carries its Token; after the job
+// was given to somebody else, the store refuses the old one with Conflict.
+type Lease struct {
+	Job   tgr.Job
+	Run   tgr.Run // with its Plan
+	Token string
+	Until time.Time
+}
+
+// Claim asks for a job to work on.
+type Claim struct {
+	Owner string        // who asks: the server's instance, for taking back its work after it died
+	Lease time.Duration // how long the job is his without a beat
+	Kinds []tgr.JobKind // nil: any
+}
+
+// Planned is what became of an accepted event: one run per workflow that it starts, and one completed run per
+// workflow file that could not be compiled. With no Runs the accepted run is skipped, and Reason says why.
+type Planned struct {
+	Event  tgr.Event // with what only the source knew, such as the SHA of a branch
+	Runs   []PlannedRun
+	Reason string
+}
+
+// PlannedRun is one workflow of a planned event.
+type PlannedRun struct {
+	WorkflowFile string
+	WorkflowName string
+	Title        string
+	Plan         []byte         // workflow.Plan as JSON
+	Jobs         []tgr.Job      // pending; Key, Name and Needs are set
+	Conclusion   tgr.Conclusion // StartupFailure for a workflow that could not be compiled: no jobs, and a Reason
+	Reason       string
+}
+
+// Change is what Settle does to the jobs of a run. Each map is by id of a job that has not been completed.
+type Change struct {
+	Expand map[tgr.JobID][]tgr.Job // a pending job is replaced by these, which are queued
+	Skip   map[tgr.JobID]string    // completed as skipped, for that reason
+	Fail   map[tgr.JobID]JobResult // completed without having run, as the result says
+	Cancel map[tgr.JobID]string    // cancelled at once, or marked for the machine that runs it, for that reason
+}
+
+// JobResult is how a job ended.
+type JobResult struct {
+	Conclusion  tgr.Conclusion
+	Blame       tgr.Blame
+	Reason      string
+	Outputs     map[string]string
+	Steps       []tgr.Step
+	Annotations []tgr.Annotation
+}
+
+// Progress is what a running job shows of itself. Zero fields leave what is recorded as it is.
+type Progress struct {
+	Steps     []tgr.Step
+	Machine   string
+	Isolation string
+}

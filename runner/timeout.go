@@ -1,0 +1,116 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/terraphim/tgr/workflow"
+)
+
+// The bounds where a job states none, in minutes; they are GitHub's.
+const (
+	defaultTimeout       = 360
+	defaultCancelTimeout = 5
+)
+
+// clock holds the contexts of a job. Two things can end: the job, which is then cancelled and winds up, and the time it
+// has for winding up.
+type clock struct {
+	job     context.Context // ends when the job is cancelled or its time is up
+	hard    context.Context // ends when nothing may run any more
+	minutes float64
+	grace   float64
+	undo    []func()
+}
+
+// errWindUp is the cause when a cancelled job took too long to wind up.
+var errWindUp = errors.New("the job took too long to end after it was cancelled")
+
+// start begins to count. ctx is kept until stop.
+func (c *clock) start(ctx context.Context, i workflow.Instance) {
+	c.minutes, c.grace = i.TimeoutMinutes, i.CancelTimeout
+	if !(c.minutes > 0) {
+		c.minutes = defaultTimeout
+	}
+	if !(c.grace > 0) {
+		c.grace = defaultCancelTimeout
+	}
+	job, cancelJob := context.WithTimeoutCause(ctx, minutes(c.minutes), ErrTimeout)
+	hard, cancelHard := context.WithCancelCause(context.WithoutCancel(ctx))
+	c.job, c.hard = job, hard
+	var windUp *time.Timer
+	armed := make(chan struct{})
+	stopAfter := context.AfterFunc(job, func() {
+		windUp = time.AfterFunc(minutes(c.grace), func() { cancelHard(errWindUp) })
+		close(armed)
+	})
+	c.undo = append(c.undo, func() {
+		if !stopAfter() {
+			<-armed
+			windUp.Stop()
+		}
+		cancelJob()
+		cancelHard(nil)
+	})
+}
+
+// stop frees what start took.
+func (c *clock) stop() {
+	for _, f := range c.undo {
+		f()
+	}
+}
+
+// cancelled reports whether the job was cancelled or its time is up.
+func (c *clock) cancelled() bool { return c.job.Err() != nil }
+
+// cause is why the job was cancelled; nil: it was not.
+func (c *clock) cause() error {
+	if c.job.Err() == nil {
+		return nil
+	}
+	return context.Cause(c.job)
+}
+
+// reason puts the cause into words.
+func (c *clock) reason(runner string) string {
+	switch cause := c.cause(); {
+	case cause == nil:
+		return ""
+	case errors.Is(cause, ErrTimeout):
+		return fmt.Sprintf("The job running on runner %s has exceeded the maximum execution time of %s minutes.", runner, number(c.minutes))
+	case errors.Is(cause, context.Canceled):
+		return "The operation was canceled."
+	default:
+		return "The operation was canceled: " + cause.Error()
+	}
+}
+
+// errStepTimeout is the cause when a step's own time was up.
+var errStepTimeout = errors.New("the step has timed out")
+
+// step makes the context of one step. One that survives cancelling ends only with the time for winding up.
+func (c *clock) step(survives bool, timeout float64) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(c.hard)
+	undo := func() bool { return true }
+	if !survives {
+		undo = context.AfterFunc(c.job, func() { cancel(context.Cause(c.job)) })
+	}
+	timer := func() {}
+	if timeout > 0 {
+		ctx, timer = context.WithTimeoutCause(ctx, minutes(timeout), errStepTimeout)
+	}
+	return ctx, func() {
+		undo()
+		timer()
+		cancel(nil)
+	}
+}
+
+// minutes turns a number of minutes, which may have a fraction, into a duration.
+func minutes(m float64) time.Duration {
+	return time.Duration(math.Min(m*float64(time.Minute), math.MaxInt64/2))
+}
