@@ -44,18 +44,12 @@ type fields map[string]value
 func parseFields(body []byte, want []string) (fields, error) {
 	p := &scanner{in: body, want: make(map[string]bool), got: make(fields)}
 	for _, path := range want {
-		for i := 0; ; {
-			p.want[path[:i]] = true
-			j := strings.IndexByte(path[min(i+1, len(path)):], '.')
-			if i == len(path) {
-				break
-			}
-			if j < 0 {
-				i = len(path)
-			} else {
-				i += 1 + j
+		for i, c := range path {
+			if c == '.' {
+				p.want[path[:i]] = true
 			}
 		}
+		p.want[path] = true
 	}
 	if !utf8.Valid(body) {
 		return nil, p.fail("invalid UTF-8")
@@ -353,18 +347,23 @@ func unescape(raw []byte) string {
 			b.WriteRune(r)
 			continue
 		}
-		b.WriteByte(map[byte]byte{'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}[raw[i+1]] | plainEscape(raw[i+1]))
+		switch c := raw[i+1]; c {
+		case 'b':
+			b.WriteByte('\b')
+		case 'f':
+			b.WriteByte('\f')
+		case 'n':
+			b.WriteByte('\n')
+		case 'r':
+			b.WriteByte('\r')
+		case 't':
+			b.WriteByte('\t')
+		default: // a quote, a slash or a backslash
+			b.WriteByte(c)
+		}
 		i += 2
 	}
 	return b.String()
-}
-
-// plainEscape returns c if an escaped c is c itself, else 0.
-func plainEscape(c byte) byte {
-	if c == '"' || c == '\\' || c == '/' {
-		return c
-	}
-	return 0
 }
 
 // number reads a number as JSON defines it: NaN, 01 and 1. are none.
