@@ -142,4 +142,3 @@ func (e *Expr) checkEnv(env *Env) *Error {
 	}
 	return nil
 }
-
