@@ -1,0 +1,602 @@
+package github
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/terraphim/tgr"
+	"golang.org/x/sys/unix"
+)
+
+// SourceConfig is what a Source is made of. Dir is required.
+type SourceConfig struct {
+	Dir     string // where the bare clones are (REPOSITORY_PATH); made if absent
+	BaseURL string // "": https://github.com. Repositories are at BaseURL/owner/name.git, never where a payload says
+	// Remote overrides the address of a repository, such as a local one: a URL of https, http or file, or "" for
+	// BaseURL's. nil: always BaseURL's.
+	Remote func(repo tgr.Repo) string
+	// Token returns the token for a repository, "" for none. It is passed to git in the environment of one process:
+	// it appears in no argument, file or log. nil: none.
+	Token    func(ctx context.Context, repo string) (string, error)
+	Timeout  time.Duration // of one git process that talks to a remote; 0: 10 minutes
+	MaxFile  int64         // bytes of one file that is read; 0: 1 MiB
+	MaxCache int64         // bytes of prepared checkouts kept under Dir; 0: 2 GiB
+	Log      *slog.Logger
+}
+
+// Source gets repositories from their server into bare clones, one per repository, and serves everything from
+// there. Only what is needed is fetched: the commit alone at first, history when a question needs it.
+// It is safe for concurrent use, also by several processes on the same Dir.
+type Source struct {
+	c SourceConfig
+
+	mu    sync.Mutex
+	locks map[string]*repoLock // by directory of the clone; only those in use
+}
+
+// NewSource checks the configuration; it does no I/O.
+func NewSource(c SourceConfig) (*Source, error) {
+	if c.Dir == "" {
+		return nil, tgr.Errorf("source.new", tgr.Invalid, "the source needs a directory for its clones")
+	}
+	abs, err := filepath.Abs(c.Dir)
+	if err != nil {
+		return nil, tgr.Errorf("source.new", tgr.Invalid, "the source's directory %s: %v", c.Dir, err)
+	}
+	c.Dir = abs
+	if c.BaseURL == "" {
+		c.BaseURL = "https://github.com"
+	}
+	c.BaseURL = strings.TrimRight(c.BaseURL, "/")
+	if err := checkRemote(c.BaseURL); err != nil {
+		return nil, tgr.Errorf("source.new", tgr.Invalid, "the source's base URL: %v", err)
+	}
+	if c.Timeout <= 0 {
+		c.Timeout = 10 * time.Minute
+	}
+	if c.MaxFile <= 0 {
+		c.MaxFile = 1 << 20
+	}
+	if c.MaxCache <= 0 {
+		c.MaxCache = 2 << 30
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Source{c: c, locks: make(map[string]*repoLock)}, nil
+}
+
+func checkRemote(remote string) error {
+	u, err := url.Parse(remote)
+	switch {
+	case err != nil:
+		return err
+	case u.Scheme != "https" && u.Scheme != "http" && u.Scheme != "file":
+		return fmt.Errorf("%q is not a URL of https, http or file", clip(remote, 200))
+	case u.User != nil:
+		return errors.New("a URL with a user or password would show them to everybody; give a token instead")
+	case strings.ContainsFunc(remote, func(r rune) bool { return r <= ' ' || r == 0x7f }):
+		return errors.New("a URL with spaces or control characters")
+	}
+	return nil
+}
+
+// clone is the bare clone of one repository.
+type clone struct {
+	s      *Source
+	name   string // owner/name, for messages
+	dir    string
+	remote string
+}
+
+// clone names the repository's clone. The identity is the numeric id, because names change hands.
+func (s *Source) clone(repo tgr.Repo) (*clone, error) {
+	remote := ""
+	if s.c.Remote != nil {
+		remote = s.c.Remote(repo)
+	}
+	base := s.c.BaseURL
+	if remote == "" {
+		if !validRepo(repo.FullName) {
+			return nil, tgr.Errorf("source", tgr.Invalid, "%q is not owner/name", clip(repo.FullName, 200))
+		}
+		remote = base + "/" + repo.FullName + ".git"
+	} else {
+		base = remote
+		if err := checkRemote(remote); err != nil {
+			return nil, tgr.Errorf("source", tgr.Invalid, "the address of %s: %v", repo.FullName, err)
+		}
+	}
+	id := strconv.FormatInt(repo.ID, 10)
+	if repo.ID == 0 {
+		id = shortHash(strings.ToLower(remote))
+	}
+	return &clone{s: s, name: repo.FullName, remote: remote, dir: filepath.Join(s.c.Dir, "repos", shortHash(base), id+".git")}, nil
+}
+
+func shortHash(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:8])
+}
+
+// fail makes the error that crosses the room's boundary: it names the repository and what was wanted of it.
+func (c *clone) fail(op, what string, err error) error {
+	var e *tgr.Error
+	if errors.As(err, &e) {
+		return err
+	}
+	return &tgr.Error{Op: "source." + op, Code: codeOfGit(err), Message: what + " of " + c.name + ": " + err.Error(), Err: err}
+}
+
+// repoLock is held by who writes to a clone: a mutex for this process, a file lock for the others.
+type repoLock struct {
+	ch    chan struct{} // capacity 1: full while the lock is held
+	users int
+}
+
+// lock waits for the clone's lock, or for ctx.
+func (c *clone) lock(ctx context.Context) (unlock func(), err error) {
+	s := c.s
+	s.mu.Lock()
+	l := s.locks[c.dir]
+	if l == nil {
+		l = &repoLock{ch: make(chan struct{}, 1)}
+		s.locks[c.dir] = l
+	}
+	l.users++
+	s.mu.Unlock()
+	leave := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(s.locks, c.dir)
+		}
+	}
+	select {
+	case l.ch <- struct{}{}:
+	case <-ctx.Done():
+		leave()
+		return nil, context.Cause(ctx)
+	}
+	f, err := lockFile(ctx, c.dir+".lock")
+	if err != nil {
+		<-l.ch
+		leave()
+		return nil, err
+	}
+	return func() {
+		f.Close() // gives the file lock back
+		<-l.ch
+		leave()
+	}, nil
+}
+
+// lockFile takes an exclusive lock on a file beside the clone; another process may hold it for as long as a fetch.
+func lockFile(ctx context.Context, name string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	wait := time.NewTicker(20 * time.Millisecond)
+	defer wait.Stop()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if err != unix.EWOULDBLOCK && err != unix.EINTR {
+			f.Close()
+			return nil, err
+		}
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			f.Close()
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// git calls git on the clone, without a network.
+func (c *clone) git(ctx context.Context, args ...string) ([]byte, error) {
+	return git{dir: c.dir}.run(ctx, args...)
+}
+
+// has reports whether the commit is in the clone.
+func (c *clone) has(ctx context.Context, sha string) bool {
+	if _, err := os.Stat(filepath.Join(c.dir, "HEAD")); err != nil {
+		return false
+	}
+	_, err := c.git(ctx, "cat-file", "-e", sha+"^{commit}")
+	return err == nil
+}
+
+// Fetch makes a commit available: the given one, or the tip of ref if sha is empty. It returns the commit's SHA.
+// A commit that is there already costs no network. Where the server does not give out commits by their SHA, ref is
+// fetched, and the commit must be found in its history.
+func (s *Source) Fetch(ctx context.Context, repo tgr.Repo, sha, ref string) (string, error) {
+	c, err := s.clone(repo)
+	if err != nil {
+		return "", err
+	}
+	what := "commit " + sha
+	switch {
+	case sha == "" && ref == "":
+		return "", tgr.Errorf("source.fetch", tgr.Invalid, "neither a commit nor a ref of %s was asked for", c.name)
+	case sha != "" && !shaPattern.MatchString(sha):
+		return "", tgr.Errorf("source.fetch", tgr.Invalid, "%q is not a SHA", clip(sha, 100))
+	case ref != "" && !validRef(ref):
+		return "", tgr.Errorf("source.fetch", tgr.Invalid, "%q is not the full name of a ref", clip(ref, 100))
+	case sha == "":
+		what = "ref " + ref
+	case c.has(ctx, sha):
+		return sha, nil
+	}
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return "", c.fail("fetch", what, err)
+	}
+	defer unlock()
+	if sha == "" {
+		sha, err = c.fetchRef(ctx, ref)
+	} else {
+		err = c.need(ctx, sha, ref)
+	}
+	if err != nil {
+		return "", c.fail("fetch", what, err)
+	}
+	return sha, nil
+}
+
+// need fetches the commit unless it is there. The lock is held.
+func (c *clone) need(ctx context.Context, sha, ref string) error {
+	if c.has(ctx, sha) {
+		return nil
+	}
+	err := c.fetch(ctx, c.depth(1), "+"+sha+":"+keepRef(sha, ref))
+	if err == nil {
+		return nil
+	}
+	if ref == "" || codeOfGit(err) != tgr.NotFound {
+		return err
+	}
+	// The server does not give out this commit by itself. Look for it in the ref's history.
+	for _, depth := range []string{"--depth=50", "--unshallow"} {
+		if depth == "--unshallow" && !c.shallow() {
+			depth = "--no-tags"
+		}
+		if ferr := c.fetch(ctx, depth, "+"+ref+":"+keepRef("", ref)); ferr != nil {
+			return ferr
+		}
+		if c.has(ctx, sha) {
+			return nil
+		}
+	}
+	return err
+}
+
+// keepRef is the ref of the clone that holds what was fetched: it tells the next fetch what need not be sent again.
+// One per ref of the remote, so that their number is bounded by what the remote has.
+func keepRef(sha, ref string) string {
+	if name, ok := strings.CutPrefix(ref, "refs/"); ok {
+		return "refs/tgr/" + name
+	}
+	return "refs/tgr/sha/" + sha
+}
+
+// fetchRef fetches the tip of a ref and returns its commit. The lock is held.
+func (c *clone) fetchRef(ctx context.Context, ref string) (string, error) {
+	if err := c.fetch(ctx, c.depth(1), "+"+ref+":"+keepRef("", ref)); err != nil {
+		return "", err
+	}
+	out, err := c.git(ctx, "rev-parse", "--verify", "--end-of-options", keepRef("", ref)+"^{commit}")
+	return strings.TrimSpace(string(out)), err
+}
+
+// depth asks for n commits, unless the clone has history already, which a shallow fetch would cut off.
+func (c *clone) depth(n int) string {
+	if c.full() {
+		return "--no-tags"
+	}
+	return "--depth=" + strconv.Itoa(n)
+}
+
+// full reports whether the clone has been given the history of all its commits.
+func (c *clone) full() bool {
+	_, err := os.Stat(filepath.Join(c.dir, "tgr-full"))
+	return err == nil && !c.shallow()
+}
+
+func (c *clone) shallow() bool {
+	_, err := os.Stat(filepath.Join(c.dir, "shallow"))
+	return err == nil
+}
+
+// fetch talks to the remote. The lock is held.
+func (c *clone) fetch(ctx context.Context, depth string, refspecs ...string) error {
+	if err := c.create(); err != nil {
+		return err
+	}
+	g, err := c.authorised(ctx)
+	if err != nil {
+		return err
+	}
+	g.dir = c.dir
+	ctx, cancel := context.WithTimeoutCause(ctx, c.s.c.Timeout, fmt.Errorf("%w: no answer within %v", context.DeadlineExceeded, c.s.c.Timeout))
+	defer cancel()
+	start := time.Now()
+	args := append([]string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules", "--force"}, depth, "--end-of-options", c.remote)
+	if _, err := g.run(ctx, append(args, refspecs...)...); err != nil {
+		return err
+	}
+	c.s.c.Log.Debug("fetched", "repo", c.name, "refs", refspecs, "depth", depth, "took", time.Since(start))
+	return c.tidy(ctx)
+}
+
+// authorised prepares a git that may talk to the clone's remote.
+func (c *clone) authorised(ctx context.Context) (git, error) {
+	var g git
+	if strings.HasPrefix(c.remote, "file:") {
+		g.conf = append(g.conf, [2]string{"protocol.file.allow", "always"})
+		return g, nil
+	}
+	if c.s.c.Token == nil {
+		return g, nil
+	}
+	token, err := c.s.c.Token(ctx, c.name)
+	if err != nil {
+		return g, &tgr.Error{Op: "source.token", Code: tgr.Unavailable, Message: "no token for " + c.name, Err: err}
+	}
+	g.conf = append(g.conf, tokenConf(c.remote, token)...)
+	return g, nil
+}
+
+// create makes an empty bare repository by hand: it costs no process.
+func (c *clone) create() error {
+	if _, err := os.Stat(filepath.Join(c.dir, "HEAD")); err == nil {
+		return nil
+	}
+	for _, d := range []string{"objects/pack", "objects/info", "refs/heads"} {
+		if err := os.MkdirAll(filepath.Join(c.dir, d), 0o700); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(c.dir, "config"), []byte("[core]\n\trepositoryformatversion = 0\n\tbare = true\n"), 0o600); err != nil {
+		return err
+	}
+	// HEAD makes it a repository; it comes last, and whole.
+	tmp := filepath.Join(c.dir, "HEAD.new")
+	if err := os.WriteFile(tmp, []byte("ref: refs/heads/none\n"), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(c.dir, "HEAD"))
+}
+
+// maxPacks is how many packs a clone may have before they are made one. Each fetch adds one.
+const maxPacks = 64
+
+// tidy merges the packs when there are many. Objects that no ref holds are kept: a queued run may need them.
+func (c *clone) tidy(ctx context.Context) error {
+	packs, err := filepath.Glob(filepath.Join(c.dir, "objects", "pack", "*.pack"))
+	if err != nil || len(packs) <= maxPacks {
+		return err
+	}
+	_, err = c.git(ctx, "repack", "-a", "-d", "-k", "-q")
+	return err
+}
+
+// Resolve returns the commit that a ref of the remote points to now. ref is a full name, the name of a branch or a
+// tag (a branch wins), or a SHA, which is returned as it is. An annotated tag is followed to its commit.
+func (s *Source) Resolve(ctx context.Context, repo tgr.Repo, ref string) (string, error) {
+	_, sha, err := s.resolve(ctx, repo, ref)
+	return sha, err
+}
+
+// resolve also returns the full name, "" for a SHA.
+func (s *Source) resolve(ctx context.Context, repo tgr.Repo, ref string) (full, sha string, err error) {
+	c, err := s.clone(repo)
+	if err != nil {
+		return "", "", err
+	}
+	if shaPattern.MatchString(ref) {
+		return "", ref, nil
+	}
+	names := []string{ref}
+	if !strings.HasPrefix(ref, "refs/") {
+		names = []string{"refs/heads/" + ref, "refs/tags/" + ref}
+	}
+	if !validRef(names[0]) {
+		return "", "", tgr.Errorf("source.resolve", tgr.Invalid, "%q is not the name of a ref", clip(ref, 100))
+	}
+	g, err := c.authorised(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.s.c.Timeout)
+	defer cancel()
+	args := []string{"ls-remote", "--quiet", "--end-of-options", c.remote}
+	for _, n := range names {
+		args = append(args, n, n+"^{}")
+	}
+	out, err := g.run(ctx, args...)
+	if err != nil {
+		return "", "", c.fail("resolve", "ref "+ref, err)
+	}
+	found := make(map[string]string)
+	for line := range strings.Lines(string(out)) {
+		if sha, name, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok && shaPattern.MatchString(sha) {
+			found[name] = sha
+		}
+	}
+	for _, n := range names {
+		if sha := found[n+"^{}"]; sha != "" {
+			return n, sha, nil
+		}
+		if sha := found[n]; sha != "" {
+			return n, sha, nil
+		}
+	}
+	return "", "", tgr.Errorf("source.resolve", tgr.NotFound, "%s has no branch or tag %s", c.name, ref)
+}
+
+// File is a file of a commit's tree.
+type File struct {
+	Path string // from the root of the repository
+	Size int64  // bytes
+	Mode uint32 // git's: 0100644, 0100755; 0120000 for a symbolic link
+	Data []byte
+	Err  error // why Data is nil: too large, or a symbolic link, which is not followed
+}
+
+// maxFiles bounds a directory that is read as a whole.
+const maxFiles = 1000
+
+// Files returns the files directly in a directory of a fetched commit's tree, sorted by path; none, if there is no
+// such directory. A file that is too large, or not a file, is among them with its Err.
+func (s *Source) Files(ctx context.Context, repo tgr.Repo, sha, dir string) ([]File, error) {
+	c, err := s.clone(repo)
+	if err != nil {
+		return nil, err
+	}
+	dir = path.Clean(dir)
+	where := dir + " at " + sha
+	files, ids, err := c.list(ctx, sha, dir+"/")
+	if err != nil {
+		return nil, c.fail("files", where, err)
+	}
+	if err := c.readAll(ctx, files, ids); err != nil {
+		return nil, c.fail("files", where, err)
+	}
+	return files, nil
+}
+
+// ReadFile returns one file of a fetched commit's tree. Symbolic links are not followed.
+func (s *Source) ReadFile(ctx context.Context, repo tgr.Repo, sha, name string) ([]byte, error) {
+	c, err := s.clone(repo)
+	if err != nil {
+		return nil, err
+	}
+	name = path.Clean(name)
+	files, ids, err := c.list(ctx, sha, name)
+	if err == nil && len(files) == 0 {
+		return nil, tgr.Errorf("source.read", tgr.NotFound, "%s has no file %s at %s", c.name, name, sha)
+	}
+	if err == nil {
+		err = c.readAll(ctx, files, ids)
+	}
+	if err == nil {
+		err = files[0].Err
+	}
+	if err != nil {
+		return nil, c.fail("read", name+" at "+sha, err)
+	}
+	return files[0].Data, nil
+}
+
+// list returns what the tree has at a path (a directory's entries, if it ends in a slash) and the objects' names.
+func (c *clone) list(ctx context.Context, sha, name string) (files []File, ids []string, err error) {
+	if !shaPattern.MatchString(sha) {
+		return nil, nil, tgr.Errorf("source.list", tgr.Invalid, "%q is not a SHA", clip(sha, 100))
+	}
+	if name == "./" {
+		name = ""
+	}
+	if strings.HasPrefix(name, "/") || strings.HasPrefix(name, "../") || strings.ContainsRune(name, 0) {
+		return nil, nil, tgr.Errorf("source.list", tgr.Invalid, "%q is not a path in a repository", clip(name, 200))
+	}
+	if !c.has(ctx, sha) {
+		return nil, nil, tgr.Errorf("source.list", tgr.NotFound, "commit %s of %s has not been fetched", sha, c.name)
+	}
+	args := []string{"--literal-pathspecs", "ls-tree", "-z", "--long", "--full-tree", sha}
+	if name != "" {
+		args = append(args, "--", name)
+	}
+	out, err := c.git(ctx, args...)
+	if err != nil {
+		return nil, nil, err
+	}
+	for entry := range strings.SplitSeq(string(out), "\x00") {
+		meta, name, ok := strings.Cut(entry, "\t")
+		fields := strings.Fields(meta) // mode, type, object, size
+		if !ok || len(fields) != 4 || fields[1] != "blob" {
+			continue
+		}
+		mode, err := strconv.ParseUint(fields[0], 8, 32)
+		if err != nil {
+			continue
+		}
+		size, err := strconv.ParseInt(fields[3], 10, 64)
+		if err != nil {
+			continue
+		}
+		if len(files) == maxFiles {
+			return nil, nil, tgr.Errorf("source.list", tgr.Limit, "more than %d files in one directory of %s at %s", maxFiles, c.name, sha)
+		}
+		files, ids = append(files, File{Path: name, Size: size, Mode: uint32(mode)}), append(ids, fields[2])
+	}
+	return files, ids, nil
+}
+
+const modeSymlink = 0o120000
+
+// readAll reads the objects of the files with one process.
+func (c *clone) readAll(ctx context.Context, files []File, ids []string) error {
+	var ask bytes.Buffer
+	var read []int
+	total := int64(0)
+	for i := range files {
+		f := &files[i]
+		total += f.Size
+		switch {
+		case f.Mode&0o170000 == modeSymlink:
+			f.Err = tgr.Errorf("source.read", tgr.Workflow, "%s is a symbolic link, which is not followed", f.Path)
+		case f.Size > c.s.c.MaxFile:
+			f.Err = tgr.Errorf("source.read", tgr.Workflow, "%s has %d bytes; at most %d are read", f.Path, f.Size, c.s.c.MaxFile)
+		case total > gitOutput/2:
+			f.Err = tgr.Errorf("source.read", tgr.Workflow, "%s: the files of its directory are too large together", f.Path)
+		default:
+			ask.WriteString(ids[i] + "\n")
+			read = append(read, i)
+		}
+	}
+	if len(read) == 0 {
+		return nil
+	}
+	out, err := git{dir: c.dir, stdin: &ask}.run(ctx, "cat-file", "--batch")
+	if err != nil {
+		return err
+	}
+	r := bufio.NewReader(bytes.NewReader(out))
+	for _, i := range read {
+		head, err := r.ReadString('\n')
+		if want := fmt.Sprintf("%s blob %d\n", ids[i], files[i].Size); err != nil || head != want {
+			return fmt.Errorf("object %s of %s: git answered %q", ids[i], files[i].Path, clip(head, 100))
+		}
+		files[i].Data = make([]byte, files[i].Size)
+		if _, err := io.ReadFull(r, files[i].Data); err != nil {
+			return err
+		}
+		if _, err := r.Discard(1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
