@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -65,6 +66,9 @@ const (
 	maxText   = 500   // characters of a reason
 	maxName   = 255
 )
+
+// runStatuses are the values that the filter status takes.
+var runStatuses = []string{string(tgr.Pending), string(tgr.Queued), string(tgr.InProgress), string(tgr.Completed)}
 
 // repoName is owner/name; the server that it names is decided elsewhere.
 var repoName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,99}/[A-Za-z0-9._-]{1,100}$`)
@@ -133,8 +137,11 @@ func (s *Server) runs(r *request) (RunList, error) {
 	if err != nil {
 		return RunList{}, err
 	}
-	f := Filter{Repo: q.Get("repo"), Ref: q.Get("ref"), SHA: q.Get("sha"), Event: q.Get("event"), Workflow: q.Get("workflow"),
-		Status: tgr.Status(q.Get("status")), Conclusion: tgr.Conclusion(q.Get("conclusion")), Before: tgr.RunID(before), Limit: int(limit)}
+	f := Filter{Repo: q.Get("repo"), Workflow: q.Get("workflow"), Branch: q.Get("branch"), Event: q.Get("event"),
+		Status: tgr.Status(q.Get("status")), Delivery: tgr.DeliveryID(q.Get("delivery")), Before: tgr.RunID(before), Limit: int(limit)}
+	if known(q.Get("status"), runStatuses) == "other" && f.Status != "" {
+		return RunList{}, invalid("status is %q, and should be one of %s", cut(q.Get("status"), 30), strings.Join(runStatuses, ", "))
+	}
 	runs, err := s.cfg.Runs.Runs(r.Context(), f)
 	if err != nil {
 		return RunList{}, err

@@ -51,8 +51,8 @@ func NewClient(base, token string) (*Client, error) {
 // Runs lists runs. f.Limit 0 leaves the number to the server.
 func (c *Client) Runs(ctx context.Context, f Filter) (RunList, error) {
 	q := url.Values{}
-	for name, v := range map[string]string{"repo": f.Repo, "ref": f.Ref, "sha": f.SHA, "event": f.Event, "workflow": f.Workflow,
-		"status": string(f.Status), "conclusion": string(f.Conclusion)} {
+	for name, v := range map[string]string{"repo": f.Repo, "workflow": f.Workflow, "branch": f.Branch, "event": f.Event,
+		"status": string(f.Status), "delivery": string(f.Delivery)} {
 		if v != "" {
 			q.Set(name, v)
 		}
@@ -102,6 +102,7 @@ func (c *Client) Dispatch(ctx context.Context, d Dispatch) (Accepted, error) {
 
 // LogOptions choose what of a log is read. The zero value is all of it.
 type LogOptions struct {
+	Try        int  // of the job, from 1; 0: the latest
 	From       int  // number of the first line; 0: 1
 	Step       int  // only this step's lines; 0: all
 	Timestamps bool // each line begins with its time
@@ -110,6 +111,9 @@ type LogOptions struct {
 // Log returns what a job has logged as text. The caller closes it. A log that breaks off is an error, not an end.
 func (c *Client) Log(ctx context.Context, job tgr.JobID, o LogOptions) (io.ReadCloser, error) {
 	q := url.Values{}
+	if o.Try > 0 {
+		q.Set("try", strconv.Itoa(o.Try))
+	}
 	if o.From > 0 {
 		q.Set("from", strconv.Itoa(o.From))
 	}
@@ -194,9 +198,9 @@ const attempts = 8
 
 // Follow calls line for each line of a job's log from number from (0: the first), past the end of what has been
 // logged until the job has ended, and returns how it did. It takes a broken stream up again where it was, each
-// line once. An error of line ends it.
+// line once. A job that is tried again begins a new log: the line's Try tells. An error of line ends it.
 func (c *Client) Follow(ctx context.Context, job tgr.JobID, from int, line func(LogLine) error) (StreamEnd, error) {
-	next := max(from, 1)
+	next, try := max(from, 1), 0
 	return c.stream(ctx, fmt.Sprintf("/api/jobs/%d/log/stream?from=%d", job, next), func(e Event) error {
 		if e.Name != "line" {
 			return nil
@@ -205,10 +209,10 @@ func (c *Client) Follow(ctx context.Context, job tgr.JobID, from int, line func(
 		if err := json.Unmarshal(e.Data, &l); err != nil {
 			return tgr.Errorf("client", tgr.Unavailable, "a line of job %d cannot be read: %w", job, err)
 		}
-		if l.Line < next {
+		if l.Try == try && l.Line < next {
 			return nil
 		}
-		next = l.Line + 1
+		next, try = l.Line+1, l.Try
 		return line(l)
 	})
 }

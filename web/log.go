@@ -2,7 +2,9 @@ package web
 
 import (
 	"bufio"
+	"context"
 	"fmt"
+	"iter"
 	"net/http"
 	"time"
 
@@ -16,6 +18,10 @@ const stamp = "2006-01-02T15:04:05.0000000Z "
 func (s *Server) getLog(w http.ResponseWriter, r *request) error {
 	q := r.URL.Query()
 	from, err := number(q.Get("from"), "from", 1, maxLine)
+	if err != nil {
+		return err
+	}
+	try, err := number(q.Get("try"), "try", 0, maxLine)
 	if err != nil {
 		return err
 	}
@@ -33,7 +39,7 @@ func (s *Server) getLog(w http.ResponseWriter, r *request) error {
 	}
 	out := &download{w: w, rc: http.NewResponseController(w), name: fmt.Sprintf("job-%d.log", job.ID)}
 	buf := bufio.NewWriterSize(out, 64<<10)
-	for l, err := range s.cfg.Logs.Read(r.Context(), job.ID, int(from)-1) {
+	for l, err := range s.readLog(r.Context(), job.ID, int(try), int(from)-1) {
 		if err != nil {
 			return out.broken(s, r, err)
 		}
@@ -53,6 +59,17 @@ func (s *Server) getLog(w http.ResponseWriter, r *request) error {
 	}
 	_, err = out.Write(nil) // the headers of an empty log
 	return err
+}
+
+// readLog is LogReader.Read; a log that there is not is an empty one.
+func (s *Server) readLog(ctx context.Context, job tgr.JobID, try, from int) iter.Seq2[tgr.LogLine, error] {
+	return func(yield func(tgr.LogLine, error) bool) {
+		for l, err := range s.cfg.Logs.Read(ctx, job, try, from) {
+			if tgr.CodeOf(err) == tgr.NotFound || !yield(l, err) {
+				return
+			}
+		}
+	}
 }
 
 // download sends its headers with the first bytes, so that what fails before can still be answered as an

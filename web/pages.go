@@ -52,6 +52,7 @@ type jobData struct {
 	layout
 	Run      tgr.Run
 	Job      tgr.Job
+	Try      int // whose log it is
 	Rows     []logRow
 	From     int  // number of the first line
 	NextLine int  // number of the line after the last
@@ -158,9 +159,9 @@ func (s *Server) jobPage(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	data := jobData{layout: layout{Title: jobTitle(job), Version: s.cfg.Version}, Run: run, Job: job,
-		From: int(from), NextLine: int(from), Trusted: r.access.trusted}
+		Try: max(job.Tries, 1), From: int(from), NextLine: int(from), Trusted: r.access.trusted}
 	size, step := 0, -1
-	for l, err := range s.cfg.Logs.Read(r.Context(), job.ID, int(from)-1) {
+	for l, err := range s.readLog(r.Context(), job.ID, data.Try, int(from)-1) {
 		if err != nil {
 			return err
 		}

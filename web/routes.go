@@ -47,14 +47,14 @@ func routes() []route {
 		{"POST", "/api/runs/{id}/cancel", change, nil, (*Server).cancel},
 		{"POST", "/api/runs/{id}/rerun", change, nil, (*Server).rerun},
 		{"GET", "/api/jobs/{id}", read, nil, (*Server).getJob},
-		{"GET", "/api/jobs/{id}/log", read, []string{"from", "step", "timestamps"}, (*Server).getLog},
+		{"GET", "/api/jobs/{id}/log", read, []string{"try", "from", "step", "timestamps"}, (*Server).getLog},
 		{"GET", "/api/jobs/{id}/log/stream", read, []string{"from", "spans"}, (*Server).streamLog},
 		{"POST", "/api/dispatch", change, nil, (*Server).dispatch},
 	}
 }
 
 // filters are the query parameters that choose runs.
-var filters = []string{"repo", "ref", "sha", "event", "workflow", "status", "conclusion"}
+var filters = []string{"repo", "workflow", "branch", "event", "status", "delivery"}
 
 // request is an admitted request.
 type request struct {

@@ -10,25 +10,31 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/terraphim/tgr"
 )
 
-// The bounds that hold slow and greedy clients. A stream lifts readTimeout and renews writeTimeout with every
-// write.
-const (
-	readHeaderTimeout = 10 * time.Second
-	readTimeout       = 60 * time.Second // the body too: 25 MiB of a webhook at 3.5 Mbit/s
-	writeTimeout      = 60 * time.Second
-	idleTimeout       = 2 * time.Minute
-	maxHeaderBytes    = 64 << 10
-)
+// limits hold slow and greedy clients. A stream lifts read, and renews write with every write.
+type limits struct {
+	header, read, write, idle time.Duration
+	headerBytes               int
+}
+
+var defaultLimits = limits{
+	header:      10 * time.Second,
+	read:        60 * time.Second, // the body too: 25 MiB of a webhook at 3.5 Mbit/s
+	write:       60 * time.Second,
+	idle:        2 * time.Minute,
+	headerBytes: 64 << 10,
+}
 
 // Server serves pages, API, streams, metrics and health. It is safe for concurrent use.
 type Server struct {
 	cfg     Config
+	limits  limits
 	log     *slog.Logger
 	origin  *http.CrossOriginProtection
 	pages   *template.Template
@@ -59,7 +65,7 @@ func New(c Config) (*Server, error) {
 	c.Heartbeat = cmp.Or(max(c.Heartbeat, 0), 15*time.Second)
 	c.Shutdown = cmp.Or(max(c.Shutdown, 0), 10*time.Second)
 	c.MaxStreams = cmp.Or(max(c.MaxStreams, 0), 256)
-	s := &Server{cfg: c, log: c.Log, origin: http.NewCrossOriginProtection(),
+	s := &Server{cfg: c, limits: defaultLimits, log: c.Log, origin: http.NewCrossOriginProtection(),
 		streams: make(chan struct{}, c.MaxStreams), stop: make(chan struct{})}
 	var err error
 	if s.pages, err = parsePages(); err != nil {
@@ -78,11 +84,11 @@ func (s *Server) Handler() http.Handler { return s.handler }
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler,
-		ReadHeaderTimeout: readHeaderTimeout,
-		ReadTimeout:       readTimeout,
-		WriteTimeout:      writeTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
+		ReadHeaderTimeout: s.limits.header,
+		ReadTimeout:       s.limits.read,
+		WriteTimeout:      s.limits.write,
+		IdleTimeout:       s.limits.idle,
+		MaxHeaderBytes:    s.limits.headerBytes,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // slow and broken clients
 	}
 	failed := make(chan error, 1)
@@ -133,8 +139,8 @@ func (s *Server) wrap(next http.Handler) http.Handler {
 				}
 				s.fail(rec, r, tgr.Errorf("web", tgr.Internal, "internal error"))
 			}
-			if !rec.stream {
-				s.cfg.Metrics.observeHTTP(r.Pattern, r.Method, max(rec.status, http.StatusOK), time.Since(start))
+			if _, route, _ := strings.Cut(r.Pattern, " "); !rec.stream {
+				s.cfg.Metrics.observeHTTP(route, r.Method, max(rec.status, http.StatusOK), time.Since(start))
 			}
 			s.log.Debug("request", "method", r.Method, "path", r.URL.Path, "status", rec.status, "took", time.Since(start))
 		}()

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/terraphim/tgr"
@@ -20,9 +21,11 @@ type StreamEnd struct {
 	Reason     string         `json:"reason,omitempty"`
 }
 
-// LogLine is a line of a job's log, the data of the event line. Its number is the event's id.
+// LogLine is a line of a job's log, the data of the event line. The event's id is the line's number; for a try
+// after the first, the try's number and a colon come before it.
 type LogLine struct {
 	Line int `json:"line"` // from 1
+	Try  int `json:"try"`  // of the job, from 1: each has a log of its own
 	tgr.LogLine
 	Spans []Span `json:"spans,omitempty"` // only where they were asked for: Text for a page, without control sequences
 }
@@ -129,20 +132,18 @@ func (s *Server) streamLog(w http.ResponseWriter, r *request) error {
 	if spans != "" && spans != "0" && spans != "1" {
 		return invalid("spans is %q, and should be 0 or 1", cut(spans, 30))
 	}
-	next := int(from) - 1
+	f := &follower{s: s, job: job, try: max(job.Tries, 1), next: int(from) - 1, spans: spans == "1"}
 	if last := r.Header.Get("Last-Event-ID"); last != "" {
-		n, err := number(last, "Last-Event-ID", 1, maxLine)
-		if err != nil {
+		if err := f.resume(last); err != nil {
 			return err
 		}
-		next = int(n)
 	}
 	st, done, err := s.openStream(w)
 	if err != nil {
 		return err
 	}
 	defer done()
-	f := &follower{s: s, st: st, job: job, next: next, spans: spans == "1"}
+	f.st = st
 	if err := f.run(r.Context()); err != nil {
 		s.failed(st, r, err)
 	}
@@ -157,9 +158,30 @@ type follower struct {
 	s     *Server
 	st    *stream
 	job   tgr.Job
+	try   int // whose log is sent
 	next  int // the line that is due, from 0
 	spans bool
 	ended bool // the client or the server went away
+}
+
+// resume goes on after the event with that id. The log of an earlier try has nothing more to say.
+func (f *follower) resume(id string) error {
+	try, line, ok := strings.Cut(id, ":")
+	if !ok {
+		try, line = "1", id
+	}
+	t, err := number(try, "Last-Event-ID", 1, maxLine)
+	if err != nil {
+		return err
+	}
+	n, err := number(line, "Last-Event-ID", 1, maxLine)
+	if err != nil {
+		return err
+	}
+	if f.next = int(n); int(t) != f.try {
+		f.next = 0
+	}
+	return nil
 }
 
 // run follows the log until the job is completed and nothing more was logged. The log of a job that is tried
@@ -169,15 +191,19 @@ func (f *follower) run(ctx context.Context) error {
 		if err := f.follow(ctx); err != nil || f.ended {
 			return err
 		}
+		if f.job.Tries > f.try { // it begins anew
+			f.try, f.next = f.job.Tries, 0
+			continue
+		}
 		if f.job.Status.Done() {
 			break
 		}
-		if err := f.pause(ctx); err != nil || f.ended {
-			return err
+		if f.pause(ctx); f.ended {
+			return nil
 		}
 	}
 	// What was logged between the end of the log and that of the job.
-	for l, err := range f.s.cfg.Logs.Read(ctx, f.job.ID, f.next) {
+	for l, err := range f.s.readLog(ctx, f.job.ID, f.try, f.next) {
 		if err != nil {
 			return err
 		}
@@ -192,10 +218,10 @@ func (f *follower) run(ctx context.Context) error {
 	return nil
 }
 
-// follow sends lines until the log is complete, or is quiet though the job has ended.
+// follow sends lines until the log is complete, or is quiet though the job has ended or is tried again.
 func (f *follower) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	lines, failed := pull(ctx, f.s.cfg.Logs.Follow(ctx, f.job.ID, f.next))
+	lines, failed := pull(ctx, f.s.cfg.Logs.Follow(ctx, f.job.ID, f.try, f.next))
 	defer func() {
 		cancel()
 		for range lines { // until the reader has gone
@@ -220,7 +246,7 @@ func (f *follower) follow(ctx context.Context) error {
 		case <-heart.C:
 			err = f.st.heartbeat()
 		case <-poll.C:
-			if f.job.Status.Done() && quiet {
+			if quiet && (f.job.Status.Done() || f.job.Tries > f.try) {
 				return nil
 			}
 			quiet = true
@@ -248,7 +274,7 @@ func pull(ctx context.Context, seq iter.Seq2[tgr.LogLine, error]) (lines <-chan 
 		defer close(errs)
 		for l, err := range seq {
 			if err != nil {
-				if ctx.Err() == nil {
+				if ctx.Err() == nil && tgr.CodeOf(err) != tgr.NotFound { // nothing was logged yet
 					errs <- err
 				}
 				return
@@ -265,12 +291,15 @@ func pull(ctx context.Context, seq iter.Seq2[tgr.LogLine, error]) (lines <-chan 
 
 func (f *follower) line(l tgr.LogLine) error {
 	f.next++
-	out := LogLine{Line: f.next, LogLine: l}
+	out, id := LogLine{Line: f.next, Try: f.try, LogLine: l}, strconv.Itoa(f.next)
+	if f.try > 1 {
+		id = strconv.Itoa(f.try) + ":" + id
+	}
 	if f.spans {
 		out.Text = shown(l.Text)
 		out.Spans = Spans(out.Text)
 	}
-	return f.st.event("line", strconv.Itoa(f.next), out)
+	return f.st.event("line", id, out)
 }
 
 // refresh reads the job's state. What cannot be read now is read with the next tick.
@@ -286,15 +315,16 @@ func (f *follower) refresh(ctx context.Context) {
 }
 
 // pause waits for the job's next state.
-func (f *follower) pause(ctx context.Context) error {
+func (f *follower) pause(ctx context.Context) {
 	changed, free := (<-chan struct{})(nil), func() {}
 	if f.s.cfg.Changed != nil {
 		changed, free = f.s.cfg.Changed(f.job.Run)
 	}
 	defer free()
 	// Read again after subscribing, so that no change falls between the two.
-	if f.refresh(ctx); f.job.Status.Done() {
-		return nil
+	before := f.job.Status
+	if f.refresh(ctx); f.job.Status != before || f.job.Tries > f.try {
+		return
 	}
 	least, poll := time.NewTimer(streamPause), time.NewTimer(f.s.cfg.Poll)
 	defer least.Stop()
@@ -312,16 +342,15 @@ func (f *follower) pause(ctx context.Context) error {
 		case <-heart.C:
 			if f.st.heartbeat() != nil {
 				f.ended = true
-				return nil
+				return
 			}
 		case <-ctx.Done():
 			f.ended = true
-			return nil
+			return
 		case <-f.s.stop:
 			f.ended = true
-			return nil
+			return
 		}
 	}
 	f.refresh(ctx)
-	return nil
 }

@@ -32,27 +32,27 @@ type RunStore interface {
 
 // Filter chooses runs. A zero field admits every run.
 type Filter struct {
-	Repo       string         // full name, owner/name
-	Ref        string         // refs/heads/main
-	SHA        string         // 40 hex digits
-	Event      string         // push, pull_request, …
-	Workflow   string         // path of the workflow file
-	Status     tgr.Status     //
-	Conclusion tgr.Conclusion //
-	Before     tgr.RunID      // only runs with a lower id: the next page
-	Limit      int            // how many at most; the server always sets it, from 1 to MaxRuns
+	Repo     string         // full name, owner/name
+	Workflow string         // path of the workflow file, or the workflow's name
+	Branch   string         // the event's branch or tag, or a pull request's head branch
+	Event    string         // push, pull_request, …
+	Status   tgr.Status     //
+	Delivery tgr.DeliveryID // the webhook that asked for it
+	Before   tgr.RunID      // only runs with a lower id: the next page
+	Limit    int            // how many at most; the server always sets it, from 1 to MaxRuns
 }
 
 // MaxRuns is how many runs one call may list.
 const MaxRuns = 100
 
-// LogReader reads the logs of jobs. The sequences end after the first error; a reader may stop early.
-// Both count the lines of a job from 0 and start with line from.
+// LogReader reads the logs of jobs. A job has one log per try (tgr.Job.Tries, from 1; 0 asks for the latest).
+// Both methods count its lines from 0 and start with line from. The sequences end after the first error; a
+// reader may stop early. A try that has logged nothing yields nothing, or an error with the code NotFound.
 type LogReader interface {
-	// Read yields what has been logged and ends. A job that has logged nothing yields nothing.
-	Read(ctx context.Context, job tgr.JobID, from int) iter.Seq2[tgr.LogLine, error]
+	// Read yields what has been logged and ends.
+	Read(ctx context.Context, job tgr.JobID, try, from int) iter.Seq2[tgr.LogLine, error]
 	// Follow yields what has been logged, then what is being logged, until the log is complete or ctx ends.
-	Follow(ctx context.Context, job tgr.JobID, from int) iter.Seq2[tgr.LogLine, error]
+	Follow(ctx context.Context, job tgr.JobID, try, from int) iter.Seq2[tgr.LogLine, error]
 }
 
 // Controller changes runs. What the state does not allow is a *tgr.Error with the code Conflict.

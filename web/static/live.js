@@ -26,9 +26,11 @@
   function followLog(url) {
     const log = document.getElementById("log");
     const source = new EventSource(url + "&from=" + log.dataset.next);
-    let step = null;
+    let step = null, shown = log.dataset.try ? Number(log.dataset.try) : null;
     source.addEventListener("line", (event) => {
       const line = JSON.parse(event.data);
+      if (line.try !== (shown ?? line.try)) { log.replaceChildren(); step = null; } // tried again: a new log
+      shown = line.try;
       if (document.getElementById("L" + line.line)) return;
       const atEnd = window.innerHeight + window.scrollY >= document.body.offsetHeight - 40;
       if (step !== line.step) {
