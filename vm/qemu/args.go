@@ -1,0 +1,121 @@
+package qemu
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Names inside a machine's folder, which is QEMU's working folder: relative, because a unix socket's path has at
+// most 107 bytes.
+const (
+	overlayFile = "overlay.ext4"
+	qmpSocket   = "qmp"
+	agentSocket = "agent"
+)
+
+// The descriptors of the listening sockets that QEMU inherits.
+const (
+	qmpFD   = 3
+	agentFD = 4
+)
+
+const portID = "agent" // QEMU's name for the agent's port, in events
+
+// args is everything that a command line depends on.
+type args struct {
+	ID      string
+	KVM     bool
+	Image   Image
+	Overlay string // path of the writable disk; "": no disks, as the probe has none
+	Network string
+	VCPUs   int
+	Memory  int64
+	Listen  bool     // control and agent sockets are inherited as descriptors 3 and 4
+	Append  []string // more words for the kernel's command line
+}
+
+func (a args) isolation() string {
+	if a.KVM {
+		return "qemu (kvm)"
+	}
+	return "qemu (tcg)"
+}
+
+// argv is QEMU's command line without the program: a pure function of its receiver, pinned by a golden file.
+// The same command line, but for the memory's backing and -incoming, restores a snapshot of the machine.
+func (a args) argv() []string {
+	mib := (a.Memory + 1<<20 - 1) >> 20
+	v := []string{
+		"-name", a.ID, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+		// microvm has no PCI and no firmware menus: half the boot time of the pc machine.
+		"-M", "microvm,pit=off,pic=off,rtc=on,x-option-roms=off,memory-backend=ram0",
+		"-m", strconv.FormatInt(mib, 10) + "M",
+		"-object", fmt.Sprintf("memory-backend-ram,id=ram0,size=%dM", mib),
+		"-smp", strconv.Itoa(a.VCPUs),
+	}
+	if a.KVM {
+		v = append(v, "-accel", "kvm", "-cpu", "host")
+	} else {
+		v = append(v, "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max")
+	}
+	v = append(v,
+		"-kernel", a.Image.Kernel, "-initrd", a.Image.Initrd, "-append", strings.Join(a.cmdline(), " "),
+		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+		"-device", "virtio-rng-device",
+	)
+	if a.Overlay != "" {
+		v = append(v, a.disk("root", a.Image.Root, "read-only=on,auto-read-only=off,locking=off")...)
+		// The disk does not outlive the machine: nothing is ever flushed to the host's disk for it.
+		v = append(v, a.disk("overlay", a.Overlay, "cache.no-flush=on,discard=unmap")...)
+	}
+	if a.Listen {
+		v = append(v,
+			"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d,server=on,wait=off", qmpFD), "-mon", "chardev=qmp,mode=control",
+			"-chardev", fmt.Sprintf("socket,id=agent,fd=%d,server=on,wait=off", agentFD),
+			"-device", "virtio-serial-device", "-device", "virtserialport,chardev=agent,name=tgr.agent,id="+portID,
+		)
+	}
+	if a.Network == "user" {
+		v = append(v, "-netdev", "user,id=net0,ipv6=off", "-device", "virtio-net-device,netdev=net0")
+	}
+	return v
+}
+
+// disk is a raw file as a virtio disk, which the guest finds by its serial number. Where the host fails to write,
+// the machine stops and says so: the guest must not take the host's fault for its own.
+func (a args) disk(name, file, options string) []string {
+	return []string{
+		"-blockdev", "driver=raw,node-name=" + name + ",file.driver=file,file.filename=" + escape(file) + "," + diskOptions(options),
+		"-device", "virtio-blk-device,drive=" + name + ",serial=" + name + ",rerror=stop,werror=stop",
+	}
+}
+
+// diskOptions addresses the options that belong to the file below the raw format.
+func diskOptions(options string) string {
+	words := strings.Split(options, ",")
+	for i, w := range words {
+		if strings.HasPrefix(w, "locking=") {
+			words[i] = "file." + w
+		}
+	}
+	return strings.Join(words, ",")
+}
+
+// escape doubles commas, by which QEMU separates options.
+func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+// cmdline is the kernel's command line.
+func (a args) cmdline() []string {
+	words := []string{"console=ttyS0", "quiet", "reboot=t", "panic=-1", "audit=0", "random.trust_cpu=on"}
+	if !a.KVM {
+		// Under emulation the calibrations of the time stamp counter and of the delay loop hang on a busy host, so
+		// they are told; mitigations guard a boundary that the emulator does not have.
+		words = append(words, "tsc_early_khz=2000000", "lpj=8000000", "no_timer_check", "mitigations=off")
+	}
+	if a.Network == "user" {
+		words = append(words, "tgr.net=10.0.2.15/24,10.0.2.2,10.0.2.3")
+	}
+	return append(words, a.Append...)
+}

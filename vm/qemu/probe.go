@@ -1,0 +1,171 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/terraphim/tgr/vm"
+)
+
+const (
+	// probeMessage is guest.ProbeMessage, which a provider may not import.
+	probeMessage = "tgr: probe ok"
+	probeTimeout = 10 * time.Second
+	verdictFile  = "kvm-verdict.json"
+)
+
+// Verdict says which accelerator machines use, and why.
+type Verdict struct {
+	KVM    bool   `json:"kvm"`
+	Reason string `json:"reason"` // a sentence
+	Key    string `json:"key"`    // of what the verdict holds for: the host's boot and QEMU's version
+}
+
+// String returns the accelerator's name and the reason.
+func (v Verdict) String() string {
+	if v.KVM {
+		return "kvm: " + v.Reason
+	}
+	return "tcg: " + v.Reason
+}
+
+// Accelerator settles which accelerator machines use. That /dev/kvm exists, and even that it makes a virtual
+// machine, does not mean that a guest boots, so with Auto and KVM a guest is booted; the verdict is kept for this
+// boot of the host and this version of QEMU.
+func (p *Provider) Accelerator(ctx context.Context) (Verdict, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.accel.Reason != "" {
+		return p.accel, nil
+	}
+	if p.cfg.Accel == TCG {
+		p.accel = Verdict{Reason: "software emulation was chosen"}
+		return p.accel, nil
+	}
+	binary, err := p.lookBinary()
+	if err != nil {
+		return Verdict{}, err
+	}
+	v, err := p.kvmVerdict(ctx, binary)
+	if err != nil {
+		return Verdict{}, &vm.InfraError{Op: "qemu: probe KVM", Err: err}
+	}
+	if p.cfg.Accel == KVM && !v.KVM {
+		return v, &vm.InfraError{Op: "qemu", Err: fmt.Errorf("KVM was chosen and does not work: %s", v.Reason)}
+	}
+	p.accel = v
+	return v, nil
+}
+
+func (p *Provider) kvmVerdict(ctx context.Context, binary string) (Verdict, error) {
+	key, err := verdictKey(ctx, binary)
+	if err != nil {
+		return Verdict{}, err
+	}
+	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return Verdict{Reason: err.Error(), Key: key}, nil
+	}
+	kvm.Close()
+	if v, ok := p.readVerdict(key); ok {
+		return v, nil
+	}
+	v := Verdict{Key: key}
+	begin := time.Now()
+	if err := p.probe(ctx, binary, true); err != nil {
+		if ctx.Err() != nil {
+			return v, context.Cause(ctx)
+		}
+		v.Reason = "/dev/kvm exists, but a guest does not boot with it: " + err.Error()
+	} else {
+		v.KVM, v.Reason = true, fmt.Sprintf("a guest booted in %v", time.Since(begin).Round(time.Millisecond))
+	}
+	return v, p.writeVerdict(v)
+}
+
+// probe boots the kernel and the agent without disks; the agent says so on the console and powers off.
+func (p *Provider) probe(ctx context.Context, binary string, kvm bool) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, probeTimeout, fmt.Errorf("it did not boot within %v", probeTimeout))
+	defer cancel()
+	a := args{ID: "probe", KVM: kvm, Image: p.cfg.Image, VCPUs: 1, Memory: 256 << 20, Append: []string{"tgr.probe"}}
+	cmd := exec.CommandContext(ctx, binary, a.argv()...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var console, stderr tail
+	cmd.Stdout, cmd.Stderr = &console, &stderr
+	err := cmd.Run()
+	switch {
+	case strings.Contains(console.String(), probeMessage):
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err == nil:
+		err = errors.New("it ended without a word from the guest")
+	}
+	if said := strings.TrimSpace(stderr.String()); said != "" {
+		err = fmt.Errorf("%w: %s", err, firstLine(said))
+	}
+	return err
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
+
+// verdictKey is what a verdict holds for.
+func verdictKey(ctx context.Context, binary string) (string, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	version, err := exec.CommandContext(ctx, binary, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("%s --version: %w", binary, err)
+	}
+	return strings.TrimSpace(string(boot)) + " " + firstLine(string(version)), nil
+}
+
+func (p *Provider) readVerdict(key string) (Verdict, bool) {
+	if p.cfg.CacheDir == "" {
+		return Verdict{}, false
+	}
+	var v Verdict
+	b, err := os.ReadFile(filepath.Join(p.cfg.CacheDir, verdictFile))
+	if err != nil || json.Unmarshal(b, &v) != nil || v.Key != key || v.Reason == "" {
+		return Verdict{}, false
+	}
+	return v, true
+}
+
+func (p *Provider) writeVerdict(v Verdict) error {
+	if p.cfg.CacheDir == "" {
+		return nil
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(p.cfg.CacheDir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(p.cfg.CacheDir, verdictFile+".*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), filepath.Join(p.cfg.CacheDir, verdictFile))
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}

@@ -1,0 +1,159 @@
+// Package qemu starts machines as QEMU microVMs: Debian's kernel booted by PVH, a read-only root disk that all
+// share, a writable overlay disk each, and a virtio-serial port to the agent. It uses KVM where a probe has booted
+// a guest with it, and otherwise software emulation (TCG), which has the same semantics and is slower.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/terraphim/tgr/vm"
+)
+
+// The accelerators of Config.Accel.
+const (
+	Auto = "auto" // KVM if the probe boots a guest with it, otherwise TCG
+	KVM  = "kvm"  // no machine without it
+	TCG  = "tcg"
+)
+
+// Image is what a machine boots from; *image.Image has all of it.
+type Image struct {
+	Kernel string // ELF vmlinux with a PVH entry
+	Initrd string // holds the agent, which boots by guest.Boot
+	Root   string // ext4, only read
+	// Overlay makes a blank ext4 disk of size bytes at path, which does not exist.
+	Overlay func(ctx context.Context, path string, size int64) error
+}
+
+// Config says how machines are made. Image and Journal are required; the zero value of the rest is the default.
+type Config struct {
+	Image       Image
+	Journal     vm.Journal
+	Binary      string        // default: qemu-system-x86_64 from PATH
+	Accel       string        // default: Auto
+	CacheDir    string        // where the verdict on KVM is kept; "": it is found anew by each Provider
+	Memory      int64         // bytes of a machine that asks for none; default 1 GiB
+	Disk        int64         // bytes of overlay of a machine that asks for none; default 16 GiB, sparse
+	BootTimeout time.Duration // from the process's start to the agent's port; default 2 minutes
+	// Network is "" for a machine without a network device, or "user" for QEMU's user-mode network. With "user"
+	// a job reaches the internet, and also every service of the host that listens on loopback, as 10.0.2.2,
+	// and what the host reaches: choose it for jobs that are trusted.
+	Network string
+	Log     *slog.Logger // nil: nothing is logged
+}
+
+// Provider starts machines. It is safe for concurrent use.
+type Provider struct {
+	cfg Config
+
+	mu    sync.Mutex
+	accel Verdict // once it is known
+}
+
+var _ vm.Provider = (*Provider)(nil)
+
+// New checks cfg and returns a Provider. It does no I/O: what is missing on the host shows in Start.
+func New(cfg Config) (*Provider, error) {
+	if cfg.Image.Overlay == nil || cfg.Image.Kernel == "" || cfg.Image.Initrd == "" || cfg.Image.Root == "" {
+		return nil, errors.New("qemu: Config.Image is not complete")
+	}
+	if cfg.Journal.Dir == "" {
+		return nil, errors.New("qemu: Config.Journal has no folder")
+	}
+	switch cfg.Accel {
+	case "":
+		cfg.Accel = Auto
+	case Auto, KVM, TCG:
+	default:
+		return nil, fmt.Errorf("qemu: accelerator %q: want auto, kvm or tcg", cfg.Accel)
+	}
+	if cfg.Network != "" && cfg.Network != "user" {
+		return nil, fmt.Errorf("qemu: network %q: want nothing or user", cfg.Network)
+	}
+	if cfg.Binary == "" {
+		cfg.Binary = "qemu-system-x86_64"
+	}
+	if cfg.Memory == 0 {
+		cfg.Memory = 1 << 30
+	}
+	if cfg.Disk == 0 {
+		cfg.Disk = 16 << 30
+	}
+	if cfg.BootTimeout == 0 {
+		cfg.BootTimeout = 2 * time.Minute
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Provider{cfg: cfg}, nil
+}
+
+// Start boots a machine and returns when its agent has opened the port. It obeys vm.Provider.
+func (p *Provider) Start(ctx context.Context, s vm.Spec) (vm.VM, error) {
+	begin := time.Now()
+	a, err := p.argsFor(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := p.cfg.Journal.Open(s.ID, "qemu")
+	if err != nil {
+		return nil, &vm.InfraError{Op: "qemu: journal", Err: err}
+	}
+	m := newMachine(s.ID, a.isolation(), rec)
+	if err := m.start(ctx, p, a, s); err != nil {
+		err = m.startError(err)
+		return nil, errors.Join(err, m.Close())
+	}
+	if err := m.awaitAgent(ctx, p.cfg.BootTimeout); err != nil {
+		err = m.startError(err)
+		p.cfg.Log.Warn("machine did not boot", "vm", s.ID, "error", err, "console", m.console.String())
+		return nil, errors.Join(err, m.Close())
+	}
+	m.boot = time.Since(begin)
+	p.cfg.Log.Info("machine booted", "vm", s.ID, "isolation", m.isolation, "took", m.boot.Round(time.Millisecond))
+	return m, nil
+}
+
+// argsFor settles what the machine's command line depends on.
+func (p *Provider) argsFor(ctx context.Context, s vm.Spec) (args, error) {
+	if s.VCPUs < 0 || s.VCPUs > 64 || s.Memory < 0 || s.Disk < 0 {
+		return args{}, &vm.InfraError{Op: "qemu: machine " + s.ID, Err: fmt.Errorf("%d processors, %d bytes of memory, %d of disk: out of range", s.VCPUs, s.Memory, s.Disk)}
+	}
+	v, err := p.Accelerator(ctx)
+	if err != nil {
+		return args{}, err
+	}
+	for _, file := range []string{p.cfg.Image.Kernel, p.cfg.Image.Initrd, p.cfg.Image.Root} {
+		if _, err := os.Stat(file); err != nil {
+			return args{}, &vm.InfraError{Op: "qemu: image", Err: fmt.Errorf("%w: run `tgr image build`", err)}
+		}
+	}
+	return args{
+		ID: s.ID, KVM: v.KVM, Image: p.cfg.Image, Overlay: overlayFile, Network: p.cfg.Network,
+		VCPUs: max(s.VCPUs, 1), Memory: orDefault(s.Memory, p.cfg.Memory), Listen: true,
+	}, nil
+}
+
+func orDefault(v, def int64) int64 {
+	if v == 0 {
+		return def
+	}
+	return v
+}
+
+// lookBinary finds QEMU and says which package has it.
+func (p *Provider) lookBinary() (string, error) {
+	path, err := exec.LookPath(p.cfg.Binary)
+	if err != nil {
+		return "", &vm.InfraError{Op: "qemu", Err: fmt.Errorf("%w: install the Debian package qemu-system-x86", err)}
+	}
+	return filepath.Abs(path)
+}
