@@ -11,6 +11,7 @@ import (
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/runner"
+	"github.com/terraphim/tgr/workflow"
 )
 
 // Causes of a job's end that are not its own doing. They are the context's cause in the runner.
@@ -116,7 +117,7 @@ type Log interface {
 type Observer struct {
 	Planned  func(d time.Duration)
 	Acquired func(isolation string, wait, boot time.Duration)
-	Stepped  func(d time.Duration)
+	Stepped  func(c tgr.Conclusion, d time.Duration)
 	Finished func(run tgr.Run, job tgr.Job, r JobResult)
 	Line     func(job tgr.Job, l tgr.LogLine)
 	Steps    func(job tgr.Job, steps []tgr.Step)
@@ -134,6 +135,11 @@ type Config struct {
 	Source   Source
 	Machines Machines
 	Logs     Logs
+	// Edit, if not nil, may change a plan before it is stored, and Keep says which instances of a matrix are wanted:
+	// for a person who runs a part of a workflow.
+	Edit func(p *workflow.Plan) error
+	Keep func(in workflow.Instance) bool
+
 	Secrets  Secrets // nil: none
 	Observe  Observer
 	Log      *slog.Logger

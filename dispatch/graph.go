@@ -11,8 +11,9 @@ import (
 
 // next decides what may happen to the jobs of a run now: which wait no longer, are skipped, cancelled or have failed
 // without running. It is a pure function of the run's state, so calling it again changes nothing.
-func next(p *workflow.Plan, run tgr.Run, jobs []tgr.Job, s *workflow.Scope) Change {
-	g := graph{plan: p, run: run, scope: s, rows: map[string][]tgr.Job{}, change: Change{
+func next(p *workflow.Plan, run tgr.Run, jobs []tgr.Job, s *workflow.Scope,
+	keep func(workflow.Instance) bool) Change {
+	g := graph{plan: p, run: run, scope: s, keep: keep, rows: map[string][]tgr.Job{}, change: Change{
 		Expand: map[tgr.JobID][]tgr.Job{}, Skip: map[tgr.JobID]string{}, Fail: map[tgr.JobID]JobResult{},
 		Cancel: map[tgr.JobID]string{},
 	}}
@@ -31,7 +32,8 @@ func next(p *workflow.Plan, run tgr.Run, jobs []tgr.Job, s *workflow.Scope) Chan
 type graph struct {
 	plan   *workflow.Plan
 	run    tgr.Run
-	scope  *workflow.Scope // what all jobs see: everything but needs
+	scope  *workflow.Scope              // what all jobs see: everything but needs
+	keep   func(workflow.Instance) bool // nil: all
 	rows   map[string][]tgr.Job
 	change Change
 }
@@ -83,8 +85,11 @@ func (g *graph) pending(j *workflow.Job, row tgr.Job) {
 		g.change.Fail[row.ID] = workflowFault(err)
 		return
 	}
+	if g.keep != nil {
+		instances = slices.DeleteFunc(instances, func(in workflow.Instance) bool { return !g.keep(in) })
+	}
 	if len(instances) == 0 {
-		g.change.Skip[row.ID] = "its matrix has no combination"
+		g.change.Skip[row.ID] = "its matrix has no combination that is wanted"
 		return
 	}
 	rows := make([]tgr.Job, 0, len(instances))

@@ -130,6 +130,9 @@ func (d *Dispatcher) compile(ev tgr.Event, f File, t workflow.Trigger, files []F
 		}
 		return fail(reason)
 	}
+	if file := dispatched(ev); file != "" && file != f.Path && file != path.Base(f.Path) {
+		return nil, "it is not the workflow that was asked for"
+	}
 	m := w.Match(t)
 	if m.Err != nil {
 		return fail(m.Err.Error())
@@ -140,6 +143,11 @@ func (d *Dispatcher) compile(ev tgr.Event, f File, t workflow.Trigger, files []F
 	plan, problems := workflow.Compile(w, workflow.Options{Trigger: t, Load: loader(files)})
 	if reason := firstErrors(problems); reason != "" {
 		return fail(reason)
+	}
+	if d.c.Edit != nil {
+		if err := d.c.Edit(plan); err != nil {
+			return nil, err.Error()
+		}
 	}
 	data, err := json.Marshal(plan)
 	if err != nil {
@@ -162,17 +170,19 @@ func (d *Dispatcher) triggerOf(ctx context.Context, ev tgr.Event) workflow.Trigg
 		Action   string         `json:"action"`
 		Inputs   map[string]any `json:"inputs"`
 		Schedule string         `json:"schedule"`
-		Workflow struct {
-			Name string `json:"name"`
-		} `json:"workflow"`
+		Workflow json.RawMessage `json:"workflow"` // of workflow_run an object; of workflow_dispatch the file
 	}
 	if len(ev.Payload) > 0 {
 		// What does not decode is not there: the webhook's own decoder has refused what is not JSON.
 		_ = json.Unmarshal(ev.Payload, &p)
 	}
+	var of struct {
+		Name string `json:"name"`
+	}
+	_ = json.Unmarshal(p.Workflow, &of)
 	t := workflow.Trigger{
 		Event: ev.Name, Action: ev.Action, Ref: ev.Ref, BaseRef: ev.BaseRef, HeadRef: ev.HeadRef, Deleted: ev.Deleted,
-		Workflow: p.Workflow.Name, Cron: p.Schedule,
+		Workflow: of.Name, Cron: p.Schedule,
 		Changed: sync.OnceValues(func() ([]string, error) { return d.c.Source.Changed(ctx, ev) }),
 	}
 	if ev.Name == "repository_dispatch" {
@@ -189,6 +199,17 @@ func (d *Dispatcher) triggerOf(ctx context.Context, ev tgr.Event) workflow.Trigg
 		}
 	}
 	return t
+}
+
+// dispatched is the workflow file that a workflow_dispatch event asks for; "" for any other event.
+func dispatched(ev tgr.Event) string {
+	var p struct {
+		Workflow string `json:"workflow"`
+	}
+	if ev.Name != "workflow_dispatch" || json.Unmarshal(ev.Payload, &p) != nil {
+		return ""
+	}
+	return p.Workflow
 }
 
 // loader finds reusable workflows among the files of the same commit.

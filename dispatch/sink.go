@@ -79,7 +79,7 @@ func (s *sink) observe(steps []tgr.Step) {
 	for i, st := range steps {
 		ended := st.Status.Done() && !st.Started.IsZero() && (i >= len(s.steps) || !s.steps[i].Status.Done())
 		if ended {
-			s.d.c.Observe.Stepped(max(0, st.Finished.Sub(st.Started)))
+			s.d.c.Observe.Stepped(st.Conclusion, max(0, st.Finished.Sub(st.Started)))
 		}
 	}
 }

@@ -168,7 +168,7 @@ func (d *Dispatcher) change(run tgr.Run, jobs []tgr.Job) (Change, error) {
 	}
 	return next(p, run, jobs, &workflow.Scope{
 		GitHub: withEvent(d.githubContext(run, token), run.Event.Payload), Vars: vars, Secrets: secrets, Inputs: p.Inputs,
-	}), nil
+	}, d.c.Keep), nil
 }
 
 // unplanned is the change of a run whose workflows are not known yet: its plan job can only be cancelled.

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/dispatch"
+	"github.com/terraphim/tgr/joblog"
+	"github.com/terraphim/tgr/store"
+	"github.com/terraphim/tgr/web"
+)
+
+// accept makes a webhook durable and has it planned.
+func (s *server) accept(ctx context.Context, d tgr.Delivery) ([]tgr.RunID, bool, error) {
+	runs, fresh, err := s.store.Accept(ctx, d)
+	if err == nil && fresh {
+		s.dispatch.Wake()
+	}
+	return runs, fresh, err
+}
+
+// observer counts what dispatch does.
+func (s *server) observer() dispatch.Observer {
+	return dispatch.Observer{
+		Planned: s.metrics.ObservePlan,
+		Acquired: func(isolation string, wait, boot time.Duration) {
+			s.metrics.ObserveVMAllocation(isolation, wait)
+			s.metrics.ObserveVMBoot(isolation, boot)
+		},
+		Stepped:  func(c tgr.Conclusion, d time.Duration) { s.metrics.ObserveStep(string(c), d) },
+		Finished: func(_ tgr.Run, _ tgr.Job, r dispatch.JobResult) { s.metrics.ObserveJob(string(r.Conclusion)) },
+		Faulted:  func(b tgr.Blame) { s.metrics.CountError(string(b)) },
+		Settled:  func(tgr.RunID) { s.reports.wake() },
+	}
+}
+
+// logBook lets dispatch write, and web read, the logs of jobs.
+type logBook struct {
+	logs  *joblog.Store
+	store *store.Store
+}
+
+// Create implements dispatch.Logs.
+func (b logBook) Create(job tgr.JobID, try int) (dispatch.Log, error) { return b.logs.Create(job, try) }
+
+// Read implements web.LogReader.
+func (b logBook) Read(ctx context.Context, job tgr.JobID, from int) iter.Seq2[tgr.LogLine, error] {
+	return b.lines(job, func(id tgr.JobID) iter.Seq2[joblog.Line, error] {
+		return b.logs.Read(ctx, id, joblog.Range{From: int64(from)})
+	})
+}
+
+// Follow implements web.LogReader.
+func (b logBook) Follow(ctx context.Context, job tgr.JobID, from int) iter.Seq2[tgr.LogLine, error] {
+	return b.lines(job, func(id tgr.JobID) iter.Seq2[joblog.Line, error] {
+		return b.logs.Follow(ctx, id, int64(from))
+	})
+}
+
+// lines drops the numbers of lines. The log may be that of the attempt that the job was carried over from.
+func (b logBook) lines(job tgr.JobID, read func(tgr.JobID) iter.Seq2[joblog.Line, error]) iter.Seq2[tgr.LogLine, error] {
+	return func(yield func(tgr.LogLine, error) bool) {
+		id, err := b.store.LogOf(context.Background(), job)
+		if err != nil {
+			yield(tgr.LogLine{}, err)
+			return
+		}
+		for l, err := range read(id) {
+			if tgr.CodeOf(err) == tgr.NotFound {
+				return // it has logged nothing yet
+			}
+			if !yield(l.LogLine, err) {
+				return
+			}
+		}
+	}
+}
+
+// runBook lets web read runs and jobs.
+type runBook struct{ *store.Store }
+
+// Runs implements web.RunStore.
+func (b runBook) Runs(ctx context.Context, f web.Filter) ([]tgr.Run, error) {
+	return b.Store.Runs(ctx, store.RunFilter{Repo: f.Repo, Ref: f.Ref, SHA: f.SHA, Event: f.Event, Workflow: f.Workflow,
+		Status: f.Status, Conclusion: f.Conclusion, Before: f.Before, Limit: f.Limit})
+}
+
+// Jobs implements web.RunStore. A run that was not planned shows the job that plans it.
+func (b runBook) Jobs(ctx context.Context, run tgr.RunID, attempt int) ([]tgr.Job, error) {
+	jobs, err := b.Store.Jobs(ctx, run, attempt)
+	if err != nil || len(jobs) > 0 {
+		return jobs, err
+	}
+	plan, err := b.PlanJob(ctx, run)
+	if err != nil {
+		return nil, err
+	}
+	return []tgr.Job{plan}, nil
+}
+
+// control lets web change runs.
+type control struct{ s *server }
+
+// Cancel implements web.Controller.
+func (c control) Cancel(ctx context.Context, run tgr.RunID, job tgr.JobID, reason, by string) error {
+	if err := c.s.store.CancelRun(ctx, run, job, reason, by); err != nil {
+		return err
+	}
+	return c.s.dispatch.Settle(ctx, run)
+}
+
+// Rerun implements web.Controller.
+func (c control) Rerun(ctx context.Context, run tgr.RunID, r web.Rerun) (int, error) {
+	attempt, err := c.s.store.Rerun(ctx, run, store.Again{Failed: r.What == web.RerunFailed, Job: r.Job})
+	if err != nil {
+		return 0, err
+	}
+	return attempt, c.s.dispatch.Settle(ctx, run)
+}
+
+// Dispatch implements web.Controller: it makes the event that GitHub sends for workflow_dispatch, for a repository
+// that has sent a webhook before.
+func (c control) Dispatch(ctx context.Context, d web.Dispatch) ([]tgr.RunID, error) {
+	known, err := c.s.store.Runs(ctx, store.RunFilter{Repo: d.Repo, Limit: 1})
+	if err != nil {
+		return nil, err
+	}
+	if len(known) == 0 {
+		return nil, tgr.Errorf("dispatch", tgr.NotFound, "no webhook of repository %s has arrived yet, so it is not known here", d.Repo)
+	}
+	repo := known[0].Event.Repo
+	ref := d.Ref
+	if ref == "" {
+		ref = repo.DefaultBranch
+	}
+	if !strings.HasPrefix(ref, "refs/") {
+		ref = "refs/heads/" + ref
+	}
+	inputs := map[string]any{}
+	for k, v := range d.Inputs {
+		inputs[k] = v
+	}
+	payload, err := json.Marshal(map[string]any{
+		"inputs": inputs, "ref": ref, "workflow": d.Workflow,
+		"repository": map[string]any{"id": repo.ID, "full_name": repo.FullName, "clone_url": repo.CloneURL, "default_branch": repo.DefaultBranch},
+	})
+	if err != nil {
+		return nil, err
+	}
+	ev := tgr.Event{Name: "workflow_dispatch", Repo: repo, Ref: ref, Actor: "tgr", Payload: payload}
+	runs, _, err := c.s.accept(ctx, tgr.Delivery{ID: tgr.DeliveryID("tgr-" + tgr.NewToken()), Event: ev, Received: time.Now()})
+	return runs, err
+}

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"github.com/terraphim/tgr"
+)
+
+// printer shows jobs and steps as they go on: for people a line per step with the log below it, for programs JSON
+// lines. Its methods are safe for concurrent use.
+type printer struct {
+	mu    sync.Mutex
+	out   io.Writer
+	json  bool
+	color bool
+	quiet bool // no log lines
+	many  bool // several jobs: each line says whose it is
+	steps map[tgr.JobID][]tgr.Step
+	err   error // the first error of writing
+}
+
+func newPrinter(out io.Writer, asJSON, color bool) *printer {
+	return &printer{out: out, json: asJSON, color: color,
+		steps: map[tgr.JobID][]tgr.Step{}}
+}
+
+// record is one JSON line. Type is log, step, job or run.
+type record struct {
+	Type    string       `json:"type"`
+	Job     tgr.JobID    `json:"job_id,omitempty"`
+	Name    string       `json:"job,omitempty"`
+	Log     *tgr.LogLine `json:"log,omitempty"`
+	Step    *tgr.Step    `json:"step,omitempty"`
+	JobDone *tgr.Job     `json:"result,omitempty"`
+	Run     *tgr.Run     `json:"run,omitempty"`
+}
+
+func (p *printer) write(s string) {
+	if _, err := io.WriteString(p.out, s); err != nil && p.err == nil {
+		p.err = err
+	}
+}
+
+func (p *printer) record(r record) {
+	data, err := json.Marshal(r)
+	if err != nil {
+		data = []byte(fmt.Sprintf(`{"type":"error","message":%q}`, err))
+	}
+	p.write(string(data) + "\n")
+}
+
+// Line shows a line of a job's log.
+func (p *printer) Line(j tgr.Job, l tgr.LogLine) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.json {
+		p.record(record{Type: "log", Job: j.ID, Name: j.Name, Log: &l})
+		return
+	}
+	if j.Kind == tgr.PlanJob || p.quiet {
+		return
+	}
+	text, ok := readable(l.Text)
+	if !ok {
+		return
+	}
+	p.write(p.prefix(j) + p.dim("    │ ") + text + "\n")
+}
+
+// Steps shows the steps that began or ended since the last time.
+func (p *printer) Steps(j tgr.Job, steps []tgr.Step) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := p.steps[j.ID]
+	p.steps[j.ID] = steps
+	for i, s := range steps {
+		if i < len(before) && before[i].Status == s.Status {
+			continue
+		}
+		if s.Status == tgr.Pending {
+			continue
+		}
+		if p.json {
+			p.record(record{Type: "step", Job: j.ID, Name: j.Name, Step: &s})
+			continue
+		}
+		p.step(j, s)
+	}
+}
+
+func (p *printer) step(j tgr.Job, s tgr.Step) {
+	name := printable(s.Name)
+	switch {
+	case s.Status == tgr.InProgress:
+		p.write(p.prefix(j) + p.paint(36, "  ▶ ") + name + "\n")
+	case s.Conclusion == tgr.Skipped:
+		p.write(p.prefix(j) + p.dim("  – "+name+" (skipped)") + "\n")
+	default:
+		note := ""
+		if s.Conclusion == tgr.Success && s.Outcome == tgr.Failure {
+			note = " (failed, and may)"
+		}
+		p.write(fmt.Sprintf("%s  %s %s%s %s\n", p.prefix(j), p.mark(s.Conclusion), name, note, p.dim(seconds(s.Finished.Sub(s.Started)))))
+	}
+}
+
+// Job shows how a job ended.
+func (p *printer) Job(workflow string, j tgr.Job) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.json {
+		p.record(record{Type: "job", Job: j.ID, Name: j.Name, JobDone: &j})
+		return
+	}
+	took := ""
+	if !j.Started.IsZero() {
+		took = " in " + seconds(j.Finished.Sub(j.Started))
+	}
+	reason := ""
+	if j.Reason != "" {
+		reason = ": " + printable(j.Reason)
+	}
+	where := ""
+	if j.Isolation != "" {
+		where = p.dim(" [" + j.Isolation + "]")
+	}
+	p.write(fmt.Sprintf("%s %s / %s: %s%s%s%s\n", p.mark(j.Conclusion), printable(workflow), printable(j.Name), j.Conclusion, took, where, reason))
+}
+
+// Run shows how a run ended; of one that could not be planned it is all there is.
+func (p *printer) Run(r tgr.Run) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.json:
+		p.record(record{Type: "run", Run: &r})
+	case r.Conclusion == tgr.StartupFailure || r.Reason != "":
+		p.write(fmt.Sprintf("%s %s: %s\n%s\n", p.mark(r.Conclusion), printable(r.WorkflowName), r.Conclusion, r.Reason))
+	}
+}
+
+func (p *printer) prefix(j tgr.Job) string {
+	if !p.many {
+		return ""
+	}
+	return p.paint(34, "["+printable(j.Name)+"] ")
+}
+
+func (p *printer) mark(c tgr.Conclusion) string {
+	switch c {
+	case tgr.Success:
+		return p.paint(32, "✓")
+	case tgr.Skipped:
+		return p.dim("–")
+	case tgr.Cancelled:
+		return p.paint(33, "⊘")
+	}
+	return p.paint(31, "✗")
+}
+
+func (p *printer) paint(color int, s string) string {
+	if !p.color {
+		return s
+	}
+	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", color, s)
+}
+
+func (p *printer) dim(s string) string { return p.paint(2, s) }
+
+func seconds(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "0 s"
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.2f s", d.Seconds())
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%.0f s", d.Seconds())
+	}
+	return d.Round(time.Second).String()
+}
+
+// readable is a log line for a terminal: the commands that fold lines are shown as headings, and what could
+// move the cursor, set the title or write to the clipboard is gone. ok is false for a line that shows nothing.
+func readable(text string) (s string, ok bool) {
+	for _, hide := range []string{"##[endgroup]", "::endgroup::"} {
+		if strings.HasPrefix(text, hide) {
+			return "", false
+		}
+	}
+	for _, cmd := range []string{"##[group]", "##[command]", "##[debug]", "##[section]"} {
+		text = strings.TrimPrefix(text, cmd)
+	}
+	for mark, word := range map[string]string{"##[error]": "error: ", "##[warning]": "warning: ", "##[notice]": "notice: "} {
+		if rest, found := strings.CutPrefix(text, mark); found {
+			text = word + rest
+		}
+	}
+	return colored(text), true
+}
+
+// printable is text without any control character.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || r == 0xfeff {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// colored is printable, but for the escape sequences that only set colours.
+func colored(s string) string {
+	var b strings.Builder
+	for len(s) > 0 {
+		i := strings.IndexByte(s, 0x1b)
+		if i < 0 {
+			break
+		}
+		b.WriteString(printable(s[:i]))
+		s = s[i+1:]
+		if end := sgrEnd(s); end > 0 {
+			b.WriteString("\x1b" + s[:end])
+			s = s[end:]
+		}
+	}
+	b.WriteString(printable(s))
+	return b.String()
+}
+
+// sgrEnd is the length of the rest of an SGR sequence, "[1;31m", at the start of s; 0 if there is none.
+func sgrEnd(s string) int {
+	if !strings.HasPrefix(s, "[") {
+		return 0
+	}
+	for i := 1; i < len(s) && i < 32; i++ {
+		switch c := s[i]; {
+		case c == 'm':
+			return i + 1
+		case c != ';' && (c < '0' || c > '9'):
+			return 0
+		}
+	}
+	return 0
+}

@@ -1,0 +1,269 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/time/rate"
+
+	"github.com/terraphim/tgr/dispatch"
+	"github.com/terraphim/tgr/github"
+	"github.com/terraphim/tgr/joblog"
+	"github.com/terraphim/tgr/store"
+	"github.com/terraphim/tgr/web"
+)
+
+func newServeCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Receive webhooks, run their workflows, report to GitHub",
+		Long: `Receive webhooks at POST /webhook, run the workflows of each event, and report to GitHub.
+
+The webhook's secret comes from GITHUB_WEBHOOK_SECRET or the configuration file; tgr config shows all settings.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := loadConfig(cmd.Flags())
+			if err != nil {
+				return err
+			}
+			log, err := newLogger(cmd.ErrOrStderr(), c)
+			if err != nil {
+				return err
+			}
+			return ours(serve(cmd.Context(), c, log))
+		},
+	}
+	configFlags(cmd)
+	return cmd
+}
+
+// newLogger makes the server's log as the configuration says.
+func newLogger(w io.Writer, c *config) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.get("log-level"))); err != nil {
+		return nil, usagef("log-level (from %s) is %q: expected debug, info, warn or error", c.origin["log-level"], c.get("log-level"))
+	}
+	format, err := c.oneOf("log-format", "text", "json")
+	if err != nil {
+		return nil, err
+	}
+	o := &slog.HandlerOptions{Level: level}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o)), nil
+	}
+	return slog.New(slog.NewTextHandler(w, o)), nil
+}
+
+// server is everything that `tgr serve` is made of.
+type server struct {
+	c        *config
+	log      *slog.Logger
+	store    *store.Store
+	logs     *joblog.Store
+	metrics  *web.Metrics
+	dispatch *dispatch.Dispatcher
+	reports  *reports
+	web      *web.Server
+	url      string // where people reach it
+	closers  []func() error
+}
+
+// serve runs the server until ctx ends.
+func serve(ctx context.Context, c *config, log *slog.Logger) (err error) {
+	for name, instead := range unread() {
+		if os.Getenv(name) != "" {
+			log.Warn("a variable is set that this version does not read", "name", name, "instead", instead)
+		}
+	}
+	secrets, err := webhookSecrets(c)
+	if err != nil {
+		return err
+	}
+	port, err := c.number("port", 0, 65535)
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(c.get("host"), fmt.Sprint(port)))
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	s := &server{c: c, log: log, metrics: web.NewMetrics(version()), url: c.get("public-url")}
+	if s.url == "" {
+		s.url = "http://" + l.Addr().String()
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.open(ctx, secrets); err != nil {
+		return err
+	}
+	log.Info("listening", "url", "http://"+l.Addr().String(), "webhook", "http://"+l.Addr().String()+"/webhook", "version", version())
+	return s.run(ctx, l)
+}
+
+// webhookSecrets are the accepted secrets; without any the server does not start.
+func webhookSecrets(c *config) ([][]byte, error) {
+	var secrets [][]byte
+	for _, key := range []string{"webhook-secret", "webhook-secret-previous"} {
+		if v := strings.TrimSpace(c.get(key)); v != "" {
+			secrets = append(secrets, []byte(v))
+		}
+	}
+	if strings.TrimSpace(c.get("webhook-secret")) == "" {
+		return nil, usagef("there is no webhook secret, so anybody could start jobs: set GITHUB_WEBHOOK_SECRET to what the webhook at GitHub has (make one with: openssl rand -hex 32)")
+	}
+	return secrets, nil
+}
+
+// open makes the parts, in the order in which they need each other.
+func (s *server) open(ctx context.Context, secrets [][]byte) error {
+	dir := s.c.get("data-dir")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := s.lock(filepath.Join(dir, "lock")); err != nil {
+		return err
+	}
+	var err error
+	if s.reports, err = newReports(s.c, s.log, s.url); err != nil {
+		return err
+	}
+	if s.store, err = store.Open(ctx, store.Config{Path: filepath.Join(dir, "tgr.db"), Log: s.log, Reports: s.reports.of}); err != nil {
+		return err
+	}
+	s.closers = append(s.closers, s.store.Close)
+	if s.logs, err = joblog.Open(joblog.Config{Dir: filepath.Join(dir, "logs"), Log: s.log}); err != nil {
+		return err
+	}
+	machines, err := openMachines(ctx, machinesOf(s.c), s.log)
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, machines.Close)
+	if err := s.openDispatch(machines); err != nil {
+		return err
+	}
+	return s.openWeb(secrets, machines)
+}
+
+func (s *server) openDispatch(machines *machines) error {
+	workers, err := s.c.number("max-concurrent-workflows", 1, 1000)
+	if err != nil {
+		return err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	source := newGitSource(s.c, s.log, s.reports.auth)
+	s.reports.connect(s.store, s.logs)
+	s.dispatch = dispatch.New(dispatch.Config{
+		Jobs: ledger{s.store}, Runs: ledger{s.store}, Source: source, Machines: machines, Logs: logBook{s.logs, s.store},
+		Observe: s.observer(), Log: s.log, Workers: workers, Planners: max(2, workers/2),
+		// The lock on the data folder makes sure that no other server of this name lives.
+		Owner: host + ":" + s.c.get("data-dir"),
+		Server: dispatch.Server{URL: s.c.get("github-server-url"), API: s.c.get("github-api-url"),
+			GraphQL: strings.TrimSuffix(s.c.get("github-api-url"), "/v3") + "/graphql"},
+	})
+	return nil
+}
+
+func (s *server) openWeb(secrets [][]byte, machines *machines) error {
+	perSecond, err := s.c.number("webhook-rate", 1, 1_000_000)
+	if err != nil {
+		return err
+	}
+	hook, err := github.NewWebhookHandler(github.WebhookConfig{
+		Secrets: secrets, Accept: s.accept, Rate: rate.Limit(perSecond), Log: s.log, Observe: s.metrics.ObserveWebhook,
+	})
+	if err != nil {
+		return err
+	}
+	s.web, err = web.New(web.Config{
+		Runs: runBook{s.store}, Logs: logBook{s.logs, s.store}, Control: control{s}, Metrics: s.metrics, Webhook: hook,
+		Token: s.c.get("api-token"), Version: version(), Log: s.log,
+		Ready: map[string]func(context.Context) error{"database": s.store.Ping, "machines": machines.Ready},
+	})
+	return err
+}
+
+// lock makes this the only server on its data folder.
+func (s *server) lock(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return fmt.Errorf("another server uses the data folder %s: %w", s.c.get("data-dir"), err)
+	}
+	s.closers = append(s.closers, f.Close)
+	return nil
+}
+
+// run serves until ctx ends or a part fails; then all parts end.
+func (s *server) run(ctx context.Context, l net.Listener) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var wg sync.WaitGroup
+	for name, part := range map[string]func(context.Context) error{
+		"dispatch": s.dispatch.Run,
+		"reports":  s.reports.run,
+		"gauges":   s.gauges,
+		"web":      func(ctx context.Context) error { return s.web.Serve(ctx, l) },
+	} {
+		wg.Go(func() {
+			err := part(ctx)
+			if err != nil && ctx.Err() == nil && !errors.Is(err, http.ErrServerClosed) {
+				stop(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	<-ctx.Done()
+	s.log.Info("stopping: jobs that run are put back into the queue")
+	wg.Wait()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+// gauges keeps the metrics that are read rather than counted.
+func (s *server) gauges(ctx context.Context) error {
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for {
+		depth, err := s.store.QueueDepth(ctx)
+		if err == nil {
+			s.metrics.SetQueueDepth(depth.Queued)
+			s.metrics.SetRunningJobs(depth.InProgress)
+		}
+		waiting, _, err := s.store.ReportsWaiting(ctx)
+		if err == nil {
+			s.metrics.SetReportsOutstanding(waiting)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *server) close() error {
+	var errs []error
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		errs = append(errs, s.closers[i]())
+	}
+	return errors.Join(errs...)
+}
