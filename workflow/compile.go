@@ -1,17 +1,45 @@
 package workflow
 
+import "slices"
+
 // Options are what Compile needs beyond the workflow. The zero value compiles without an event.
 type Options struct {
 	Trigger Trigger
-	// Load fetches a reusable workflow for a job's uses. A nil Load, or one that returns no source and no error,
-	// means that it is not available: the job then keeps Uses, and its Call is nil.
+	// Load fetches a reusable workflow for a job's uses, in which ./ is already replaced where the calling file is
+	// itself of another repository. A nil Load, or one that returns no source and no error, means that it is not
+	// available: the job then keeps Uses, and its Call is nil.
 	Load   func(uses string) (file string, src []byte, err error)
 	Limits Limits
 }
 
-// Compile makes the Plan of a workflow for an event. The Plan is nil if one of the problems is an error.
+// Compile makes the Plan of a workflow for an event. The Plan is nil if one of the problems is an error. The Workflow
+// is not changed; the Plan shares its slices and maps, which are only read.
 func Compile(w *Workflow, o Options) (*Plan, []Problem) {
-	return nil, nil
+	r := newReader(w.File, nil)
+	p := newPlan(w, o.Trigger.Event)
+	if o.Trigger.Event == "workflow_dispatch" {
+		p.Inputs = r.dispatchValues(w, o.Trigger.Inputs)
+	}
+	c := &calls{load: o.Load, limits: o.Limits.orDefaults(), loaded: map[string]*called{}}
+	problems := append(r.problems, c.link(p, &caller{file: w.File, uses: "./" + w.File})...)
+	if len(p.Jobs) == 0 && !Failed(problems) {
+		problems = append(problems, Problem{File: w.File, Rule: "jobs", Message: "the workflow has no jobs"})
+	}
+	if Failed(problems) {
+		return nil, problems
+	}
+	return p, problems
+}
+
+func newPlan(w *Workflow, event string) *Plan {
+	p := &Plan{
+		Version: PlanVersion, File: w.File, Name: w.Name, RunName: w.RunName, Event: event, Env: w.Env,
+		Defaults: w.Defaults, Permissions: w.Permissions, Concurrency: w.Concurrency, Jobs: slices.Clone(w.Jobs), At: w.At,
+	}
+	if p.Name == "" {
+		p.Name = w.File
+	}
+	return p
 }
 
 // Job returns the job of that key, or nil.

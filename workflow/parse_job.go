@@ -48,6 +48,8 @@ func (r *reader) job(key, n *node) Job {
 	}
 	if u := n.get("uses"); u != nil {
 		r.workflowRef(u)
+		j.keyPlaces(n, "with")
+		j.keyPlaces(n, "secrets")
 		j.Secrets, j.SecretsInherit = secretsOf(n.get("secrets"))
 		return j
 	}
@@ -57,6 +59,13 @@ func (r *reader) job(key, n *node) Job {
 	r.containers(&j, n)
 	j.Steps = r.steps(n.get("steps"))
 	return j
+}
+
+// keyPlaces remembers where the keys of a mapping stand: "with.name".
+func (j *Job) keyPlaces(n *node, key string) {
+	for _, p := range entries(n.get(key)) {
+		j.At[key+"."+p.key.text] = p.key.pos()
+	}
 }
 
 // conditionOf is the normalised source of an if; success() where there is none.
