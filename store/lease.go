@@ -2,7 +2,10 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/terraphim/tgr"
@@ -29,23 +32,101 @@ type Lease struct {
 // Claim leases the job that has been queued longest, of the kinds asked for, honouring max-parallel among the
 // instances of one job of one attempt. It counts one of the job's tries and forgets the steps of an earlier one.
 // It returns [ErrNothing] where there is none.
-func (s *Store) Claim(ctx context.Context, req ClaimRequest) (*Lease, error) { panic("body follows") }
+func (s *Store) Claim(ctx context.Context, req ClaimRequest) (*Lease, error) {
+	if req.Owner == "" || req.Lease <= 0 {
+		return nil, tgr.Errorf("store.claim", tgr.Invalid, "a claim needs an owner and a lease")
+	}
+	if len(req.Kinds) == 0 {
+		req.Kinds = []tgr.JobKind{tgr.PlanJob, tgr.WorkJob}
+	}
+	// Workers ask often and mostly in vain: a read finds that out without a write transaction.
+	if _, err := next(ctx, s.r, req.Kinds); err != nil {
+		return nil, s.dialect.fault("claim", err)
+	}
+	var l *Lease
+	err := s.write(ctx, "claim", func(t *tx) error {
+		var err error
+		l, err = t.claim(req)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// next finds the job to claim, or returns ErrNothing.
+func next(ctx context.Context, q querier, kinds []tgr.JobKind) (tgr.JobID, error) {
+	marks, args := make([]string, len(kinds)), make([]any, len(kinds))
+	for i, k := range kinds {
+		marks[i], args[i] = fmt.Sprintf("$%d", i+1), k
+	}
+	var id tgr.JobID
+	err := q.QueryRowContext(ctx, `SELECT id FROM jobs j WHERE status = 'queued' AND kind IN (`+strings.Join(marks, ", ")+`)
+		AND (max_parallel = 0 OR max_parallel > (SELECT COUNT(*) FROM jobs o
+			WHERE o.run_id = j.run_id AND o.attempt = j.attempt AND o.key = j.key AND o.status = 'in_progress'))
+		ORDER BY queued, id LIMIT 1`, args...).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, ErrNothing
+	}
+	return id, err
+}
+
+func (t *tx) claim(req ClaimRequest) (*Lease, error) {
+	ctx := context.Background()
+	id, err := next(ctx, t, req.Kinds)
+	if err != nil {
+		return nil, err
+	}
+	j, err := findJob(ctx, t, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := j.claim(t.now, req.Owner, req.Lease); err != nil {
+		return nil, err
+	}
+	if err := t.save(j, tgr.Queued); err != nil {
+		return nil, err
+	}
+	if err := t.fold(j.Run); err != nil {
+		return nil, err
+	}
+	run, err := findRun(ctx, t, j.Run, true)
+	if err != nil {
+		return nil, err
+	}
+	return &Lease{Job: j.Job, Run: run, Token: j.token, Until: j.until}, nil
+}
 
 // Beat extends a lease from now, and tells whether the job is to be cancelled and why. An error of [tgr.Conflict]
 // means that the token is stale: the job belongs to another or is completed, and its machine must be closed.
-func (s *Store) Beat(ctx context.Context, job tgr.JobID, token string, lease time.Duration) (cancel bool, reason string, err error) {
-	panic("body follows")
+func (s *Store) Beat(ctx context.Context, id tgr.JobID, token string, lease time.Duration) (cancel bool, reason string, err error) {
+	if lease <= 0 {
+		return false, "", tgr.Errorf("store.beat", tgr.Invalid, "a beat needs a lease")
+	}
+	err = s.change(ctx, "beat", id, token, func(t *tx, j *job) error {
+		j.until = t.now.Add(lease)
+		cancel, reason = j.cancel, j.cancelReason
+		return nil
+	})
+	if err != nil {
+		return false, "", err
+	}
+	return cancel, reason, nil
 }
 
 // UpdateSteps replaces the steps of a running job. A step goes only forward ([tgr.NextStep]); steps may be
 // added, never removed.
-func (s *Store) UpdateSteps(ctx context.Context, job tgr.JobID, token string, steps []tgr.Step) error {
-	panic("body follows")
+func (s *Store) UpdateSteps(ctx context.Context, id tgr.JobID, token string, steps []tgr.Step) error {
+	return s.change(ctx, "steps", id, token, func(_ *tx, j *job) error { return j.step(steps) })
 }
 
 // SetMachine records the machine that a running job was given, and its isolation.
-func (s *Store) SetMachine(ctx context.Context, job tgr.JobID, token, machine, isolation string) error {
-	panic("body follows")
+func (s *Store) SetMachine(ctx context.Context, id tgr.JobID, token, machine, isolation string) error {
+	return s.change(ctx, "machine", id, token, func(_ *tx, j *job) error {
+		j.Machine, j.Isolation = machine, isolation
+		return nil
+	})
 }
 
 // JobResult is how a job ended.
@@ -61,22 +142,95 @@ type JobResult struct {
 
 // Finish completes a running job and ends its lease, then derives its run's status anew. A plan job that ends
 // so, and not with Planned, completes its run with the same conclusion and reason.
-func (s *Store) Finish(ctx context.Context, job tgr.JobID, token string, res JobResult) error {
-	panic("body follows")
+func (s *Store) Finish(ctx context.Context, id tgr.JobID, token string, res JobResult) error {
+	if res.Conclusion == "" {
+		return tgr.Errorf("store.finish", tgr.Invalid, "the result of job %d has no conclusion", id)
+	}
+	return s.end(ctx, "finish", id, token, func(t *tx, j *job) error {
+		if res.Steps != nil {
+			if err := j.step(res.Steps); err != nil {
+				return err
+			}
+		}
+		j.Outputs, j.Annotations = res.Outputs, res.Annotations
+		if err := t.enqueue(res.Reports); err != nil {
+			return err
+		}
+		return j.complete(t.now, res.Conclusion, res.Blame, res.Reason)
+	})
+}
+
+// end lets fn end the lease of a job that belongs to token, and derives its run's status anew.
+func (s *Store) end(ctx context.Context, op string, id tgr.JobID, token string, fn func(*tx, *job) error) error {
+	return s.write(ctx, op, func(t *tx) error {
+		j, err := t.held(id, token)
+		if err != nil {
+			return err
+		}
+		if err := fn(t, j); err != nil {
+			return err
+		}
+		if err := t.save(j, tgr.InProgress); err != nil {
+			return err
+		}
+		return t.fold(j.Run)
+	})
 }
 
 // Release gives a running job back, for a fault of ours: to the queue where it has a try left (requeued), else
 // it completes as a failure of ours with the reason. A job that was to be cancelled completes as cancelled.
-func (s *Store) Release(ctx context.Context, job tgr.JobID, token, reason string) (requeued bool, err error) {
-	panic("body follows")
+func (s *Store) Release(ctx context.Context, id tgr.JobID, token, reason string) (requeued bool, err error) {
+	err = s.end(ctx, "release", id, token, func(t *tx, j *job) error {
+		requeued, err = j.giveBack(t.now, reason)
+		return err
+	})
+	return requeued && err == nil, err
 }
 
 // Expire releases every running job whose lease has ended, and returns them as they are then. It is called
 // at start and from time to time.
-func (s *Store) Expire(ctx context.Context) ([]tgr.Job, error) { panic("body follows") }
+func (s *Store) Expire(ctx context.Context) ([]tgr.Job, error) {
+	return s.reclaim(ctx, "expire", func(t *tx) ([]*job, error) {
+		return findJobs(context.Background(), t, "WHERE status = 'in_progress' AND lease_until < $1 ORDER BY id", nanos(t.now))
+	}, func(j *job, now time.Time) string {
+		return fmt.Sprintf("its worker %s was not heard of since its lease ended, %s ago", j.owner, now.Sub(j.until).Round(time.Second))
+	})
+}
 
 // OwnerGone releases every running job of an owner whatever its lease says, and returns them as they are then:
 // for a node that starts and knows that its former self is dead.
 func (s *Store) OwnerGone(ctx context.Context, owner string) ([]tgr.Job, error) {
-	panic("body follows")
+	return s.reclaim(ctx, "owner gone", func(t *tx) ([]*job, error) {
+		return findJobs(context.Background(), t, "WHERE status = 'in_progress' AND owner = $1 ORDER BY id", owner)
+	}, func(j *job, _ time.Time) string {
+		return fmt.Sprintf("its worker %s was stopped while it ran", j.owner)
+	})
+}
+
+// reclaim gives back the running jobs that find lists, each for the reason that why gives.
+func (s *Store) reclaim(ctx context.Context, op string, find func(*tx) ([]*job, error), why func(*job, time.Time) string) ([]tgr.Job, error) {
+	var out []tgr.Job
+	err := s.write(ctx, op, func(t *tx) error {
+		jobs, err := find(t)
+		if err != nil {
+			return err
+		}
+		for _, j := range jobs {
+			if _, err := j.giveBack(t.now, why(j, t.now)); err != nil {
+				return err
+			}
+			if err := t.save(j, tgr.InProgress); err != nil {
+				return err
+			}
+			if err := t.fold(j.Run); err != nil {
+				return err
+			}
+		}
+		out = plain(jobs)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }

@@ -2,7 +2,10 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"time"
+
+	"github.com/terraphim/tgr"
 )
 
 // Outgoing is a report to be enqueued with a change of state. It is due at once.
@@ -26,32 +29,99 @@ type Report struct {
 // Report enqueues body under key. Where a report of that key waits already, body takes its place and keeps the
 // earlier due time, unless it was put off by ReportRetry: then the later one, so that a back-off holds.
 func (s *Store) Report(ctx context.Context, key string, due time.Time, body []byte) error {
-	panic("body follows")
+	return s.write(ctx, "report", func(t *tx) error { return t.report(key, due, body) })
+}
+
+func (t *tx) report(key string, due time.Time, body []byte) error {
+	if key == "" {
+		return tgr.Errorf("store.report", tgr.Invalid, "a report needs a key")
+	}
+	if body == nil {
+		body = []byte{}
+	}
+	_, err := t.Exec(`INSERT INTO reports (key, version, due, created, body) VALUES ($1, 1, $2, $3, $4)
+		ON CONFLICT (key) DO UPDATE SET version = reports.version + 1, body = excluded.body, due = CASE
+			WHEN reports.version = reports.sent THEN excluded.due
+			WHEN (reports.due < excluded.due) = (reports.tries = 0) THEN reports.due
+			ELSE excluded.due END`, key, nanos(due), nanos(t.now), body)
+	if err != nil {
+		return fmt.Errorf("enqueue report %q: %w", key, err)
+	}
+	return nil
+}
+
+// enqueue adds reports that are due at once.
+func (t *tx) enqueue(reports []Outgoing) error {
+	for _, r := range reports {
+		if err := t.report(r.Key, t.now, r.Body); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // NextReports lists up to limit reports that are due at now, the most overdue first. It takes no lease: one
 // sender at a time.
 func (s *Store) NextReports(ctx context.Context, now time.Time, limit int) ([]Report, error) {
-	panic("body follows")
+	list, err := s.nextReports(ctx, now, limit)
+	return list, s.dialect.fault("reports", err)
+}
+
+func (s *Store) nextReports(ctx context.Context, now time.Time, limit int) ([]Report, error) {
+	rows, err := s.r.QueryContext(ctx, `SELECT key, version, body, remote_id, due, tries, reason, created FROM reports
+		WHERE version > sent AND due <= $1 ORDER BY due, key LIMIT $2`, nanos(now), page(limit))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []Report
+	for rows.Next() {
+		var r Report
+		var due, created int64
+		if err := rows.Scan(&r.Key, &r.Version, &r.Body, &r.RemoteID, &due, &r.Tries, &r.Reason, &created); err != nil {
+			return nil, err
+		}
+		r.Due, r.Created = moment(due), moment(created)
+		list = append(list, r)
+	}
+	return list, rows.Err()
 }
 
 // ReportDone records that version of key was delivered, under remoteID ("": as before). A later version stays due.
 func (s *Store) ReportDone(ctx context.Context, key string, version int64, remoteID string) error {
-	panic("body follows")
+	return s.sent(ctx, key, `UPDATE reports SET remote_id = CASE WHEN $3 = '' THEN remote_id ELSE $3 END, reason = '', tries = 0,
+		sent = CASE WHEN sent < $2 THEN $2 ELSE sent END WHERE key = $1 AND version >= $2`, version, remoteID)
+}
+
+// sent runs an update of the report key, whose version was sent.
+func (s *Store) sent(ctx context.Context, key, query string, version int64, args ...any) error {
+	return s.write(ctx, "report", func(t *tx) error {
+		res, err := t.Exec(query, append([]any{key, version}, args...)...)
+		if err != nil {
+			return fmt.Errorf("report %q: %w", key, err)
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 1 {
+			return err
+		}
+		return tgr.Errorf("store.report", tgr.NotFound, "there is no report %q of version %d", key, version)
+	})
 }
 
 // ReportRetry puts key off until at, because sending version failed for reason.
 func (s *Store) ReportRetry(ctx context.Context, key string, version int64, at time.Time, reason string) error {
-	panic("body follows")
+	return s.sent(ctx, key, "UPDATE reports SET tries = tries + 1, due = $3, reason = $4 WHERE key = $1 AND version >= $2", version, nanos(at), reason)
 }
 
 // ReportDrop gives up version of key for reason; a later version stays due.
 func (s *Store) ReportDrop(ctx context.Context, key string, version int64, reason string) error {
-	panic("body follows")
+	return s.sent(ctx, key, `UPDATE reports SET tries = 0, reason = $3,
+		sent = CASE WHEN sent < $2 THEN $2 ELSE sent END WHERE key = $1 AND version >= $2`, version, reason)
 }
 
 // ReportsWaiting counts the reports that are not delivered, and returns when the oldest of them became due (zero
 // if there is none).
 func (s *Store) ReportsWaiting(ctx context.Context) (n int, oldest time.Time, err error) {
-	panic("body follows")
+	var due int64
+	err = s.r.QueryRowContext(ctx, "SELECT COUNT(*), COALESCE(MIN(due), 0) FROM reports WHERE version > sent").Scan(&n, &due)
+	return n, moment(due), s.dialect.fault("reports", err)
 }

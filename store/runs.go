@@ -2,41 +2,103 @@ package store
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"github.com/terraphim/tgr"
 )
 
-// Planned is what planning a delivery yielded.
-type Planned struct {
-	Runs    []PlannedRun
-	Reason  string     // why nothing runs, where Runs is empty
-	Reports []Outgoing // for the outbox
+const runColumns = `r.id, r.delivery, r.number, r.attempt, r.workflow_file, r.workflow_name, r.title, r.status, r.conclusion, r.reason,
+	r.created, r.started, r.finished, d.event`
+
+// findRuns reads the runs that tail (WHERE …) selects; full adds their plans and payloads.
+func findRuns(ctx context.Context, q querier, full bool, tail string, args ...any) ([]tgr.Run, error) {
+	columns := runColumns
+	if full {
+		columns += ", r.plan, d.payload"
+	}
+	rows, err := q.QueryContext(ctx, "SELECT "+columns+" FROM runs r JOIN deliveries d ON d.id = r.delivery "+tail, args...)
+	if err != nil {
+		return nil, fmt.Errorf("read runs: %w", err)
+	}
+	defer rows.Close()
+	var runs []tgr.Run
+	for rows.Next() {
+		var r tgr.Run
+		var created, started, finished int64
+		var event string
+		into := []any{&r.ID, &r.Delivery, &r.Number, &r.Attempt, &r.WorkflowFile, &r.WorkflowName, &r.Title, &r.Status, &r.Conclusion, &r.Reason,
+			&created, &started, &finished, &event}
+		var payload []byte
+		if full {
+			into = append(into, &r.Plan, &payload)
+		}
+		if err := rows.Scan(into...); err != nil {
+			return nil, fmt.Errorf("read runs: %w", err)
+		}
+		r.Created, r.Started, r.Finished = moment(created), moment(started), moment(finished)
+		if err := decode(fmt.Sprintf("event of run %d", r.ID), event, &r.Event); err != nil {
+			return nil, err
+		}
+		if len(payload) > 0 {
+			r.Event.Payload = payload
+		}
+		runs = append(runs, r)
+	}
+	return runs, rows.Err()
 }
 
-// PlannedRun is one workflow that runs, or that should have run and could not be compiled.
-type PlannedRun struct {
-	WorkflowFile string // required
-	WorkflowName string
-	Title        string
-	Plan         []byte    // workflow.Plan as JSON
-	Jobs         []tgr.Job // Key, Name and Needs are used; each starts pending. Keys are distinct
-
-	// Conclusion, if not empty, completes the run at once, without jobs: StartupFailure for a workflow that could
-	// not be compiled, Skipped for one that has nothing to do.
-	Conclusion tgr.Conclusion
-	Reason     string
+// findRun reads one run.
+func findRun(ctx context.Context, q querier, id tgr.RunID, full bool) (tgr.Run, error) {
+	runs, err := findRuns(ctx, q, full, "WHERE r.id = $1", id)
+	if err != nil {
+		return tgr.Run{}, err
+	}
+	if len(runs) == 0 {
+		return tgr.Run{}, tgr.Errorf("store.run", tgr.NotFound, "there is no run %d", id)
+	}
+	return runs[0], nil
 }
 
-// Planned completes the plan job and makes its run real, in one transaction. The first of p.Runs takes over the
-// run that Accept made, the others become new runs of the same delivery; their ids are returned in that order.
-// Each gets the next number of its workflow file in its repository. Without any, the run is completed as skipped
-// with p.Reason. An error of [tgr.Conflict] means that token is no longer the plan job's: nothing was written.
-func (s *Store) Planned(ctx context.Context, job tgr.JobID, token string, p Planned) ([]tgr.RunID, error) {
-	panic("body follows")
+// insertRun adds run, queued and not planned, and sets its ID.
+func (t *tx) insertRun(run *tgr.Run) error {
+	e := run.Event
+	branch := e.HeadRef
+	if branch == "" {
+		branch = strings.TrimPrefix(strings.TrimPrefix(e.Ref, "refs/heads/"), "refs/tags/")
+	}
+	err := t.QueryRow(`INSERT INTO runs (delivery, repo_id, repo, branch, event_name, attempt, status, created)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id`,
+		run.Delivery, e.Repo.ID, e.Repo.FullName, branch, e.Name, run.Attempt, run.Status, nanos(run.Created)).Scan(&run.ID)
+	if err != nil {
+		return fmt.Errorf("add a run of delivery %s: %w", run.Delivery, err)
+	}
+	return nil
+}
+
+// runIDs reads a column of run ids.
+func runIDs(ctx context.Context, q querier, query string, args ...any) ([]tgr.RunID, error) {
+	rows, err := q.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("list runs: %w", err)
+	}
+	defer rows.Close()
+	ids := []tgr.RunID{}
+	for rows.Next() {
+		var id tgr.RunID
+		if err := rows.Scan(&id); err != nil {
+			return nil, fmt.Errorf("list runs: %w", err)
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
 }
 
 // Run returns a run with its plan and its event's payload, or an error of [tgr.NotFound].
-func (s *Store) Run(ctx context.Context, id tgr.RunID) (tgr.Run, error) { panic("body follows") }
+func (s *Store) Run(ctx context.Context, id tgr.RunID) (tgr.Run, error) {
+	run, err := findRun(ctx, s.r, id, true)
+	return run, s.dialect.fault("run", err)
+}
 
 // RunFilter selects runs; a zero field selects all.
 type RunFilter struct {
@@ -50,33 +112,97 @@ type RunFilter struct {
 	Limit    int       // 0: 50; at most 1000
 }
 
+// where is f as SQL; %[1]d in a condition is its parameter's number.
+func (f RunFilter) where() (string, []any) {
+	var conds []string
+	var args []any
+	add := func(cond string, v any, set bool) {
+		if set {
+			args = append(args, v)
+			conds = append(conds, fmt.Sprintf(cond, len(args)))
+		}
+	}
+	add("r.repo = $%[1]d", f.Repo, f.Repo != "")
+	add("(r.workflow_file = $%[1]d OR r.workflow_name = $%[1]d)", f.Workflow, f.Workflow != "")
+	add("r.branch = $%[1]d", f.Branch, f.Branch != "")
+	add("r.event_name = $%[1]d", f.Event, f.Event != "")
+	add("r.status = $%[1]d", f.Status, f.Status != "")
+	add("r.delivery = $%[1]d", f.Delivery, f.Delivery != "")
+	add("r.id < $%[1]d", f.Before, f.Before > 0)
+	tail := ""
+	if len(conds) > 0 {
+		tail = "WHERE " + strings.Join(conds, " AND ")
+	}
+	args = append(args, page(f.Limit))
+	return fmt.Sprintf("%s ORDER BY r.id DESC LIMIT $%d", tail, len(args)), args
+}
+
 // Runs lists runs, the latest first, without plans and payloads.
-func (s *Store) Runs(ctx context.Context, f RunFilter) ([]tgr.Run, error) { panic("body follows") }
+func (s *Store) Runs(ctx context.Context, f RunFilter) ([]tgr.Run, error) {
+	tail, args := f.where()
+	runs, err := findRuns(ctx, s.r, false, tail, args...)
+	return runs, s.dialect.fault("runs", err)
+}
 
 // Unsettled lists the planned runs that are not completed, the oldest first: those that need Settle.
-func (s *Store) Unsettled(ctx context.Context) ([]tgr.RunID, error) { panic("body follows") }
+func (s *Store) Unsettled(ctx context.Context) ([]tgr.RunID, error) {
+	ids, err := runIDs(ctx, s.r, "SELECT id FROM runs WHERE status <> 'completed' AND workflow_file <> '' ORDER BY id")
+	return ids, s.dialect.fault("unsettled", err)
+}
 
 // CancelRun cancels the current attempt of a run, or of it one job where job is not 0. Jobs that are pending or
 // queued complete as cancelled at once; those that run are marked, which Beat tells their worker. by is a person or
 // a part of the system, for the reason: "cancelled by ada: superseded". An error of [tgr.Conflict] means that the run,
 // or that job, is completed.
-func (s *Store) CancelRun(ctx context.Context, run tgr.RunID, job tgr.JobID, reason, by string) error {
-	panic("body follows")
+func (s *Store) CancelRun(ctx context.Context, id tgr.RunID, only tgr.JobID, reason, by string) error {
+	why := "cancelled by " + by
+	if reason != "" {
+		why += ": " + reason
+	}
+	return s.write(ctx, "cancel", func(t *tx) error {
+		run, err := findRun(context.Background(), t, id, false)
+		if err != nil {
+			return err
+		}
+		if run.Status.Done() {
+			return tgr.Errorf("store.cancel", tgr.Conflict, "run %d is completed (%s)", id, run.Conclusion)
+		}
+		jobs, err := t.cancellable(run, only)
+		if err != nil {
+			return err
+		}
+		for _, j := range jobs {
+			if err := t.stop(j, why); err != nil {
+				return err
+			}
+		}
+		if only == 0 && run.Reason == "" {
+			run.Reason = why
+			if err := t.saveRun(&run); err != nil {
+				return err
+			}
+		}
+		return t.fold(id)
+	})
 }
 
-// Again says what a re-run repeats.
-type Again struct {
-	Failed bool      // jobs that failed, were cancelled or timed out
-	Job    tgr.JobID // this job of the current attempt; 0 and not Failed: all
-}
-
-// Rerun begins a new attempt of a completed run and returns its number. Jobs that are repeated, and all that need
-// them, are new rows; the others are carried over as new rows with the same result. Rows of the old
-// attempt stay as they were. A run whose planning failed is planned again. An error of [tgr.Conflict] means that the
-// run is not completed or that there is nothing to repeat.
-//
-// A repeated job that was expanded, and none of whose needs is repeated, keeps its Instance and is queued at
-// once; any other is pending and is expanded anew by Settle.
-func (s *Store) Rerun(ctx context.Context, run tgr.RunID, again Again) (attempt int, err error) {
-	panic("body follows")
+// cancellable lists the jobs of run's current attempt that are not completed: all, or the one asked for.
+func (t *tx) cancellable(run tgr.Run, only tgr.JobID) ([]*job, error) {
+	jobs, err := findJobs(context.Background(), t, "WHERE run_id = $1 AND attempt = $2 AND status <> 'completed' ORDER BY id", run.ID, run.Attempt)
+	if err != nil || only == 0 {
+		return jobs, err
+	}
+	for _, j := range jobs {
+		if j.ID == only {
+			return []*job{j}, nil
+		}
+	}
+	j, err := findJob(context.Background(), t, only)
+	switch {
+	case err != nil:
+		return nil, err
+	case j.Run != run.ID || j.Attempt != run.Attempt:
+		return nil, tgr.Errorf("store.cancel", tgr.NotFound, "run %d has no job %d in attempt %d", run.ID, only, run.Attempt)
+	}
+	return nil, tgr.Errorf("store.cancel", tgr.Conflict, "job %d is completed (%s)", only, j.Conclusion)
 }

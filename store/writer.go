@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/terraphim/tgr"
@@ -28,8 +29,9 @@ type writer struct {
 
 // op is one waiting write.
 type op struct {
-	fn   func(*tx) error
-	done chan error // buffered
+	fn    func(*tx) error
+	taken atomic.Bool // by the writer, to run it, or by its caller, to abandon it
+	done  chan error  // buffered
 }
 
 // tx is a write transaction at one moment of the clock.
@@ -56,8 +58,9 @@ func (w *writer) close() {
 	<-w.gone
 }
 
-// write runs fn in a transaction and returns when that is durable. Where ctx ends first, the outcome is unknown. fn is
-// never interrupted: SQLite would roll back the whole transaction, and with it the writes of others.
+// write runs fn in a transaction and returns when that is durable. Where ctx ends before fn has begun, fn never
+// runs; later it is not interrupted, because SQLite would roll back the whole transaction, and with it the
+// writes of others. So the outcome is always known, and fn never runs after write has returned.
 func (s *Store) write(ctx context.Context, name string, fn func(*tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
@@ -70,7 +73,10 @@ func (s *Store) write(ctx context.Context, name string, fn func(*tx) error) erro
 	case err := <-o.done:
 		return s.dialect.fault(name, err)
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		if o.taken.CompareAndSwap(false, true) {
+			return context.Cause(ctx)
+		}
+		return s.dialect.fault(name, <-o.done)
 	}
 }
 
@@ -116,11 +122,12 @@ func (w *writer) commit(ops []*op) {
 		if err != nil && errs[i] == nil {
 			errs[i] = err
 		}
-		o.done <- errs[i]
+		o.done <- errs[i] // nobody listens to one that was abandoned; the channel is buffered
 	}
 }
 
-// run returns an error where none of ops is durable; errs gets those of single ops.
+// run returns an error where none of ops is durable; errs gets those of single ops. An op that was abandoned is
+// passed over.
 func (w *writer) run(ops []*op, errs []error) error {
 	ctx := context.Background()
 	begun, err := w.s.w.BeginTx(ctx, nil)
@@ -129,6 +136,9 @@ func (w *writer) run(ops []*op, errs []error) error {
 	}
 	t := &tx{Tx: begun, s: w.s, now: w.s.cfg.Now().UTC()}
 	for i, o := range ops {
+		if !o.taken.CompareAndSwap(false, true) {
+			continue
+		}
 		if _, err := t.Exec("SAVEPOINT op"); err != nil {
 			return errors.Join(err, t.Rollback())
 		}

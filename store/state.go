@@ -1,0 +1,184 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/terraphim/tgr"
+)
+
+// enqueue makes j wait for a machine. A reason says why it waits once more.
+func (j *job) enqueue(now time.Time, reason string) error {
+	if err := tgr.NextJob(j.Status, tgr.Queued); err != nil {
+		return err
+	}
+	j.Status, j.Reason, j.queued, j.Started = tgr.Queued, reason, now, time.Time{}
+	j.free()
+	return nil
+}
+
+// claim gives j to an owner and forgets what an earlier try left.
+func (j *job) claim(now time.Time, owner string, lease time.Duration) error {
+	if err := tgr.NextJob(j.Status, tgr.InProgress); err != nil {
+		return err
+	}
+	j.Status, j.Started = tgr.InProgress, now
+	j.Tries++
+	j.Machine, j.Isolation, j.Steps, j.Annotations, j.Outputs = "", "", nil, nil, nil
+	j.owner, j.token, j.until = owner, tgr.NewToken(), now.Add(lease)
+	return nil
+}
+
+// complete ends j. Steps that had not ended are closed: nothing of a completed job runs.
+func (j *job) complete(now time.Time, c tgr.Conclusion, b tgr.Blame, reason string) error {
+	if err := tgr.NextJob(j.Status, tgr.Completed); err != nil {
+		return err
+	}
+	j.Status, j.Conclusion, j.Blame, j.Reason, j.Finished = tgr.Completed, c, b, reason, now
+	for i := range j.Steps {
+		s := &j.Steps[i]
+		switch s.Status {
+		case tgr.InProgress:
+			s.Conclusion, s.Outcome, s.Finished = tgr.Cancelled, tgr.Cancelled, now
+		case tgr.Pending:
+			s.Conclusion, s.Outcome = tgr.Skipped, tgr.Skipped
+		}
+		s.Status = tgr.Completed
+	}
+	j.free()
+	return nil
+}
+
+// giveBack ends a try for a fault of ours.
+func (j *job) giveBack(now time.Time, reason string) (requeued bool, err error) {
+	switch {
+	case j.cancel:
+		return false, j.complete(now, tgr.Cancelled, "", j.cancelReason)
+	case j.Tries >= MaxTries:
+		return false, j.complete(now, tgr.Failure, tgr.BlameOurs, fmt.Sprintf("%s; given up after %d tries", reason, j.Tries))
+	}
+	return true, j.enqueue(now, fmt.Sprintf("%s; try %d of %d follows", reason, j.Tries+1, MaxTries))
+}
+
+// outcome is what Fold needs of j.
+func (j *job) outcome() tgr.Outcome {
+	return tgr.Outcome{Status: j.Status, Conclusion: j.Conclusion, ContinueOnError: j.ContinueOnError}
+}
+
+// free ends the lease of j.
+func (j *job) free() {
+	j.owner, j.token, j.until, j.cancel, j.cancelReason = "", "", time.Time{}, false, ""
+}
+
+// stop cancels j: at once where it does not run, else by marking it.
+func (j *job) stop(now time.Time, reason string) error {
+	if j.Status == tgr.InProgress {
+		j.cancel, j.cancelReason = true, reason
+		return nil
+	}
+	return j.complete(now, tgr.Cancelled, "", reason)
+}
+
+// step replaces the steps of j where each goes forward.
+func (j *job) step(steps []tgr.Step) error {
+	for i, was := range j.Steps {
+		if i >= len(steps) || steps[i].Number != was.Number {
+			return tgr.Errorf("store.steps", tgr.Invalid, "step %d of job %d is missing from its new steps", was.Number, j.ID)
+		}
+		if now := steps[i]; now.Status != was.Status {
+			if err := tgr.NextStep(was.Status, now.Status); err != nil {
+				return fmt.Errorf("step %d of job %d: %w", was.Number, j.ID, err)
+			}
+		}
+	}
+	j.Steps = slices.Clone(steps)
+	return nil
+}
+
+// held reads a running job that belongs to token.
+func (t *tx) held(id tgr.JobID, token string) (*job, error) {
+	j, err := findJob(context.Background(), t, id)
+	if err != nil {
+		return nil, err
+	}
+	if j.Status != tgr.InProgress || j.token != token {
+		return nil, tgr.Errorf("store.lease", tgr.Conflict, "job %d is %s and no longer held by this lease", id, j.outcome())
+	}
+	return j, nil
+}
+
+// change reads a job that belongs to token, lets fn change it, and saves it.
+func (s *Store) change(ctx context.Context, op string, id tgr.JobID, token string, fn func(*tx, *job) error) error {
+	return s.write(ctx, op, func(t *tx) error {
+		j, err := t.held(id, token)
+		if err != nil {
+			return err
+		}
+		if err := fn(t, j); err != nil {
+			return err
+		}
+		return t.save(j, tgr.InProgress)
+	})
+}
+
+// fold derives the status of a run anew, stores it where it differs, and reports the change that made it necessary.
+func (t *tx) fold(id tgr.RunID) error {
+	ctx := context.Background()
+	run, err := findRun(ctx, t, id, false)
+	if err != nil {
+		return err
+	}
+	jobs, err := work(ctx, t, id, run.Attempt)
+	if err != nil {
+		return err
+	}
+	status, conclusion, reason := run.Status, run.Conclusion, run.Reason
+	switch {
+	case run.Status.Done():
+	case run.WorkflowFile == "":
+		plan, err := findPlanJob(ctx, t, run)
+		if err != nil {
+			return err
+		}
+		if status = tgr.Queued; plan.Status.Done() {
+			status, conclusion, reason = tgr.Completed, plan.Conclusion, plan.Reason
+		}
+	default:
+		out := make([]tgr.Outcome, len(jobs))
+		for i, j := range jobs {
+			out[i] = j.outcome()
+		}
+		status, conclusion = tgr.Fold(out)
+	}
+	if status != run.Status || reason != run.Reason {
+		run.Status, run.Conclusion, run.Reason = status, conclusion, reason
+		if err := t.saveRun(&run); err != nil {
+			return err
+		}
+	}
+	return t.notify(run, plain(jobs))
+}
+
+// saveRun writes the status of run, and the times that follow from it.
+func (t *tx) saveRun(run *tgr.Run) error {
+	if run.Started.IsZero() && (run.Status == tgr.InProgress || run.Status == tgr.Completed) {
+		run.Started = t.now
+	}
+	if run.Status.Done() {
+		run.Finished = t.now
+	}
+	return t.exec(fmt.Sprintf("save run %d", run.ID),
+		"UPDATE runs SET status = $1, conclusion = $2, reason = $3, started = $4, finished = $5, attempt = $6 WHERE id = $7",
+		run.Status, run.Conclusion, run.Reason, nanos(run.Started), nanos(run.Finished), run.Attempt, run.ID)
+}
+
+// notify asks Config.Reports what to report of a change, and enqueues it.
+func (t *tx) notify(run tgr.Run, jobs []tgr.Job) error {
+	if t.s.cfg.Reports == nil {
+		return nil
+	}
+	run.Plan, run.Event.Payload = nil, nil
+	return t.enqueue(t.s.cfg.Reports(run, jobs))
+}
