@@ -391,7 +391,7 @@ func decode(w http.ResponseWriter, r *request, v any, empty bool) error {
 	case errors.As(err, &large):
 		return &refusal{http.StatusRequestEntityTooLarge, tgr.Errorf("web", tgr.Limit, "the body is larger than %d bytes", maxBody)}
 	case err != nil:
-		return invalid("read the body: %w", err)
+		return &tgr.Error{Op: "web", Code: tgr.Invalid, Message: "the body did not arrive whole", Err: err}
 	case len(body) == 0 && empty:
 		return nil
 	}

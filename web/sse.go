@@ -170,13 +170,10 @@ func (f *follower) resume(id string) error {
 	if !ok {
 		try, line = "1", id
 	}
-	t, err := number(try, "Last-Event-ID", 1, maxLine)
-	if err != nil {
-		return err
-	}
-	n, err := number(line, "Last-Event-ID", 1, maxLine)
-	if err != nil {
-		return err
+	t, errTry := number(try, "Last-Event-ID", 0, maxLine)
+	n, errLine := number(line, "Last-Event-ID", 0, maxLine)
+	if errTry != nil || errLine != nil || t == 0 || n == 0 {
+		return invalid("Last-Event-ID is %q, and should be the id of an event of this stream", cut(id, 30))
 	}
 	if f.next = int(n); int(t) != f.try {
 		f.next = 0
