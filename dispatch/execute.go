@@ -107,9 +107,8 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Lo
 	res, err := runner.Run(work, runner.Config{
 		Machine: m.Machine, Dirs: m.Dirs, Nodes: m.Nodes, Env: m.Env, User: m.User, Sink: s,
 		Checkout: d.c.Source.Checkout(l.Run.Event), Actions: d.c.Source.Actions(l.Run.Event),
-		Runner: runner.RunnerInfo{Name: m.ID, Notes: []string{
-			fmt.Sprintf("Machine %s: %s, kernel %s, ready after %d ms", m.ID, m.Isolation, m.Kernel, m.Boot.Milliseconds())}},
-		Now: d.c.Now, Log: log.With("vm", m.ID),
+		Runner: runner.RunnerInfo{Name: m.ID, Notes: []string{m.note()}},
+		Now:    d.c.Now, Log: log.With("vm", m.ID),
 	}, job)
 	if err != nil {
 		s.say("##[error]This is not your workflow's fault: %v", err)

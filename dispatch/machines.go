@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/terraphim/tgr/guest"
@@ -52,6 +54,19 @@ func (p *Local) Acquire(ctx context.Context, s Spec) (*Machine, func(), error) {
 	}
 	out.Place = p.Place(m)
 	return out, free, nil
+}
+
+// note is the line about a machine in the log of its job; BootOf reads it.
+func (m *Machine) note() string {
+	return fmt.Sprintf("Machine %s: %s, kernel %s, ready after %d ms", m.ID, m.Isolation, m.Kernel, m.Boot.Milliseconds())
+}
+
+// BootOf is how long the machine took to be ready, if a line of a job's log is the one that says so.
+func BootOf(line string) (time.Duration, bool) {
+	_, after, ok := strings.Cut(line, ", ready after ")
+	digits, found := strings.CutSuffix(after, " ms")
+	ms, err := strconv.Atoi(digits)
+	return time.Duration(ms) * time.Millisecond, ok && found && err == nil && strings.HasPrefix(line, "Machine ")
 }
 
 // greet opens the stream to the agent and seeds the machine: hostname, clock, entropy.

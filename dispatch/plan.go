@@ -167,9 +167,9 @@ func (d *Dispatcher) compile(ev tgr.Event, f File, t workflow.Trigger, files []F
 // triggerOf is the event as on: sees it.
 func (d *Dispatcher) triggerOf(ctx context.Context, ev tgr.Event) workflow.Trigger {
 	var p struct {
-		Action   string         `json:"action"`
-		Inputs   map[string]any `json:"inputs"`
-		Schedule string         `json:"schedule"`
+		Action   string          `json:"action"`
+		Inputs   map[string]any  `json:"inputs"`
+		Schedule string          `json:"schedule"`
 		Workflow json.RawMessage `json:"workflow"` // of workflow_run an object; of workflow_dispatch the file
 	}
 	if len(ev.Payload) > 0 {

@@ -15,6 +15,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v4"
+
+	"github.com/terraphim/tgr/image"
 )
 
 // setting is one knob of the server. Flags beat the environment, which beats the file, which beats the default.
@@ -44,7 +46,7 @@ func settings() []setting {
 		{Key: "data-dir", Env: "TGR_DATA_DIR", Default: defaultDataDir(), Help: "folder for the database, logs and machines"},
 		{Key: "max-concurrent-workflows", Env: "MAX_CONCURRENT_WORKFLOWS", Default: "5", Help: "jobs that run at once"},
 		{Key: "isolation", Env: "TGR_ISOLATION", Default: "auto", Help: "auto, qemu, or process (no isolation at all)"},
-		{Key: "image", Env: "TGR_IMAGE", Default: "default", Help: "image of the machines"},
+		{Key: "image", Env: "TGR_IMAGE", Default: image.DefaultName, Help: "image of the machines"},
 		{Key: "vm-memory", Env: "TGR_VM_MEMORY", Default: "1024", Help: "memory of a machine, MiB"},
 		{Key: "vm-cpus", Env: "TGR_VM_CPUS", Default: "1", Help: "virtual processors of a machine"},
 		{Key: "vm-disk", Env: "TGR_VM_DISK", Default: "8192", Help: "writable disk of a machine, MiB"},

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/dispatch"
+	"github.com/terraphim/tgr/github"
+	"github.com/terraphim/tgr/runner"
+)
+
+const workflowDir = ".github/workflows"
+
+// gitSource lets dispatch and the runner use the cached clones.
+type gitSource struct{ *github.Source }
+
+// Fetch implements dispatch.Source.
+func (s gitSource) Fetch(ctx context.Context, ev tgr.Event) (tgr.Event, error) {
+	sha, err := s.Source.Fetch(ctx, ev.Repo, ev.SHA, ev.Ref)
+	if tgr.CodeOf(err) == tgr.NotFound && ev.HeadSHA != "" && ev.HeadSHA != ev.SHA {
+		// The merge commit of a pull request goes when the next push comes; its head stays.
+		sha, err = s.Source.Fetch(ctx, ev.Repo, ev.HeadSHA, "")
+	}
+	if err != nil {
+		return ev, err
+	}
+	ev.SHA = sha
+	if ev.HeadSHA == "" {
+		ev.HeadSHA = sha
+	}
+	return ev, nil
+}
+
+// Workflows implements dispatch.Source.
+func (s gitSource) Workflows(ctx context.Context, ev tgr.Event) ([]dispatch.File, error) {
+	files, err := s.Files(ctx, ev.Repo, ev.SHA, workflowDir)
+	if err != nil {
+		return nil, err
+	}
+	var out []dispatch.File
+	for _, f := range files {
+		if !isWorkflow(f.Path) {
+			continue
+		}
+		file := dispatch.File{Path: f.Path, Data: f.Data}
+		if f.Data == nil && f.Size > 0 {
+			file.Err = fmt.Errorf("%s: %d bytes is too much for a workflow: at most 512 KiB", f.Path, f.Size)
+		}
+		out = append(out, file)
+	}
+	return out, nil
+}
+
+// isWorkflow reports whether GitHub would take a path for a workflow: YAML, and not in a folder below.
+func isWorkflow(p string) bool {
+	return path.Dir(p) == workflowDir && (strings.HasSuffix(p, ".yml") || strings.HasSuffix(p, ".yaml"))
+}
+
+// Changed implements dispatch.Source.
+func (s gitSource) Changed(ctx context.Context, ev tgr.Event) ([]string, error) {
+	return s.Source.Changed(ctx, ev.Repo, ev)
+}
+
+// Checkout implements dispatch.Source.
+func (s gitSource) Checkout(ev tgr.Event) runner.CheckoutSource { return checkoutSource{s.Source, ev} }
+
+// Actions implements dispatch.Source.
+func (s gitSource) Actions(ev tgr.Event) runner.ActionSource { return actionSource{s.Source} }
+
+// checkoutSource serves actions/checkout for the jobs of one event.
+type checkoutSource struct {
+	source *github.Source
+	ev     tgr.Event
+}
+
+// Checkout implements runner.CheckoutSource.
+func (c checkoutSource) Checkout(ctx context.Context, r runner.CheckoutRequest) (runner.CheckoutResult, error) {
+	repo, sha, ref := c.ev.Repo, r.SHA, r.Ref
+	if !strings.EqualFold(r.Repository, repo.FullName) {
+		repo = tgr.Repo{FullName: r.Repository}
+	} else if ref == "" {
+		ref = c.ev.Ref
+	}
+	if r.Filter != "" {
+		return runner.CheckoutResult{}, tgr.Errorf("checkout", tgr.Invalid, "filter: partial clones are not served here; sparse-checkout works without")
+	}
+	got, err := c.source.Checkout(ctx, github.CheckoutSpec{
+		Repo: repo, Ref: ref, SHA: sha, Depth: r.FetchDepth, Tags: r.FetchTags, Submodules: r.Submodules,
+		SparseCheckout: r.SparseCheckout, Cone: r.SparseConeMode, PersistToken: persisted(r), UID: runnerID, GID: runnerID,
+	})
+	if err != nil {
+		return runner.CheckoutResult{}, err
+	}
+	return runner.CheckoutResult{SHA: got.SHA, Ref: got.Ref, Tar: got.Tar}, nil
+}
+
+// runnerID is the user runner of our image; in other machines files belong to whoever unpacks them.
+const runnerID = 1001
+
+func persisted(r runner.CheckoutRequest) string {
+	if r.PersistCredentials {
+		return r.Token
+	}
+	return ""
+}
+
+// newGitSource makes the source of a server.
+func newGitSource(c *config, auth func(ctx context.Context, repo string) (string, error), log logger) (gitSource, error) {
+	s, err := github.NewSource(github.SourceConfig{Dir: c.get("repository-path"), BaseURL: c.get("github-server-url"), Token: auth, Log: log})
+	return gitSource{s}, err
+}

@@ -1,0 +1,415 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/dispatch"
+	"github.com/terraphim/tgr/workflow"
+)
+
+// runFlags are what `tgr run` was asked for.
+type runFlags struct {
+	dir       string
+	files     []string
+	job       string
+	matrix    []string
+	inputs    []string
+	secrets   []string
+	vars      []string
+	env       []string
+	payload   string
+	isolation string
+	image     string
+	network   string
+	asJSON    bool
+	quiet     bool
+	verbose   bool
+	parallel  int
+}
+
+func newRunCmd() *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use:   "run [event]",
+		Short: "Run the workflows of the repository you are in",
+		Long: `Run the workflows of the repository you are in, as the event (push, if none is given) would start them.
+
+Workflows and files are those of the working tree, uncommitted changes included; ignored files are not part of it.
+The exit status is 0 if all jobs succeeded, 1 if one failed, 2 for a bad workflow or command line, 3 for a fault of ours.`,
+		Example: `  tgr run
+  tgr run pull_request -j test --matrix go:1.26
+  tgr run workflow_dispatch -W release.yml --input version=1.2.3 --secret TOKEN`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			event := "push"
+			if len(args) == 1 {
+				event = args[0]
+			}
+			return runLocal(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), event, f)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVarP(&f.dir, "directory", "C", ".", "the repository's working tree")
+	fs.StringArrayVarP(&f.files, "workflow", "W", nil, "only this workflow: a path, or a file's name; may be repeated")
+	fs.StringVarP(&f.job, "job", "j", "", "only this job, and those it needs")
+	fs.StringArrayVar(&f.matrix, "matrix", nil, "only combinations with key:value; may be repeated")
+	fs.StringArrayVar(&f.inputs, "input", nil, "input of workflow_dispatch, name=value; may be repeated")
+	fs.StringArrayVarP(&f.secrets, "secret", "s", nil, "secret, NAME=value, or NAME for the value of that variable; may be repeated")
+	fs.StringArrayVar(&f.vars, "var", nil, "configuration variable, NAME=value; may be repeated")
+	fs.StringArrayVar(&f.env, "env", nil, "environment variable for all steps, NAME=value; may be repeated")
+	fs.StringVarP(&f.payload, "payload", "e", "", "file with the event's payload, JSON")
+	fs.StringVar(&f.isolation, "isolation", envOr("TGR_ISOLATION", "auto"), "auto, qemu, or process (no isolation at all) ($TGR_ISOLATION)")
+	fs.StringVar(&f.image, "image", "", "image of the machines ($TGR_IMAGE)")
+	fs.StringVar(&f.network, "network", "none", "none, or user: see tgr serve")
+	fs.BoolVar(&f.asJSON, "json", false, "print JSON lines: log, step, job and run")
+	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no log lines")
+	fs.BoolVarP(&f.verbose, "verbose", "v", false, "the server's own log, on standard error")
+	fs.IntVar(&f.parallel, "parallel", runtime.NumCPU(), "jobs at once")
+	return cmd
+}
+
+// runLocal plans the event, runs its jobs, and turns how they ended into the exit status.
+func runLocal(ctx context.Context, stdout, stderr io.Writer, event string, f runFlags) error {
+	log := slog.New(slog.DiscardHandler)
+	if f.verbose {
+		log = slog.New(slog.NewTextHandler(stderr, nil))
+	}
+	src, err := openLocalSource(ctx, f.dir, log)
+	if err != nil {
+		return usageError{err}
+	}
+	defer src.Close()
+	ev, err := localEvent(event, src, f)
+	if err != nil {
+		return usageError{err}
+	}
+	secrets, vars, err := localSecrets(f)
+	if err != nil {
+		return usageError{err}
+	}
+	if src.only, err = src.choose(f.files); err != nil {
+		return usageError{err}
+	}
+	machines, cleanup, err := localMachines(ctx, f, log, stderr)
+	if err != nil {
+		return ours(err)
+	}
+	defer cleanup()
+
+	out := newPrinter(stdout, f.asJSON, colorful(stdout))
+	out.quiet, out.many = f.quiet, true
+	l := &localRun{out: out, memory: &dispatch.Memory{}, done: make(chan struct{})}
+	l.id = l.memory.Accept(ev)
+	d := dispatch.New(dispatch.Config{
+		Jobs: l.memory, Runs: l.memory, Source: src, Machines: machines, Logs: noLogs{}, Log: log,
+		Edit: f.edit, Keep: f.keep, Workers: max(1, f.parallel),
+		Secrets: func(context.Context, tgr.Run) (map[string]string, map[string]string, string, error) {
+			return secrets, vars, os.Getenv("GITHUB_TOKEN"), nil
+		},
+		Observe: dispatch.Observer{Line: out.Line, Steps: out.Steps, Settled: l.settled},
+	})
+	l.run(ctx, d)
+	return l.verdict(stderr)
+}
+
+// localRun is one call of `tgr run`.
+type localRun struct {
+	out    *printer
+	memory *dispatch.Memory
+	id     tgr.RunID
+	done   chan struct{} // closed when every run is completed
+	shown  map[tgr.JobID]bool
+}
+
+// run works until every run is completed. The first interrupt cancels the jobs, which may still clean up; the second
+// one ends them.
+func (l *localRun) run(ctx context.Context, d *dispatch.Dispatcher) {
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := d.Run(work); err != nil {
+			l.out.write("tgr: " + err.Error() + "\n")
+		}
+	}()
+	select {
+	case <-l.done:
+	case <-ctx.Done():
+		l.memory.Cancel("interrupted")
+		again := make(chan os.Signal, 1)
+		notifyInterrupt(again)
+		if err := d.Settle(work, l.id); err != nil {
+			l.out.write("tgr: " + err.Error() + "\n")
+		}
+		select {
+		case <-l.done:
+		case <-again:
+		}
+	}
+	stop()
+	<-ended
+}
+
+// settled shows the jobs that have ended, and ends the whole when all runs have. Dispatch calls it from its
+// goroutines; the printer's lock keeps them apart.
+func (l *localRun) settled(tgr.RunID) {
+	runs, jobs := l.memory.All()
+	l.out.mu.Lock()
+	if l.shown == nil {
+		l.shown = map[tgr.JobID]bool{}
+	}
+	var show []func()
+	open := false
+	for _, r := range runs {
+		for _, j := range jobs[r.ID] {
+			if j.Status.Done() && !l.shown[j.ID] && j.Kind == tgr.WorkJob {
+				l.shown[j.ID] = true
+				show = append(show, func() { l.out.Job(r.WorkflowName, j) })
+			}
+		}
+		open = open || !r.Status.Done()
+	}
+	if !open && l.done != nil {
+		select {
+		case <-l.done:
+		default:
+			for _, r := range runs {
+				show = append(show, func() { l.out.Run(r) })
+			}
+			defer close(l.done)
+		}
+	}
+	l.out.mu.Unlock()
+	for _, f := range show {
+		f()
+	}
+}
+
+// verdict is the exit status: the worst of what happened.
+func (l *localRun) verdict(stderr io.Writer) error {
+	runs, jobs := l.memory.All()
+	code, started := 0, 0
+	for _, r := range runs {
+		if r.Conclusion == tgr.StartupFailure {
+			code = max(code, exitUsage)
+		}
+		for _, j := range jobs[r.ID] {
+			if j.Kind == tgr.WorkJob {
+				started++
+			}
+			switch {
+			case !j.Status.Done():
+				code = max(code, exitFailed)
+			case !j.Conclusion.Failed(), j.ContinueOnError:
+			case j.Blame == tgr.BlameOurs:
+				code = max(code, exitOurs)
+			case j.Blame == tgr.BlameWorkflow:
+				code = max(code, exitUsage)
+			default:
+				code = max(code, exitFailed)
+			}
+		}
+	}
+	if l.out.err != nil {
+		return ours(l.out.err)
+	}
+	if code == 0 && started == 0 {
+		return exitError{exitUsage, errors.New("nothing was started: " + runs[0].Reason)}
+	}
+	if code != 0 {
+		return exitError{code: code}
+	}
+	return nil
+}
+
+// edit narrows a plan to one job and what it needs, and adds the environment of the command line.
+func (f runFlags) edit(p *workflow.Plan) error {
+	for _, kv := range f.env {
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok {
+			return fmt.Errorf("--env %s: expected NAME=value", kv)
+		}
+		p.Env = append(slices.DeleteFunc(p.Env, func(e workflow.EnvVar) bool { return e.Name == k }), workflow.EnvVar{Name: k, Value: v})
+	}
+	if f.job == "" {
+		return nil
+	}
+	wanted := map[string]bool{}
+	var want func(key string)
+	want = func(key string) {
+		if j := p.Job(key); j != nil && !wanted[key] {
+			wanted[key] = true
+			for _, need := range j.Needs {
+				want(need)
+			}
+		}
+	}
+	want(f.job)
+	p.Jobs = slices.DeleteFunc(p.Jobs, func(j workflow.Job) bool { return !wanted[j.Key] })
+	return nil
+}
+
+// keep says whether a combination has all the values that --matrix asks for.
+func (f runFlags) keep(in workflow.Instance) bool {
+	if len(f.matrix) == 0 || len(in.Matrix) == 0 {
+		return true
+	}
+	var values map[string]any
+	if json.Unmarshal(in.Matrix, &values) != nil {
+		return true
+	}
+	for _, kv := range f.matrix {
+		k, v, _ := strings.Cut(kv, ":")
+		if have, ok := values[k]; ok && fmt.Sprint(have) != v {
+			return false
+		}
+	}
+	return true
+}
+
+// localSecrets are the secrets and variables of the command line.
+func localSecrets(f runFlags) (secrets, vars map[string]string, err error) {
+	secrets, vars = map[string]string{}, map[string]string{}
+	for _, s := range f.secrets {
+		k, v, ok := strings.Cut(s, "=")
+		if !ok {
+			if v, ok = os.LookupEnv(k); !ok {
+				return nil, nil, fmt.Errorf("--secret %s: there is no variable of that name, and no value was given", k)
+			}
+		}
+		secrets[k] = v
+	}
+	for _, s := range f.vars {
+		k, v, ok := strings.Cut(s, "=")
+		if !ok {
+			return nil, nil, fmt.Errorf("--var %s: expected NAME=value", s)
+		}
+		vars[k] = v
+	}
+	return secrets, vars, nil
+}
+
+// localMachines are machines that live no longer than the command.
+func localMachines(ctx context.Context, f runFlags, log *slog.Logger, stderr io.Writer) (*machines, func(), error) {
+	c, err := loadConfig(newConfigCmd().Flags())
+	if err != nil {
+		return nil, nil, err
+	}
+	mc, err := machinesOf(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	switch f.isolation {
+	case "auto", "qemu", "process":
+		mc.isolation = f.isolation
+	default:
+		return nil, nil, usagef("--isolation %s: expected auto, qemu or process", f.isolation)
+	}
+	if f.image != "" {
+		mc.image = f.image
+	}
+	mc.network = f.network
+	// Not below the working tree, and short: the path of a socket may have 107 bytes.
+	if mc.dir, err = os.MkdirTemp("", "tgr-"); err != nil {
+		return nil, nil, err
+	}
+	m, err := openMachines(ctx, mc, log)
+	if err != nil {
+		os.RemoveAll(mc.dir)
+		return nil, nil, err
+	}
+	if mc.isolation == "process" {
+		fmt.Fprintln(stderr, "tgr: NO ISOLATION: jobs run as processes of this host and of this user")
+	}
+	return m, func() {
+		if err := errors.Join(m.Close(), os.RemoveAll(mc.dir)); err != nil {
+			fmt.Fprintln(stderr, "tgr:", err)
+		}
+	}, nil
+}
+
+// noLogs keeps no log: `tgr run` shows it, and that is all.
+type noLogs struct{}
+
+// Create implements dispatch.Logs.
+func (noLogs) Create(tgr.JobID, int) (dispatch.Log, error) { return noLogs{}, nil }
+
+// Append implements dispatch.Log.
+func (noLogs) Append(...tgr.LogLine) error { return nil }
+
+// Close implements dispatch.Log.
+func (noLogs) Close() error { return nil }
+
+func colorful(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == ""
+}
+
+func envOr(name, otherwise string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+// localEvent is the event that GitHub would send for the repository as it is.
+func localEvent(name string, src *localSource, f runFlags) (tgr.Event, error) {
+	ev := src.event(name)
+	payload := map[string]any{
+		"ref": ev.Ref, "before": ev.BaseSHA, "after": ev.SHA,
+		"repository": map[string]any{"id": ev.Repo.ID, "full_name": ev.Repo.FullName, "name": filepath.Base(ev.Repo.FullName),
+			"owner": map[string]any{"login": filepath.Dir(ev.Repo.FullName)}, "default_branch": ev.Repo.DefaultBranch, "clone_url": ev.Repo.CloneURL},
+		"sender": map[string]any{"login": ev.Actor}, "head_commit": map[string]any{"id": ev.SHA, "timestamp": time.Now().Format(time.RFC3339)},
+	}
+	switch name {
+	case "pull_request", "pull_request_target":
+		ev.Action = "opened"
+		payload["action"], payload["number"] = ev.Action, ev.Number
+		payload["pull_request"] = map[string]any{"number": ev.Number, "head": map[string]any{"ref": ev.HeadRef, "sha": ev.HeadSHA},
+			"base": map[string]any{"ref": ev.BaseRef, "sha": ev.BaseSHA}}
+	case "workflow_dispatch":
+		inputs := map[string]any{}
+		for _, kv := range f.inputs {
+			k, v, ok := strings.Cut(kv, "=")
+			if !ok {
+				return ev, fmt.Errorf("--input %s: expected name=value", kv)
+			}
+			inputs[k] = v
+		}
+		payload["inputs"] = inputs
+	}
+	if len(f.inputs) > 0 && name != "workflow_dispatch" {
+		return ev, fmt.Errorf("--input is for workflow_dispatch, and the event is %s", name)
+	}
+	data, err := json.Marshal(payload)
+	if f.payload != "" {
+		data, err = os.ReadFile(f.payload)
+		if err == nil && !json.Valid(data) {
+			err = fmt.Errorf("%s is not JSON", f.payload)
+		}
+		var given struct {
+			Action string `json:"action"`
+		}
+		if err == nil && json.Unmarshal(data, &given) == nil && given.Action != "" {
+			ev.Action = given.Action
+		}
+	}
+	ev.Payload = data
+	return ev, err
+}
