@@ -4,6 +4,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/terraphim/tgr"
 )
@@ -50,8 +51,11 @@ func inWorkspace(file, workspace string) string {
 }
 
 // annotate logs a message with its level and keeps it as an annotation, as long as the step and the job have room.
-func (r *run) annotate(rec *record, a tgr.Annotation) {
-	r.log(rec, "##["+a.Level+"]"+a.Message)
+func (r *run) annotate(rec *record, a tgr.Annotation) { r.annotateAs(rec, a, a.Message) }
+
+// annotateAs shows something else in the log than in the annotation.
+func (r *run) annotateAs(rec *record, a tgr.Annotation, shown string) {
+	r.log(rec, "##["+a.Level+"]"+shown)
 	a.Step = rec.Number
 	if rec.annotated[a.Level]++; rec.annotated[a.Level] > r.config.Limits.Annotations || len(r.annotations) >= maxJobAnnotations {
 		return
@@ -98,7 +102,7 @@ func (r *run) log(rec *record, text string) {
 	for line := range strings.SplitSeq(r.mask.mask(strings.ToValidUTF8(text, "\ufffd")), "\n") {
 		for len(line) > r.config.Limits.LineBytes {
 			at := r.config.Limits.LineBytes
-			for at > 1 && line[at]&0xC0 == 0x80 {
+			for at > 1 && !utf8.RuneStart(line[at]) {
 				at--
 			}
 			r.emit(rec, line[:at])

@@ -147,8 +147,9 @@ func (o *output) flush() {
 	if c, ok := parseCommand(line, o.registered); ok && o.carryOut(c) {
 		return
 	}
-	o.unit.run.match(o.unit, line)
-	o.unit.run.log(o.unit.rec, line)
+	if !o.unit.run.match(o.unit, line) {
+		o.unit.run.log(o.unit.rec, line)
+	}
 }
 
 // registered says which names are commands right now: while they are stopped, the token that resumes them is one, too.

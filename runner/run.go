@@ -36,11 +36,9 @@ type run struct {
 	result      Result
 	annotations []tgr.Annotation
 	remote      map[string]*fetched // repositories of remote actions by owner/name@ref
-	instances   map[string]*instance
 	matchers    []*matcher
 	top         *scope
-	files       int    // command file directories made so far
-	shell       string // the default shell, once it is known
+	files       int // command file directories made so far
 }
 
 // record is one step as it is shown.
@@ -57,11 +55,10 @@ type record struct {
 // the Result's Reason; ErrTimeout as its cause, or the instance's TimeoutMinutes, make the job timed_out.
 func Run(ctx context.Context, c Config, j Job) (Result, error) {
 	r := &run{
-		config:    c.orDefaults(j),
-		job:       j,
-		status:    tgr.Success,
-		remote:    map[string]*fetched{},
-		instances: map[string]*instance{},
+		config: c.orDefaults(j),
+		job:    j,
+		status: tgr.Success,
+		remote: map[string]*fetched{},
 	}
 	r.mask = newMasker(r.config.Limits.Masks, r.config.Limits.MaskBytes)
 	r.clock.start(ctx, j.Instance)
@@ -78,7 +75,9 @@ func (r *run) all() error {
 	r.begin(setUp)
 	units, err := r.setUp(setUp)
 	switch {
-	case err != nil && blameOf(err) == tgr.BlameOurs:
+	case errors.Is(err, errCancelled):
+		r.end(setUp, tgr.Cancelled, tgr.Cancelled, r.clock.reason(r.config.Runner.Name))
+	case isOurs(err):
 		r.end(setUp, tgr.Failure, tgr.Failure, err.Error())
 		return err
 	case err != nil:
@@ -105,7 +104,7 @@ func (r *run) allSteps(units []*unit) error {
 		}
 	}
 	for _, u := range units {
-		if err := r.step(u); err != nil {
+		if err := r.step(r.clock.hard, u); err != nil {
 			return err
 		}
 	}
@@ -254,7 +253,7 @@ func (r *run) setUp(rec *record) ([]*unit, error) {
 	if err := r.prepareMachine(); err != nil {
 		return nil, err
 	}
-	units, err := r.units(r.job.Job.Steps, r.top, r.job.Plan.File, "")
+	units, err := r.units(r.job.Job.Steps, r.top, r.job.Plan.File)
 	if err != nil {
 		return nil, err
 	}
@@ -400,10 +399,16 @@ func userError(format string, args ...any) error {
 type fault struct {
 	blame   tgr.Blame
 	message string
+	logged  bool // the log has it already
 }
 
 // Error returns the message.
 func (f *fault) Error() string { return f.message }
+
+// isOurs reports whether an error is a fault of ours, and not one of the job or the end of its time.
+func isOurs(err error) bool {
+	return err != nil && blameOf(err) == tgr.BlameOurs && !errors.Is(err, errCancelled) && !errors.Is(err, errStepTimeout)
+}
 
 // blameOf says whose fault an error is: ours unless it says otherwise.
 func blameOf(err error) tgr.Blame {

@@ -92,20 +92,23 @@ func (c *clock) reason(runner string) string {
 // errStepTimeout is the cause when a step's own time was up.
 var errStepTimeout = errors.New("the step has timed out")
 
-// step makes the context of one step. One that survives cancelling ends only with the time for winding up.
-func (c *clock) step(survives bool, timeout float64) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(c.hard)
+// limit bounds what one step and the steps within it may take; base is hard, or the bound of the step around it.
+func (c *clock) limit(base context.Context, timeout float64) (context.Context, context.CancelFunc) {
+	if timeout <= 0 {
+		return context.WithCancel(base)
+	}
+	return context.WithTimeoutCause(base, minutes(timeout), errStepTimeout)
+}
+
+// cancellable makes the context of a step's own process, which ends with the job unless the step survives that.
+func (c *clock) cancellable(limit context.Context, survives bool) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(limit)
 	undo := func() bool { return true }
 	if !survives {
 		undo = context.AfterFunc(c.job, func() { cancel(context.Cause(c.job)) })
 	}
-	timer := func() {}
-	if timeout > 0 {
-		ctx, timer = context.WithTimeoutCause(ctx, minutes(timeout), errStepTimeout)
-	}
 	return ctx, func() {
 		undo()
-		timer()
 		cancel(nil)
 	}
 }

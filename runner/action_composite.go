@@ -1,0 +1,81 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/expr"
+	"github.com/terraphim/tgr/workflow"
+)
+
+// makeInner makes the units of a composite action's steps.
+func (r *run) makeInner(u *unit) error {
+	if u.inner != nil {
+		return nil
+	}
+	if u.sc.depth+1 > r.config.Limits.Nesting {
+		return workflowError(r.file(u.sc), u.src.Pos, "uses: actions are nested more than %d deep", r.config.Limits.Nesting)
+	}
+	sc := &scope{parent: u.sc, action: u.action, caller: u.actionName(), steps: expr.NewObject(), depth: u.sc.depth + 1}
+	inner, err := r.units(u.action.meta.Runs.Steps, sc, u.action.file())
+	if err != nil {
+		return err
+	}
+	u.inner, u.innerIn = inner, sc
+	return nil
+}
+
+// enter gives a composite action's scope what the step that uses it hands in.
+func (r *run) enter(u *unit) error {
+	inputs, err := r.inputs(u)
+	if err != nil {
+		return err
+	}
+	if err := r.makeInner(u); err != nil {
+		return err
+	}
+	u.innerIn.inputs = inputsContext(inputs)
+	u.innerIn.env = slices.Concat(u.sc.env, u.env)
+	for _, in := range u.inner {
+		in.rec = u.rec
+	}
+	return nil
+}
+
+// composite runs the steps of a composite action and evaluates its outputs.
+func (r *run) composite(u *unit) error {
+	if err := r.enter(u); err != nil {
+		return err
+	}
+	inputs, _ := r.inputs(u) // has just been evaluated without an error
+	r.usesHeader(u, shownInputs(inputs))
+	sc := u.innerIn
+	for _, in := range u.inner {
+		if err := r.step(u.limit, in); err != nil {
+			return err
+		}
+	}
+	if len(sc.posts) > 0 {
+		u.sc.posts = append(u.sc.posts, u)
+	}
+	for _, o := range u.action.meta.Outputs {
+		value, err := r.text(o.Value, sc, nil, workflow.Pos{}, "outputs."+o.Name)
+		if err != nil {
+			return err
+		}
+		if err := u.setOutput(o.Name, value); err != nil {
+			return err
+		}
+	}
+	switch {
+	case errors.Is(context.Cause(u.limit), errStepTimeout):
+		return errStepTimeout
+	case sc.cancelled:
+		return errCancelled
+	case sc.failed:
+		return &fault{blame: tgr.BlameUser, message: "a step of the action failed: " + sc.reason, logged: true}
+	}
+	return nil
+}

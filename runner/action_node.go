@@ -1,0 +1,77 @@
+package runner
+
+import (
+	"path"
+	"strings"
+
+	"github.com/terraphim/tgr/workflow"
+)
+
+// node runs the main part of a JavaScript action. A pre part that has not run yet, because the action is local and came
+// only with the checkout, runs right before it.
+func (r *run) node(u *unit) error {
+	inputs, err := r.inputs(u)
+	if err != nil {
+		return err
+	}
+	r.usesHeader(u, shownInputs(inputs))
+	runs := u.action.meta.Runs
+	if runs.Pre != "" && !u.preDone {
+		ok, err := r.hookCondition(u, runs.PreIf, "runs.pre-if")
+		if err != nil {
+			return err
+		}
+		u.preDone = true
+		if ok {
+			if err := r.nodeProcess(u, runs.Pre, inputs); err != nil {
+				return err
+			}
+		}
+	}
+	if runs.Post != "" {
+		u.sc.posts = append(u.sc.posts, u)
+	}
+	return r.nodeProcess(u, runs.Main, inputs)
+}
+
+// nodeProcess runs one script of a JavaScript action.
+func (r *run) nodeProcess(u *unit, script string, inputs []pair) error {
+	node, err := r.nodeFor(u)
+	if err != nil {
+		return err
+	}
+	var env []pair
+	for _, p := range inputs {
+		env = append(env, pair{"INPUT_" + strings.ToUpper(strings.ReplaceAll(p.Name, " ", "_")), p.Value})
+	}
+	for _, p := range u.state.list {
+		env = append(env, pair{"STATE_" + p.Name, p.Value})
+	}
+	return r.process(u, process{
+		args:   [][]string{{node, path.Join(u.action.dir, script)}},
+		dir:    r.config.Dirs.Workspace,
+		env:    env,
+		action: true,
+	})
+}
+
+// nodeFor finds the node runtime for an action. Actions for one that GitHub has retired run on the oldest that is there.
+func (r *run) nodeFor(u *unit) (string, error) {
+	using := u.action.meta.Runs.Using
+	wanted := []string{using}
+	switch using {
+	case "node12", "node14", "node16":
+		wanted = []string{using, "node20", "node24"}
+	case "node20":
+		wanted = []string{using, "node24"}
+	}
+	for _, name := range wanted {
+		if file := r.config.Nodes[name]; file != "" {
+			if name != using {
+				r.debug(u.rec, using+" is not on this machine; the action runs on "+name)
+			}
+			return file, nil
+		}
+	}
+	return "", workflowError(u.action.file(), workflow.Pos{}, "runs.using: this machine has no %s", excerpt(using))
+}

@@ -1,0 +1,207 @@
+package runner
+
+import (
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/terraphim/tgr/expr"
+)
+
+// maxEnv bounds the environment that a job collects, in bytes.
+const maxEnv = 8 << 20
+
+// defaultPath is PATH where the machine's own environment has none.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// vars are environment variables in the order in which they were first set.
+type vars struct {
+	list  []pair
+	bytes int
+}
+
+func (v *vars) set(name, value string) {
+	for i := range v.list {
+		if v.list[i].Name == name {
+			v.bytes += len(value) - len(v.list[i].Value)
+			v.list[i].Value = value
+			return
+		}
+	}
+	v.bytes += len(name) + len(value)
+	v.list = append(v.list, pair{name, value})
+}
+
+// jobEnv evaluates the env of the workflow and of the job. Neither sees itself.
+func (r *run) jobEnv() error {
+	job := r.job.Job
+	for _, e := range r.job.Plan.Env {
+		value, err := r.text(e.Value, r.top, nil, job.Pos, "env."+e.Name)
+		if err != nil {
+			return err
+		}
+		r.env.set(e.Name, value)
+	}
+	var own []pair
+	for _, e := range job.Env {
+		value, err := r.text(e.Value, r.top, nil, job.Pos, "env."+e.Name)
+		if err != nil {
+			return err
+		}
+		own = append(own, pair{e.Name, value})
+	}
+	for _, p := range own {
+		r.env.set(p.Name, p.Value)
+	}
+	return nil
+}
+
+// envContext is the env context of a step: the job's, then what the steps that use the actions around it add,
+// then its own.
+func (r *run) envContext(sc *scope, u *unit) *expr.Object {
+	o := expr.NewObject()
+	for _, list := range r.envLayers(sc, u) {
+		for _, p := range list {
+			o.Set(p.Name, expr.Str(p.Value))
+		}
+	}
+	return o
+}
+
+func (r *run) envLayers(sc *scope, u *unit) [][]pair {
+	layers := [][]pair{r.env.list, sc.env}
+	if u != nil {
+		layers = append(layers, u.env)
+	}
+	return layers
+}
+
+// isGitHubEnv reports whether an entry of the github context is seen by processes, as GITHUB_*.
+func isGitHubEnv(name string) bool {
+	switch name {
+	case "action", "action_path", "action_ref", "action_repository", "actor", "actor_id", "api_url", "base_ref", "env",
+		"event_name", "event_path", "graphql_url", "head_ref", "job", "output", "path", "ref", "ref_name", "ref_protected",
+		"ref_type", "repository", "repository_id", "repository_owner", "repository_owner_id", "retention_days",
+		"run_attempt", "run_id", "run_number", "server_url", "sha", "state", "step_summary", "triggering_actor",
+		"workflow", "workflow_ref", "workflow_sha", "workspace":
+		return true
+	}
+	return false
+}
+
+// isDefaultVar reports whether the runner itself sets a variable for every process.
+func isDefaultVar(name string) bool {
+	switch name {
+	case "GITHUB_ACTIONS", "RUNNER_OS", "RUNNER_ARCH", "RUNNER_NAME", "RUNNER_TEMP", "RUNNER_TOOL_CACHE",
+		"RUNNER_WORKSPACE", "RUNNER_ENVIRONMENT", "AGENT_TOOLSDIRECTORY":
+		return true
+	}
+	entry, ok := strings.CutPrefix(name, "GITHUB_")
+	return ok && isGitHubEnv(strings.ToLower(entry))
+}
+
+// processEnv is the whole environment of a process, sorted. extra wins over everything but nothing of it is the job's.
+func (r *run) processEnv(u *unit, isAction bool, extra []pair) ([]string, error) {
+	c := r.config
+	m := map[string]string{"PATH": defaultPath, "HOME": c.Dirs.Home, "CI": "true"}
+	maps.Copy(m, c.Env)
+	for name, value := range c.ActionEnv {
+		// The tokens of the services are for actions; a plain script gets only what asks for an identity token.
+		if isAction || strings.HasPrefix(name, "ACTIONS_ID_TOKEN_REQUEST_") {
+			m[name] = value
+		}
+	}
+	for _, list := range r.envLayers(u.sc, u) {
+		for _, p := range list {
+			m[p.Name] = p.Value
+		}
+	}
+	for k, v := range r.static.github {
+		if isGitHubEnv(k) {
+			m["GITHUB_"+strings.ToUpper(k)] = expr.FromAny(v).Text()
+		}
+	}
+	for _, p := range r.stepGitHub(u.sc, u) {
+		m["GITHUB_"+strings.ToUpper(p.Name)] = p.Value
+	}
+	for k, v := range map[string]string{
+		"GITHUB_ACTIONS": "true", "RUNNER_OS": c.Runner.OS, "RUNNER_ARCH": c.Runner.Arch, "RUNNER_NAME": c.Runner.Name,
+		"RUNNER_TEMP": c.Dirs.Temp, "RUNNER_TOOL_CACHE": c.Dirs.Tools, "RUNNER_WORKSPACE": path.Dir(c.Dirs.Workspace),
+		"RUNNER_ENVIRONMENT": c.Runner.Environment, "AGENT_TOOLSDIRECTORY": c.Dirs.Tools,
+	} {
+		m[k] = v
+	}
+	if r.job.Debug {
+		m["RUNNER_DEBUG"] = "1"
+	}
+	for _, p := range extra {
+		m[p.Name] = p.Value
+	}
+	if len(r.path) > 0 {
+		dirs := slices.Clone(r.path)
+		slices.Reverse(dirs)
+		m["PATH"] = strings.Join(append(dirs, m["PATH"]), ":")
+	}
+	env := make([]string, 0, len(m))
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		if err := checkVar(name, m[name]); err != nil {
+			return nil, err
+		}
+		env = append(env, name+"="+m[name])
+	}
+	return env, nil
+}
+
+// checkVar refuses what no process can be given.
+func checkVar(name, value string) error {
+	switch {
+	case name == "" || strings.ContainsAny(name, "=\x00"):
+		return userError("environment variable '%s' has a name that cannot be set", excerpt(name))
+	case strings.Contains(value, "\x00"):
+		return userError("environment variable '%s' holds a NUL byte", excerpt(name))
+	}
+	return nil
+}
+
+// setEnv sets a variable for the steps that follow. NODE_OPTIONS would run code in every action and is refused.
+func (u *unit) setEnv(name, value string) error {
+	r := u.run
+	if strings.EqualFold(name, "NODE_OPTIONS") {
+		r.error(u.rec, "Can't store NODE_OPTIONS output parameter using '$GITHUB_ENV' command.")
+		return nil
+	}
+	if err := checkVar(name, value); err != nil {
+		return err
+	}
+	if isDefaultVar(name) {
+		r.log(u.rec, "##[warning]"+name+" is a default variable: processes do not see what '$GITHUB_ENV' sets it to")
+	}
+	r.env.set(name, value)
+	if r.env.bytes > maxEnv {
+		return userError("the job's environment is larger than %d bytes", maxEnv)
+	}
+	return nil
+}
+
+// addPath puts a directory in front of PATH for the steps that follow.
+func (r *run) addPath(dir string) {
+	r.path = slices.DeleteFunc(r.path, func(d string) bool { return d == dir })
+	r.path = append(r.path, dir)
+}
+
+// allowsUnsecure reports whether the workflow, not a step's output, allows the set-env and add-path commands.
+func (u *unit) allowsUnsecure() bool {
+	const name = "ACTIONS_ALLOW_UNSECURE_COMMANDS"
+	for _, p := range slices.Concat(u.env, u.sc.env) {
+		if p.Name == name {
+			return strings.EqualFold(p.Value, "true")
+		}
+	}
+	for _, e := range slices.Concat(u.run.job.Job.Env, u.run.job.Plan.Env) {
+		if e.Name == name {
+			return strings.EqualFold(e.Value, "true")
+		}
+	}
+	return false
+}

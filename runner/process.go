@@ -1,0 +1,414 @@
+package runner
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/guest"
+)
+
+// The command files of one process, below its own directory.
+const (
+	fileEnv     = "set_env"
+	filePath    = "add_path"
+	fileOutput  = "set_output"
+	fileState   = "save_state"
+	fileSummary = "step_summary"
+	fileScript  = "script"
+)
+
+// process is one process of a step.
+type process struct {
+	args    [][]string // command lines; each but the first is for where the program of the one before is not installed
+	dir     string
+	env     []pair // beyond the environment of every process
+	action  bool   // it is an action's: it may see the services' tokens
+	script  string // contents of a script; put beside the command files where ext says so
+	ext     string
+	scripts bool // there is a script
+}
+
+// dirFor names the directory of the next process's command files.
+func (r *run) dirFor() string {
+	r.files++
+	return path.Join(r.config.Dirs.Temp, "_runner_file_commands", strconv.Itoa(r.files))
+}
+
+// process runs one process of u: files in, process, files out. Where the process or what it left behind is at fault
+// the error is a *fault; errCancelled and errStepTimeout say that it was ended early.
+func (r *run) process(u *unit, p process) error {
+	if u.dir == "" {
+		u.dir = r.dirFor()
+	}
+	env, err := r.processEnv(u, p.action, p.env)
+	if err != nil {
+		return err
+	}
+	ctx, done := r.clock.cancellable(u.limit, u.survives)
+	defer done()
+	if ctx.Err() != nil {
+		return interrupted(ctx)
+	}
+	if err := r.config.Machine.Put(ctx, u.dir, commandFiles(p)); err != nil {
+		return r.classify(ctx, "writing the step's files", err)
+	}
+	out := newOutput(u)
+	exit, err := r.exec(ctx, u, p, env, out)
+	_ = out.Close()
+	if err == nil || ctx.Err() != nil { // files count even if the step was ended early
+		if ferr := r.commandFiles(u); ferr != nil && (err == nil || isOurs(ferr)) {
+			return ferr
+		}
+	}
+	switch {
+	case ctx.Err() != nil && (err != nil || !exit.Success()):
+		if errors.Is(err, guest.ErrLost) || errors.Is(err, guest.ErrProtocol) {
+			return machineError("ending a process", err)
+		}
+		return interrupted(ctx)
+	case err != nil:
+		return r.classify(ctx, "running a process", err)
+	}
+	return u.exitError(exit)
+}
+
+// exec runs the first command line whose program is there.
+func (r *run) exec(ctx context.Context, u *unit, p process, env []string, out io.Writer) (guest.Exit, error) {
+	var first guest.Exit
+	for i, line := range p.args {
+		exit, err := r.config.Machine.Exec(ctx, guest.Cmd{
+			Args: line, Dir: p.dir, Env: env, User: r.config.User, Grace: r.config.Limits.Grace,
+		}, out)
+		if err != nil || exit.Started {
+			return exit, err
+		}
+		if i == 0 {
+			first = exit
+		}
+	}
+	return first, nil
+}
+
+// exitError says how a process failed. An exit without a status is a failure.
+func (u *unit) exitError(exit guest.Exit) error {
+	switch {
+	case !exit.Started:
+		message := exit.Message
+		if message == "" {
+			message = "the process could not be started"
+		}
+		return userError("%s", excerpt(message))
+	case exit.Signal != "":
+		code := exit.Code
+		u.rec.ExitCode = &code
+		return userError("Process completed with exit code %d (%s).", exit.Code, excerpt(exit.Signal))
+	}
+	code := exit.Code
+	u.rec.ExitCode = &code
+	if code != 0 {
+		return userError("Process completed with exit code %d.", code)
+	}
+	return nil
+}
+
+// interrupted says why a step's context has ended.
+func interrupted(ctx context.Context) error {
+	if errors.Is(context.Cause(ctx), errStepTimeout) {
+		return errStepTimeout
+	}
+	return errCancelled
+}
+
+// classify tells what the machine could not do for the job's sake from a machine that failed.
+func (r *run) classify(ctx context.Context, doing string, err error) error {
+	var remote *guest.RemoteError
+	switch {
+	case errors.As(err, &remote), errors.Is(err, fs.ErrNotExist):
+		return userError("%s: %s", doing, excerpt(err.Error()))
+	case ctx.Err() != nil && !errors.Is(err, guest.ErrLost) && !errors.Is(err, guest.ErrProtocol):
+		return interrupted(ctx)
+	}
+	return machineError(doing, err)
+}
+
+// commandFiles makes the tar of a process's files: empty command files, and the script.
+func commandFiles(p process) io.Reader {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, name := range []string{fileEnv, filePath, fileOutput, fileState, fileSummary} {
+		writeFile(w, name, 0o666, nil)
+	}
+	if p.scripts {
+		writeFile(w, fileScript+p.ext, 0o755, []byte(p.script))
+	}
+	w.Close() // a Buffer does not fail
+	return &b
+}
+
+// writeFile adds a file to a tar that is made in memory.
+func writeFile(w *tar.Writer, name string, mode int64, data []byte) {
+	w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode, Size: int64(len(data)), ModTime: time.Unix(0, 0)})
+	w.Write(data)
+}
+
+// commandFiles fetches what the process wrote and carries it out.
+func (r *run) commandFiles(u *unit) error {
+	dir := u.dir
+	u.dir = ""
+	files, err := r.fetchFiles(dir, r.config.Limits.FileBytes, fileEnv, filePath, fileOutput, fileState, fileSummary)
+	if err != nil {
+		if blameOf(err) == tgr.BlameUser {
+			err = userError("Unable to process file commands: %v", err)
+		}
+		return err
+	}
+	for _, f := range []struct {
+		name, shown string
+		apply       func(string) error
+	}{
+		{fileEnv, "env", u.pairs(u.setEnv)},
+		{fileOutput, "output", u.pairs(u.setOutput)},
+		{fileState, "state", u.pairs(u.saveState)},
+		{filePath, "path", func(s string) error {
+			for _, dir := range parseLines(s) {
+				r.addPath(dir)
+			}
+			return nil
+		}},
+		{fileSummary, "summary", u.summary},
+	} {
+		if err := f.apply(files[f.name]); err != nil {
+			return userError("Unable to process file command '%s' successfully: %v", f.shown, err)
+		}
+	}
+	return nil
+}
+
+// pairs makes a function that reads a command file and sets each of its entries. Nothing is set if the file is broken.
+func (u *unit) pairs(set func(name, value string) error) func(string) error {
+	return func(src string) error {
+		pairs, err := parsePairs(src)
+		if err != nil {
+			return err
+		}
+		for _, p := range pairs {
+			if err := set(p.Name, p.Value); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// summary keeps what the step wrote for people to read.
+func (u *unit) summary(src string) error {
+	r := u.run
+	if strings.TrimSpace(src) == "" {
+		return nil
+	}
+	text := r.show(src, int(r.config.Limits.FileBytes))
+	if n := len(r.result.Summaries); n > 0 && r.result.Summaries[n-1].Step == u.rec.Number {
+		text = r.result.Summaries[n-1].Markdown + "\n" + text // steps within one action
+		text = text[:min(len(text), int(r.config.Limits.FileBytes))]
+		r.result.Summaries[n-1].Markdown = strings.ToValidUTF8(text, "")
+		return nil
+	}
+	r.result.Summaries = append(r.result.Summaries, Summary{Step: u.rec.Number, Markdown: text})
+	return nil
+}
+
+// fetchFiles reads regular files of one directory. Files that are not there are missing in the result; anything but a
+// regular file, and a file of more than limit bytes, is an error of the step.
+func (r *run) fetchFiles(dir string, limit int64, names ...string) (map[string]string, error) {
+	ctx := r.clock.hard
+	src, err := r.config.Machine.Get(ctx, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, r.classify(ctx, "reading the step's files", err)
+	}
+	defer closeQuietly(src)
+	// Whatever else is in the directory is the job's own, and read over as long as it is not much.
+	total := limit*int64(len(names)) + 16<<20
+	watch := &watched{r: io.LimitReader(src, total)}
+	files := map[string]string{}
+	t := tar.NewReader(watch)
+	for {
+		h, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			return files, nil
+		}
+		if err != nil {
+			return nil, r.readError(ctx, watch, total, err)
+		}
+		name := path.Clean(h.Name)
+		if !slices.Contains(names, name) {
+			continue
+		}
+		if h.Typeflag != tar.TypeReg {
+			return nil, userError("'%s' is not a regular file", name)
+		}
+		if h.Size > limit {
+			return nil, userError("'%s' has %d bytes; at most %d are allowed", name, h.Size, limit)
+		}
+		data, err := io.ReadAll(t)
+		if err != nil {
+			return nil, r.readError(ctx, watch, total, err)
+		}
+		files[name] = string(data)
+	}
+}
+
+// readError says whose fault it is that a tar from the machine could not be read.
+func (r *run) readError(ctx context.Context, w *watched, total int64, err error) error {
+	switch {
+	case errors.Is(w.err, fs.ErrNotExist):
+		return userError("%v", w.err)
+	case w.err != nil && !errors.Is(w.err, io.EOF):
+		return r.classify(ctx, "reading files", w.err)
+	case w.n >= total:
+		return userError("there are more than %d bytes of files", total)
+	}
+	return userError("the files cannot be read: %s", excerpt(err.Error()))
+}
+
+// watched remembers how a reader ended, which a tar reader hides.
+type watched struct {
+	r   io.Reader
+	n   int64
+	err error
+}
+
+// Read reads on.
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.r.Read(p)
+	w.n += int64(n)
+	if err != nil {
+		w.err = err
+	}
+	return n, err
+}
+
+// prepareMachine makes the job's directories and writes the event's payload.
+func (r *run) prepareMachine() error {
+	ctx, done := r.clock.cancellable(r.clock.hard, false)
+	defer done()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	event := r.job.Event
+	if len(event) == 0 {
+		event = []byte("{}")
+	}
+	writeFile(w, path.Base(eventPath(r.config.Dirs)), 0o644, event)
+	w.Close()
+	for _, put := range []struct {
+		dir string
+		tar io.Reader
+	}{{path.Dir(eventPath(r.config.Dirs)), &b}, {r.config.Dirs.Workspace, emptyTar()}} {
+		if err := r.config.Machine.Put(ctx, put.dir, put.tar); err != nil {
+			if ctx.Err() != nil {
+				return nil // the steps' conditions decide what a cancelled job still does
+			}
+			return machineError("preparing the workspace", err)
+		}
+	}
+	return nil
+}
+
+func emptyTar() io.Reader {
+	var b bytes.Buffer
+	tar.NewWriter(&b).Close()
+	return &b
+}
+
+// eventPath is where the event's payload is.
+func eventPath(d Dirs) string { return path.Join(d.Temp, "_github_workflow", "event.json") }
+
+// script runs a `run` step.
+func (r *run) script(u *unit) error {
+	script, err := r.text(u.src.Run, u.sc, u, u.src.Pos, "run")
+	if err != nil {
+		return err
+	}
+	name, dir, err := r.defaults(u)
+	if err != nil {
+		return err
+	}
+	sh, err := shellOf(name, r.file(u.sc), u.src.Pos)
+	if err != nil {
+		return err
+	}
+	if u.src.Name == "" && u.top() {
+		u.rec.Name = r.show("Run "+firstLine(script), 255)
+	}
+	r.header(u, firstLine(script), func(line func(string)) {
+		for l := range strings.Lines(strings.TrimRight(script, "\r\n")) {
+			line(strings.TrimRight(l, "\r\n"))
+		}
+		line("shell: " + sh.shown)
+	})
+	r.used = true
+	u.dir = r.dirFor()
+	file := u.dir + "/" + fileScript + sh.ext
+	p := process{dir: dir, script: sh.wrap(script), ext: sh.ext, scripts: true, args: [][]string{args(sh.format, file)}}
+	if sh.alt != "" {
+		p.args = append(p.args, args(sh.alt, file))
+	}
+	return r.process(u, p)
+}
+
+// defaults finds the shell and the working directory of a script: the step's own, then those of the job, then those
+// of the workflow. The steps of actions have no defaults.
+func (r *run) defaults(u *unit) (shell, dir string, err error) {
+	shell, dir = u.src.Shell, u.src.WorkingDirectory
+	if u.top() {
+		for _, d := range []struct{ shell, dir string }{
+			{r.job.Job.Defaults.Shell, r.job.Job.Defaults.WorkingDirectory},
+			{r.job.Plan.Defaults.Shell, r.job.Plan.Defaults.WorkingDirectory},
+		} {
+			if shell == "" {
+				shell = d.shell
+			}
+			if dir == "" {
+				dir = d.dir
+			}
+		}
+	}
+	if shell, err = r.text(shell, u.sc, u, u.src.Pos, "shell"); err != nil {
+		return "", "", err
+	}
+	if dir, err = r.text(dir, u.sc, u, u.src.Pos, "working-directory"); err != nil {
+		return "", "", err
+	}
+	if !path.IsAbs(dir) {
+		dir = path.Join(r.config.Dirs.Workspace, dir)
+	}
+	return shell, dir, nil
+}
+
+// header logs what a step is about to do, as a group: its title, the details, and the environment that the workflow sets.
+func (r *run) header(u *unit, title string, details func(line func(string))) {
+	r.log(u.rec, "##[group]Run "+title)
+	details(func(s string) { r.log(u.rec, s) })
+	env := r.envContext(u.sc, u)
+	if env.Len() > 0 {
+		r.log(u.rec, "env:")
+		for _, name := range env.Keys() {
+			value, _, _ := env.Get(name) // not lazy
+			r.log(u.rec, fmt.Sprintf("  %s: %s", name, value.Text()))
+		}
+	}
+	r.log(u.rec, "##[endgroup]")
+}

@@ -1,0 +1,283 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/expr"
+	"github.com/terraphim/tgr/workflow"
+)
+
+// unit is one step of a job or of a composite action, together with the state that its pre, main and post share.
+type unit struct {
+	run *run
+	sc  *scope
+	src *workflow.Step
+	rec *record // where it is shown; the steps of an action share that of the step that uses it
+
+	env      []pair // its own env, evaluated
+	survives bool   // its condition holds for a cancelled job, too
+	limit    context.Context
+	dir      string  // of the command files of the process that runs
+	action   *action // what it uses; nil: a script, or not loaded yet
+	outputs  vars
+	state    vars // of its action: what save-state said, for the post step
+	failures []string
+
+	pre     *hook   // what is to run before the job's first step
+	preDone bool    //
+	inner   []*unit // steps of the composite action that it uses
+	innerIn *scope  // their scope
+}
+
+// hook is a pre step that is shown on its own.
+type hook struct{ rec *record }
+
+// errCancelled is what a step ends with when the job was cancelled.
+var errCancelled = errors.New("the operation was canceled")
+
+// units makes a unit of each step and refuses what this runner does not do.
+func (r *run) units(steps []workflow.Step, sc *scope, file string) ([]*unit, error) {
+	units := make([]*unit, 0, len(steps))
+	for i := range steps {
+		s := &steps[i]
+		if s.Background || s.Wait != nil || s.WaitAll || s.Cancel != "" || s.Parallel != nil {
+			return nil, workflowError(file, s.Pos, "steps with background, wait, wait-all, cancel or parallel are not supported")
+		}
+		if s.Run == "" && s.Uses == "" {
+			return nil, workflowError(file, s.Pos, "a step needs run or uses")
+		}
+		units = append(units, &unit{run: r, sc: sc, src: s})
+	}
+	return units, nil
+}
+
+// fail makes the step fail when its process has ended.
+func (u *unit) fail(message string) {
+	u.run.error(u.rec, message)
+	u.failures = append(u.failures, message)
+}
+
+// setOutput and saveState keep what a step hands on.
+
+func (u *unit) setOutput(name, value string) error {
+	u.outputs.set(name, value)
+	if int64(u.outputs.bytes) > u.run.config.Limits.FileBytes {
+		return userError("the step's outputs are larger than %d bytes", u.run.config.Limits.FileBytes)
+	}
+	return nil
+}
+
+func (u *unit) saveState(name, value string) error {
+	u.state.set(name, value)
+	if int64(u.state.bytes) > u.run.config.Limits.FileBytes {
+		return userError("the step's state is larger than %d bytes", u.run.config.Limits.FileBytes)
+	}
+	return nil
+}
+
+// step runs one step from its condition to its conclusion. An error is a fault of ours.
+func (r *run) step(base context.Context, u *unit) error {
+	run, err := r.admit(u)
+	if err == nil && !run {
+		r.conclude(u, tgr.Skipped, tgr.Skipped, "")
+		return nil
+	}
+	if u.top() {
+		r.begin(u.rec)
+	}
+	if err == nil {
+		err = r.attempt(base, u)
+	}
+	outcome, reason, ours := r.verdict(u, err)
+	if ours != nil {
+		return ours
+	}
+	conclusion := outcome
+	if outcome == tgr.Failure {
+		forgiven, err := r.flag(u.src.ContinueOnError, u, "continue-on-error")
+		switch {
+		case err != nil && blameOf(err) == tgr.BlameOurs:
+			return err
+		case err != nil:
+			r.error(u.rec, err.Error())
+		case forgiven:
+			conclusion = tgr.Success
+		}
+	}
+	if conclusion == tgr.Failure {
+		if u.sc.failed = true; u.sc.reason == "" {
+			u.sc.reason = reason
+		}
+		if u.top() {
+			r.status = tgr.Failure
+			r.blame(blameOfStep(err), fmt.Sprintf("step '%s' failed: %s", u.rec.Name, reason))
+		}
+	}
+	r.conclude(u, outcome, conclusion, reason)
+	return nil
+}
+
+// admit evaluates the step's env and condition, in this order, as the condition may use it.
+func (r *run) admit(u *unit) (run bool, err error) {
+	u.env, u.outputs, u.failures, u.dir = nil, vars{}, nil, ""
+	var own []pair
+	for _, e := range u.src.Env {
+		value, err := r.text(e.Value, u.sc, u, u.src.Pos, "env."+e.Name)
+		if err != nil {
+			return false, err
+		}
+		own = append(own, pair{e.Name, value})
+	}
+	u.env = own
+	s := r.stateOf(u.sc)
+	run, err = r.condition(u.src.If, u.sc, u, s, u.src.Pos, "if")
+	if err != nil || !run {
+		return run, err
+	}
+	// Asked now, because the running step changes what the condition sees.
+	u.survives, err = r.condition(u.src.If, u.sc, u, state{failed: s.failed, cancelled: true}, u.src.Pos, "if")
+	return true, err
+}
+
+// attempt does what the step is for, within its time.
+func (r *run) attempt(base context.Context, u *unit) error {
+	if u.top() && u.src.Name != "" {
+		name, err := r.text(u.src.Name, u.sc, u, u.src.Pos, "name")
+		if err != nil {
+			return err
+		}
+		u.rec.Name = r.show(name, 255)
+	}
+	timeout, err := r.number(u.src.TimeoutMinutes, 0, u.sc, u, u.src.Pos, "timeout-minutes")
+	if err != nil {
+		return err
+	}
+	limit, done := r.clock.limit(base, timeout)
+	defer done()
+	u.limit = limit
+	if u.src.Run != "" {
+		err = r.script(u)
+	} else {
+		err = r.uses(u)
+	}
+	if err == nil && len(u.failures) > 0 {
+		err = &fault{blame: tgr.BlameUser, message: u.failures[0], logged: true}
+	}
+	if errors.Is(err, errStepTimeout) && context.Cause(base) == nil {
+		err = userError("The action '%s' has timed out after %s.", u.rec.Name, minutesText(timeout))
+	}
+	return err
+}
+
+// verdict turns what attempt returned into an outcome, and logs why.
+func (r *run) verdict(u *unit, err error) (outcome tgr.Conclusion, reason string, ours error) {
+	var f *fault
+	switch {
+	case err == nil:
+		return tgr.Success, "", nil
+	case errors.Is(err, errCancelled):
+		if u.top() {
+			r.error(u.rec, "The operation was canceled.")
+		}
+		return tgr.Cancelled, r.clock.reason(r.config.Runner.Name), nil
+	case errors.Is(err, errStepTimeout): // of a step around this one, which says so
+		return tgr.Failure, err.Error(), nil
+	case errors.As(err, &f):
+		if !f.logged {
+			r.error(u.rec, f.message)
+		}
+		return tgr.Failure, f.message, nil
+	}
+	r.log(u.rec, "##[error]"+tgr.MessageOf(err))
+	return "", "", err
+}
+
+func blameOfStep(err error) tgr.Blame {
+	if b := blameOf(err); b != tgr.BlameOurs {
+		return b
+	}
+	return tgr.BlameUser
+}
+
+// conclude writes a step's end to its scope's steps context, and shows it.
+func (r *run) conclude(u *unit, outcome, conclusion tgr.Conclusion, reason string) {
+	if outcome == tgr.Cancelled {
+		u.sc.cancelled = true
+	}
+	if id := visibleID(u.src.ID); id != "" {
+		outputs := expr.NewObject()
+		for _, p := range u.outputs.list {
+			outputs.Set(p.Name, expr.Str(p.Value))
+		}
+		u.sc.steps.Set(id, expr.Obj(expr.NewObject().
+			Set("outputs", expr.Obj(outputs)).
+			Set("outcome", expr.Str(string(outcome))).
+			Set("conclusion", expr.Str(string(conclusion)))))
+	}
+	if u.top() {
+		r.end(u.rec, outcome, conclusion, reason)
+	}
+}
+
+// flag evaluates a boolean; false where nothing is written.
+func (r *run) flag(src string, u *unit, what string) (bool, error) {
+	if strings.TrimSpace(src) == "" {
+		return false, nil
+	}
+	v, err := r.eval(src, u.sc, u, u.src.Pos, what)
+	if err != nil {
+		return false, err
+	}
+	switch strings.ToLower(v.Text()) {
+	case "true":
+		return true, nil
+	case "false", "":
+		return false, nil
+	}
+	return false, workflowError(r.file(u.sc), u.src.Pos, "%s: '%s' is neither true nor false", what, excerpt(v.Text()))
+}
+
+// top reports whether the step is one of the job's own.
+func (u *unit) top() bool { return u.sc.parent == nil }
+
+// visibleID is the step's id where the workflow gave it one: generated ids begin with two underscores.
+func visibleID(id string) string {
+	if strings.HasPrefix(id, "__") {
+		return ""
+	}
+	return id
+}
+
+// actionName is github.action: the step's id, or what GitHub makes of it.
+func (u *unit) actionName() string {
+	if u.top() {
+		return u.src.ID
+	}
+	return u.sc.caller + "__" + strings.TrimPrefix(u.src.ID, "__")
+}
+
+// plainName is the step's name before it has been evaluated.
+func (u *unit) plainName() string {
+	switch {
+	case u.src.Name != "":
+		return u.src.Name
+	case u.src.Uses != "":
+		return "Run " + u.src.Uses
+	default:
+		return "Run " + firstLine(u.src.Run)
+	}
+}
+
+// firstLine is the first line of a script that is not blank.
+func firstLine(script string) string {
+	for line := range strings.Lines(script) {
+		if line = strings.TrimSpace(line); line != "" {
+			return line
+		}
+	}
+	return ""
+}
