@@ -14,8 +14,13 @@ import (
 // MaxMatrix is how many combinations a matrix may have.
 const MaxMatrix = 256
 
-// maxProduct bounds the combinations that are looked at before excludes are taken away.
-const maxProduct = 1 << 16
+// maxProduct bounds the combinations that are looked at before excludes are taken away, maxWork how often one of them is
+// compared with an exclude, and maxEntries the entries of include and of exclude.
+const (
+	maxProduct = 1 << 16
+	maxWork    = 1 << 21
+	maxEntries = 1024
+)
 
 // strategy converts a job's strategy and, if its matrix holds no expression, expands it to see whether it can be.
 func (r *reader) strategy(n *node) *Strategy {
@@ -205,6 +210,9 @@ func splitMatrix(m expr.Value) (*matrixParts, *matrixError) {
 }
 
 func filterList(key string, items []expr.Value) ([]*expr.Object, *matrixError) {
+	if len(items) > maxEntries {
+		return nil, matrixErrorf([]any{key}, "'%s' has %d entries; at most %d are allowed", key, len(items), maxEntries)
+	}
 	out := make([]*expr.Object, 0, len(items))
 	for i, item := range items {
 		o := item.Object()
@@ -244,10 +252,10 @@ func (p *matrixParts) product() ([]*expr.Object, *matrixError) {
 	if len(p.keys) == 0 {
 		return nil, nil
 	}
-	total := 1
+	total, work := 1, max(1, len(p.exclude))
 	for _, values := range p.values {
-		if total *= len(values); total > maxProduct {
-			return nil, matrixErrorf(nil, "the matrix has more than %d combinations; at most %d are allowed", maxProduct, MaxMatrix)
+		if total *= len(values); total > maxProduct || total*work > maxWork {
+			return nil, matrixErrorf(nil, "the matrix is too large: at most %d combinations are allowed", MaxMatrix)
 		}
 	}
 	var out []*expr.Object

@@ -9,7 +9,8 @@ import (
 const maxID = 100
 
 // ids hands out ids within one scope: the jobs of a workflow, the steps of a job. They differ without regard to case.
-type ids map[string]struct{}
+// The value is the last number that was given to an invented id of that name.
+type ids map[string]int
 
 // claim takes an id that a file gives. What is wrong with it is the result, or "".
 func (s ids) claim(id string) string {
@@ -23,7 +24,7 @@ func (s ids) claim(id string) string {
 	if _, taken := s[key]; taken {
 		return "the identifier '" + id + "' may not be used more than once within the same scope"
 	}
-	s[key] = struct{}{}
+	s[key] = 1
 	return ""
 }
 
@@ -38,7 +39,8 @@ func (s ids) invent(text string) string {
 		}
 	}
 	base := b.String()
-	for n := 1; ; n++ {
+	first := strings.ToLower(base[:min(len(base), maxID)])
+	for n := s[first] + 1; ; n++ {
 		suffix := ""
 		if n > 1 {
 			suffix = "_" + strconv.Itoa(n)
@@ -46,7 +48,8 @@ func (s ids) invent(text string) string {
 		id := base[:min(len(base), maxID-len(suffix))] + suffix
 		key := strings.ToLower(id)
 		if _, taken := s[key]; !taken {
-			s[key] = struct{}{}
+			s[key] = max(s[key], 1)
+			s[first] = n
 			return id
 		}
 	}

@@ -197,8 +197,12 @@ func (r *reader) graph(jobsNode *node, jobs []Job) {
 	open := make(map[int][]*node) // jobs that cannot run yet, with the needs they still wait for
 	dependants := make([][]int, len(jobs))
 	var ready []int
+	bodies := make(map[Pos]*node, len(jobs))
+	for _, p := range jobsNode.pairs {
+		bodies[p.key.pos()] = p.value
+	}
 	for i := range jobs {
-		for _, need := range needNodes(jobsNode.get(jobs[i].Key)) {
+		for _, need := range needNodes(bodies[jobs[i].Pos]) {
 			k, ok := byName[strings.ToLower(need.text)]
 			if !ok {
 				r.unknownNeed(need, jobs, i)
@@ -239,8 +243,11 @@ func (r *reader) graph(jobsNode *node, jobs []Job) {
 }
 
 func (r *reader) unknownNeed(need *node, jobs []Job, self int) {
+	if r.full() {
+		return
+	}
 	var names []string
-	for i := range jobs {
+	for i := range jobs[:min(len(jobs), 200)] {
 		if i != self {
 			names = append(names, jobs[i].Key)
 		}

@@ -9,8 +9,11 @@ import (
 	"github.com/terraphim/tgr/expr"
 )
 
-// maxProblems bounds how many problems are collected for one file.
-const maxProblems = 500
+// maxProblems bounds how many problems are collected for one file, maxExcerptColumn where an excerpt is still made.
+const (
+	maxProblems      = 500
+	maxExcerptColumn = 2000
+)
 
 // reader checks a document against the grammar and collects problems. One reader serves one file.
 type reader struct {
@@ -47,7 +50,7 @@ func (r *reader) report(at Pos, sev Severity, rule, message string) {
 	if len(r.problems) == maxProblems {
 		r.problems = append(r.problems, Problem{File: r.file, Rule: "limit", Message: fmt.Sprintf("more than %d problems; the rest is not shown", maxProblems)})
 	}
-	if len(r.problems) > maxProblems {
+	if r.full() {
 		return
 	}
 	if sev == SeverityError {
@@ -59,6 +62,9 @@ func (r *reader) report(at Pos, sev Severity, rule, message string) {
 	})
 }
 
+// full reports whether so many problems were found that looking for more is of no use.
+func (r *reader) full() bool { return len(r.problems) > maxProblems }
+
 // done returns the problems in the file's order.
 func (r *reader) done() []Problem {
 	slices.SortStableFunc(r.problems, func(a, b Problem) int {
@@ -68,7 +74,7 @@ func (r *reader) done() []Problem {
 }
 
 func (r *reader) excerpt(at Pos) string {
-	if at.Line == 0 {
+	if at.Line == 0 || at.Column > maxExcerptColumn {
 		return ""
 	}
 	if r.lines == nil {
@@ -86,11 +92,14 @@ func (r *reader) excerpt(at Pos) string {
 	if at.Line < len(r.lines) {
 		end = r.lines[at.Line]
 	}
-	return caret(string(r.src[start:end]), at.Column)
+	return caret(string(r.src[start:min(end, start+4*(maxExcerptColumn+200))]), at.Column)
 }
 
 // read checks n and all below it.
 func (r *reader) read(n *node, s *shape, above allow) {
+	if r.full() {
+		return
+	}
 	allowed := above | s.allow
 	switch n.kind {
 	case kindSeq:

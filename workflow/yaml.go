@@ -83,11 +83,8 @@ func parseYAML(src []byte, limits Limits) (*node, *Problem) {
 		line, col := placeOf(src, invalidByte(src))
 		return nil, &Problem{Rule: "yaml", Line: line, Column: col, Message: "the file is not UTF-8"}
 	}
-	if p := tooMany(src, limits); p != nil {
-		return nil, p
-	}
 	var doc yaml.Node
-	err := yaml.Load(src, &doc, yaml.WithV4Defaults(), yaml.WithUniqueKeys(false), yaml.WithPlugin(depthLimit(limits.Depth)))
+	err := yaml.Load(src, &doc, yaml.WithV4Defaults(), yaml.WithUniqueKeys(false), yaml.WithPlugin(&guard{limits: limits}))
 	if err != nil {
 		return nil, yamlProblem(err, src)
 	}
@@ -109,30 +106,25 @@ func parseYAML(src []byte, limits Limits) (*node, *Problem) {
 	return m.node, nil
 }
 
-// tooMany refuses a file whose nodes are certainly too many, before memory is spent on them. Each of these bytes,
-// outside of what a block scalar or quotes hold, starts or ends a node; so a file with fewer of them is fine and one
-// with more is left to the exact count, unless it is far beyond the limit.
-func tooMany(src []byte, limits Limits) *Problem {
-	flow := bytes.Count(src, []byte{'['}) + bytes.Count(src, []byte{'{'})
-	if flow <= 4*limits.Nodes {
-		return nil
-	}
-	return &Problem{Rule: "limit", Line: 1, Column: 1, Message: fmt.Sprintf("the file holds more than %d nodes", limits.Nodes)}
+// guard stops the YAML parser before it recurses too deeply, or has opened more collections than there may be nodes.
+type guard struct {
+	limits Limits
+	opened int
 }
 
-// depthLimit stops the YAML parser before it recurses too deeply.
-type depthLimit int
-
-// CheckDepth is called by the parser for each level of nesting.
-func (l depthLimit) CheckDepth(depth int, _ *yaml.DepthContext) error {
-	if depth > int(l) {
-		return fmt.Errorf("nested more than %d levels deep", int(l))
+// CheckDepth is called by the parser for each collection that is opened.
+func (g *guard) CheckDepth(depth int, _ *yaml.DepthContext) error {
+	if depth > g.limits.Depth {
+		return fmt.Errorf("nested more than %d levels deep", g.limits.Depth)
+	}
+	if g.opened++; g.opened > g.limits.Nodes {
+		return fmt.Errorf("the file holds more than %d nodes", g.limits.Nodes)
 	}
 	return nil
 }
 
 // CheckAlias accepts: aliases are counted by document.convert, as they expand.
-func (l depthLimit) CheckAlias(_, _ int) error { return nil }
+func (g *guard) CheckAlias(_, _ int) error { return nil }
 
 func yamlProblem(err error, src []byte) *Problem {
 	p := &Problem{Rule: "yaml", Line: 1, Column: 1, Message: "not valid YAML: " + err.Error()}
