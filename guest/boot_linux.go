@@ -161,7 +161,7 @@ func mountRoot() error {
 			return err
 		}
 	}
-	const layers = "lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work,redirect_dir=on,volatile"
+	const layers = "lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work,redirect_dir=on,xino=on,volatile"
 	if err := (mount{"overlay", "/root", "overlay", unix.MS_NOATIME, layers}).do(); err != nil {
 		return err
 	}
@@ -246,7 +246,16 @@ func configureNet(s string) error {
 	if err := defaultRoute(gateway); err != nil {
 		return err
 	}
+	// The link is up a moment after the interface: a program that ran sooner would find no network.
+	if _, err := waitFor(deviceWait, "link of eth0", linkUp); err != nil {
+		return err
+	}
 	return os.WriteFile("/etc/resolv.conf", []byte("nameserver "+dns.String()+"\n"), 0o644)
+}
+
+func linkUp() string {
+	b, _ := os.ReadFile("/sys/class/net/eth0/carrier")
+	return strings.TrimRight(string(b), "0\n")
 }
 
 func parseNet(s string) (prefix netip.Prefix, gateway, dns netip.Addr, err error) {

@@ -161,13 +161,12 @@ func (s *Store) rootPart(ctx context.Context, dir string, b BuildConfig, old Roo
 	}
 	defer os.RemoveAll(work)
 	start := time.Now()
-	tmp := filepath.Join(work, "root.ext4")
-	r, err := b.buildRoot(ctx, work, tmp)
+	r, err := b.buildRoot(ctx, work)
 	if err != nil {
 		return r, err
 	}
 	r.File.Name = "root-" + r.File.SHA256[:12] + ".ext4"
-	if err := os.Rename(tmp, filepath.Join(dir, r.File.Name)); err != nil {
+	if err := os.Rename(filepath.Join(work, rootImage), filepath.Join(dir, r.File.Name)); err != nil {
 		return r, err
 	}
 	s.log().Info("root filesystem built", "image", b.Name, "bytes", r.File.Size, "took", time.Since(start).Round(time.Millisecond))

@@ -27,12 +27,18 @@ var rootScript string
 
 const suite = "bookworm"
 
+// What root.sh leaves: the image, and the list of packages in it.
+const (
+	rootImage    = "root.ext4"
+	packagesFile = "packages"
+)
+
 // debianPackages is what a workflow expects to find; what they depend on comes with them. Compilers are left to
 // the workflow.
 func debianPackages() []string {
 	return []string{
 		"bash", "coreutils", "git", "curl", "ca-certificates", "sudo", "tar", "gzip", "xz-utils", "zstd", "unzip",
-		"jq", "python3", "procps", "iproute2", "openssh-client",
+		"jq", "python3", "procps", "iproute2", "openssh-client", "mount", "netbase",
 	}
 }
 
@@ -83,24 +89,24 @@ func rootLinks() [][2]string {
 	return links
 }
 
-// buildRoot makes the root filesystem as an ext4 image at out, working in the folder work.
-func (b BuildConfig) buildRoot(ctx context.Context, work, out string) (Root, error) {
+// buildRoot makes the root filesystem as the ext4 image rootImage in the folder work.
+func (b BuildConfig) buildRoot(ctx context.Context, work string) (Root, error) {
 	r := Root{Recipe: b.recipe(), Suite: suite, Nodes: nodePackages()}
 	extra := filepath.Join(work, "extra.tar")
 	if err := b.writeExtra(ctx, work, extra); err != nil {
 		return r, err
 	}
-	if err := b.mmdebstrap(ctx, work, extra, out); err != nil {
+	if err := b.mmdebstrap(ctx, work, extra); err != nil {
 		return r, err
 	}
-	list, err := os.ReadFile(filepath.Join(work, "packages"))
+	list, err := os.ReadFile(filepath.Join(work, packagesFile))
 	if err != nil {
 		return r, err
 	}
 	if r.Packages, err = parsePackages(string(list)); err != nil {
 		return r, err
 	}
-	file, err := hashFile(ctx, out, "hash the root filesystem", b.Progress)
+	file, err := hashFile(ctx, filepath.Join(work, rootImage), "hash the root filesystem", b.Progress)
 	r.File = file
 	return r, err
 }
@@ -150,7 +156,7 @@ func unpackFile(p NPM, w *rootTar, tgz string) error {
 
 // mmdebstrap runs mmdebstrap: as root in the folder work, otherwise in a user namespace, whose root may not enter
 // our folders and hands the results over through mmdebstrap itself.
-func (b BuildConfig) mmdebstrap(ctx context.Context, work, extra, out string) error {
+func (b BuildConfig) mmdebstrap(ctx context.Context, work, extra string) error {
 	if _, err := exec.LookPath("mmdebstrap"); err != nil {
 		return fmt.Errorf("%w: install the Debian package mmdebstrap", err)
 	}
@@ -159,8 +165,6 @@ func (b BuildConfig) mmdebstrap(ctx context.Context, work, extra, out string) er
 		`--aptopt=APT::Install-Recommends "false"`, `--aptopt=Acquire::Languages "none"`,
 		"--customize-hook=tar-in " + extra + " /",
 		"--customize-hook=" + rootScript,
-		"--customize-hook=download /.tgr/packages " + filepath.Join(work, "packages"),
-		"--customize-hook=download /.tgr/root.ext4 " + out,
 	}
 	for _, o := range dpkgOptions() {
 		args = append(args, "--dpkgopt="+o)
@@ -168,9 +172,12 @@ func (b BuildConfig) mmdebstrap(ctx context.Context, work, extra, out string) er
 	env := os.Environ()
 	if os.Geteuid() == 0 {
 		args = append([]string{"--mode=root"}, args...)
-		env = append(env, "TMPDIR="+work)
+		env = append(env, "TMPDIR="+work, "TGR_OUT="+work)
 	} else {
 		args = append([]string{"--mode=unshare"}, args...)
+		for _, file := range []string{rootImage, packagesFile} {
+			args = append(args, "--customize-hook=download /.tgr/"+file+" "+filepath.Join(work, file))
+		}
 	}
 	args = append(args, suite, "/dev/null")
 	if b.Mirror != "" {
@@ -212,7 +219,8 @@ func (s *steps) Write(p []byte) (int, error) {
 		}
 		s.line = rest
 		if text, ok := bytes.CutPrefix(line, []byte("I: ")); ok && s.progress != nil {
-			s.progress(strings.TrimSuffix(string(text), "..."), 0, 0)
+			step, _, _ := strings.Cut(string(text), ":") // a hook's text follows its colon
+			s.progress(strings.TrimSuffix(step, "..."), 0, 0)
 		}
 	}
 	s.line = s.line[max(0, len(s.line)-maxTail):]

@@ -1,6 +1,6 @@
 # A hook of mmdebstrap: $1 is the root filesystem with all packages and our files in it, still mounted upon.
 # It adds the user that jobs run as, drops what must not be shared by machines, and writes the image and the list
-# of packages to $1/.tgr, from where mmdebstrap hands them over.
+# of packages to $1/.tgr, from where mmdebstrap hands them over, or to the folder $TGR_OUT if that is set.
 set -eu
 root="$1"
 chroot "$root" groupadd --gid 1001 runner
@@ -26,6 +26,7 @@ kib=$(du -sk --one-file-system "$view" | cut -f1)
 image="$root.ext4"
 mkfs.ext4 -q -F -L tgr-root -m 0 -O ^has_journal,^resize_inode -E lazy_itable_init=0,nodiscard \
 	-d "$view" "$image" "$((kib + kib / 12 + 16384))k"
-mkdir "$root/.tgr"
-mv "$image" "$root/.tgr/root.ext4"
-chroot "$root" dpkg-query -W -f '${Package}\t${Version}\n' > "$root/.tgr/packages"
+out="${TGR_OUT:-$root/.tgr}"
+mkdir -p "$out"
+mv "$image" "$out/root.ext4"
+chroot "$root" dpkg-query -W -f '${Package}\t${Version}\n' > "$out/packages"

@@ -18,7 +18,7 @@ import (
 const (
 	// probeMessage is guest.ProbeMessage, which a provider may not import.
 	probeMessage = "tgr: probe ok"
-	probeTimeout = 10 * time.Second
+	probeTimeout = 6 * time.Second
 	verdictFile  = "kvm-verdict.json"
 )
 
