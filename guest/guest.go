@@ -1,6 +1,9 @@
 // Package guest is the protocol between the server and the agent inside a machine, both ends of it:
 // the agent runs processes, moves files and forwards signals; everything else lives on the host.
 //
+// One byte stream carries it. After a handshake that finds its place on a stream with anything on it, each
+// operation has a stream of its own on a multiplexer, and costs one round trip.
+//
 // What the agent sends is hostile input: every frame is bounded, and the client fails rather than believes.
 package guest
 
@@ -11,19 +14,22 @@ import (
 
 // Cmd is a process to run in the guest.
 type Cmd struct {
+	// ID names the process for Signal and Attach, for as long as it runs and until its exit has been delivered;
+	// "": a random one. At most 128 bytes.
+	ID    string
 	Args  []string      // program and arguments; the program is looked up in the Env's PATH
 	Dir   string        // working directory; "" is /
 	Env   []string      // the whole environment, KEY=VALUE; the agent adds nothing
-	User  string        // user to run as; "" is the agent's own. Name, or uid:gid
-	Stdin io.Reader     // nil: /dev/null
-	Grace time.Duration // between SIGINT, SIGTERM and SIGKILL to the process group when the context ends; 0: SIGKILL at once
+	User  string        // user to run as; "" is the agent's own. Name, uid, or uid:gid; HOME is as Env says
+	Stdin io.Reader     // nil: /dev/null. A Read that hangs outlives Exec
+	Grace time.Duration // when the context ends: SIGINT, 3/4 of it, SIGTERM, 1/4 of it, SIGKILL; 0: SIGKILL at once
 	// Stderr gets standard error apart from out; nil: both go to out in the order they were written.
 	Stderr io.Writer
 }
 
 // Exit is how a process ended.
 type Exit struct {
-	Code     int           // exit status; 128+n where signal n ended it; -1 where it never started
+	Code     int           // exit status; 128+n where signal n ended it; 127 not found and 126 not executable, never started
 	Signal   string        // name of the signal that ended it: "SIGKILL", or ""
 	Started  bool          // false: the program could not be started, Message says why
 	Message  string        // for a person: "bash: no such file or directory"
@@ -42,4 +48,11 @@ type Hello struct {
 	BootID   string    `json:"boot_id"`
 	Clock    time.Time `json:"clock"`
 	PID      int       `json:"pid"`
+}
+
+// Identity makes one of many clones of a machine this one. Its zero fields change nothing.
+type Identity struct {
+	Hostname string    `json:"hostname,omitempty"`
+	Time     time.Time `json:"time,omitzero"`     // the host's clock
+	Entropy  []byte    `json:"entropy,omitempty"` // for the kernel's generator, 32 to 4096 bytes
 }

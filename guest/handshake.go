@@ -1,0 +1,223 @@
+package guest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+)
+
+// The handshake. The stream may hold the rest of an earlier session, in both directions, and may lose bytes
+// while no host is connected. So each part begins with a mark and the host's nonce, and both ends skip whatever
+// is not what they wait for:
+//
+//	host   HELLO nonce            again every helloEvery, until answered
+//	agent  READY nonce Hello      to each
+//	host   START nonce            the multiplexer begins right behind it
+//	agent  GOING nonce            and behind this
+//
+// The marks begin with a byte that the multiplexer refuses, so a HELLO ends a session that the agent still
+// believes in. Where it lands in the middle of a frame that was cut short, the padding of a later HELLO fills
+// the frame first.
+const (
+	markSize   = 16
+	nonceSize  = 16
+	helloEvery = 100 * time.Millisecond
+	padAfter   = 5       // HELLOs without padding
+	maxHello   = 4 << 10 // bytes of JSON
+	maxSkip    = 8 << 20 // bytes of an earlier session that the host skips
+
+	helloMark = "\xfftgr/hello mark\n"
+	readyMark = "\xfftgr/ready mark\n"
+	startMark = "\xfftgr/start mark\n"
+	goingMark = "\xfftgr/going mark\n"
+)
+
+// handshakeWithin bounds Connect where ctx does not.
+const handshakeWithin = 60 * time.Second
+
+// greet is the host's part. It returns what the agent says of itself and the reader to go on with.
+func greet(ctx context.Context, conn net.Conn) (Hello, *bufio.Reader, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeWithin)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	h, r, err := greetUntil(ctx, conn)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w (%w)", context.Cause(ctx), err)
+		}
+		return Hello{}, nil, fmt.Errorf("handshake with the agent: %w", err)
+	}
+	return h, r, nil
+}
+
+func greetUntil(ctx context.Context, conn net.Conn) (Hello, *bufio.Reader, error) {
+	var nonce [nonceSize]byte
+	rand.Read(nonce[:])
+
+	answered, sent := make(chan struct{}), make(chan error, 1)
+	go func() { sent <- sendHellos(ctx, conn, nonce, answered) }()
+	r := bufio.NewReaderSize(conn, maxData)
+	h, err := awaitReady(r, nonce)
+	close(answered)
+	if err != nil {
+		conn.SetDeadline(time.Unix(1, 0)) // frees a sender that hangs
+	}
+	if sendErr := <-sent; err == nil {
+		err = sendErr
+	}
+	if err != nil {
+		return Hello{}, nil, err
+	}
+	if h.Protocol != Protocol {
+		return Hello{}, nil, fmt.Errorf("the agent speaks protocol %d, this program %d: rebuild the machine's image", h.Protocol, Protocol)
+	}
+	if _, err := conn.Write(append([]byte(startMark), nonce[:]...)); err != nil {
+		return Hello{}, nil, err
+	}
+	skip := maxSkip
+	return h, r, scan(r, goingMark, nonce[:], &skip)
+}
+
+func sendHellos(ctx context.Context, conn net.Conn, nonce [nonceSize]byte, answered <-chan struct{}) error {
+	tick := time.NewTicker(helloEvery)
+	defer tick.Stop()
+	hello := append([]byte(helloMark), nonce[:]...)
+	for n := 0; ; n++ {
+		b := hello
+		if n >= padAfter && n%padAfter == 0 {
+			b = append(bytes.Repeat([]byte{0xff}, maxFrame+64), hello...)
+		}
+		if _, err := conn.Write(b); err != nil {
+			return err
+		}
+		select {
+		case <-answered:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+func awaitReady(r *bufio.Reader, nonce [nonceSize]byte) (Hello, error) {
+	skip := maxSkip
+	if err := scan(r, readyMark, nonce[:], &skip); err != nil {
+		return Hello{}, err
+	}
+	var size [4]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return Hello{}, err
+	}
+	n := binary.BigEndian.Uint32(size[:])
+	if n > maxHello {
+		return Hello{}, fmt.Errorf("%w: a hello of %d bytes", ErrProtocol, n)
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return Hello{}, err
+	}
+	var h Hello
+	if err := json.Unmarshal(b, &h); err != nil {
+		return Hello{}, fmt.Errorf("%w: hello: %w", ErrProtocol, err)
+	}
+	return h, nil
+}
+
+// scan reads past mark and nonce, skipping at most *skip bytes, which it counts down.
+func scan(r *bufio.Reader, mark string, nonce []byte, skip *int) error {
+	for {
+		got, err := scanMark(r, skip, mark)
+		if err != nil {
+			return err
+		}
+		if bytes.Equal(got.nonce[:], nonce) {
+			return nil
+		}
+	}
+}
+
+type marked struct {
+	mark  string
+	nonce [nonceSize]byte
+}
+
+// scanMark reads past the first of marks, all of markSize bytes, and the nonce behind it.
+func scanMark(r *bufio.Reader, skip *int, marks ...string) (marked, error) {
+	for {
+		b, err := r.Peek(markSize)
+		if err != nil {
+			// A few bytes that are no mark must not hide that the stream ended.
+			return marked{}, err
+		}
+		for _, m := range marks {
+			if string(b) == m {
+				r.Discard(markSize)
+				got := marked{mark: m}
+				_, err := io.ReadFull(r, got.nonce[:])
+				return got, err
+			}
+		}
+		// On to the next byte that may begin a mark.
+		n := bytes.IndexByte(b[1:], marks[0][0]) + 1
+		if n == 0 {
+			n = markSize
+		}
+		if *skip -= n; *skip < 0 {
+			return marked{}, fmt.Errorf("%w: no answer to the handshake among %d bytes", ErrProtocol, maxSkip)
+		}
+		r.Discard(n)
+	}
+}
+
+// answer is the agent's part: it reads until a host has started a session. On a port that survives its hosts
+// the end of the stream only says that no host is connected: answer waits.
+func answer(ctx context.Context, conn net.Conn, r *bufio.Reader, port bool, hello func() Hello) error {
+	var current [nonceSize]byte
+	greeted := false
+	for {
+		unbounded := int(^uint(0) >> 1)
+		got, err := scanMark(r, &unbounded, helloMark, startMark)
+		if port && ctx.Err() == nil && (errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.ErrUnexpectedEOF)) {
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-time.After(10 * time.Millisecond):
+			}
+			conn.SetDeadline(time.Time{})
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if got.mark == startMark {
+			if greeted && got.nonce == current {
+				_, err := conn.Write(append([]byte(goingMark), got.nonce[:]...))
+				return err
+			}
+			continue
+		}
+		greeted, current = true, got.nonce
+		text, err := json.Marshal(hello())
+		if err != nil {
+			return err
+		}
+		b := append([]byte(readyMark), got.nonce[:]...)
+		b = binary.BigEndian.AppendUint32(b, uint32(len(text)))
+		if _, err := conn.Write(append(b, text...)); err != nil && !port {
+			return err
+		}
+	}
+}

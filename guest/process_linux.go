@@ -1,0 +1,389 @@
+package guest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	pipeSize = 1 << 20 // bytes that we ask the kernel for per pipe
+	// drainWithin is how long after its end a process's output may be held open by what it left behind. What it
+	// wrote itself is always delivered.
+	drainWithin = 500 * time.Millisecond
+)
+
+// process is one that was asked for, until its exit has been delivered. Its session has its pid as a number.
+type process struct {
+	s     *Server
+	id    string
+	name  string
+	ring  *ring
+	pumps []*pump
+	stdin *os.File // nil: /dev/null, or closed
+
+	begin time.Time
+	pid   int
+	over  chan struct{} // closed when exit is set, after the last byte of output is in the ring
+	exit  wireExit
+	ended chan syscall.WaitStatus
+
+	mu       sync.Mutex
+	reader   *cursor // of the host that is attached
+	canceled bool
+}
+
+// start runs what req asks for. With opExec the host is attached at once.
+func (k *callee) start(req *request) error {
+	if len(req.ID) == 0 || len(req.ID) > maxID {
+		return fmt.Errorf("process id of %d bytes, want 1 to %d: %w", len(req.ID), maxID, ErrRefused)
+	}
+	p := &process{
+		s: k.s, id: req.ID, ring: newRing(),
+		over: make(chan struct{}), ended: make(chan syscall.WaitStatus, 1),
+	}
+	if err := p.launch(req); err != nil {
+		e, ok := errors.AsType[*startError](err)
+		if !ok {
+			return err
+		}
+		b, err := frameJSON(kExit, wireExit{Code: e.status, Message: e.message})
+		if err != nil {
+			return err
+		}
+		return k.out.send(b)
+	}
+	if req.Op == opStart {
+		return k.out.send(frame(kStarted, nil))
+	}
+	return k.follow(p, 0)
+}
+
+// launch starts the process and what looks after it.
+func (p *process) launch(req *request) (err error) {
+	cmd, err := commandOf(req)
+	if err != nil {
+		return err
+	}
+	p.name = cmd.args[0]
+	var theirs []*os.File
+	defer func() {
+		for _, f := range theirs {
+			f.Close()
+		}
+		if err != nil {
+			p.closePipes()
+		}
+	}()
+	open := func(f *os.File, err error) (*os.File, error) {
+		if err == nil {
+			theirs = append(theirs, f)
+		}
+		return f, err
+	}
+	var in, out, errout *os.File
+	if req.Stdin {
+		if in, p.stdin, err = os.Pipe(); err == nil {
+			open(in, nil)
+		}
+	} else {
+		in, err = open(os.Open(os.DevNull))
+	}
+	if err == nil {
+		out, err = open(p.pipe(kStdout))
+	}
+	if errout = out; err == nil && req.Split {
+		errout, err = open(p.pipe(kStderr))
+	}
+	if err != nil {
+		return fmt.Errorf("start %s: %w", p.name, err)
+	}
+	cmd.attr.Files = []uintptr{in.Fd(), out.Fd(), errout.Fd()}
+	return p.fork(cmd)
+}
+
+// pipe makes a pipe for output, and returns the end for the process.
+func (p *process) pipe(k kind) (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, pipeSize) // an unprivileged user may have used up what is allowed
+	pump, err := newPump(r, k, p.ring)
+	if err != nil {
+		r.Close()
+		w.Close()
+		return nil, err
+	}
+	p.pumps = append(p.pumps, pump)
+	return w, nil
+}
+
+func (p *process) closePipes() {
+	for _, u := range p.pumps {
+		u.file.Close()
+	}
+	if p.stdin != nil {
+		p.stdin.Close()
+	}
+}
+
+// fork starts the command under the server's lock, so that Close sees every process or none is made.
+func (p *process) fork(cmd *command) error {
+	s := p.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return errors.New("the agent is ending")
+	case s.processes[p.id] != nil:
+		return fmt.Errorf("process id %q is in use: %w", p.id, os.ErrExist)
+	case len(s.processes) >= maxProcesses:
+		return fmt.Errorf("%d processes run: %w", len(s.processes), ErrRefused)
+	}
+	p.begin = time.Now()
+	err := s.waits.start(cmd.path, cmd.args, &cmd.attr, func(pid int) { p.pid = pid }, func(status syscall.WaitStatus) { p.ended <- status })
+	if err != nil {
+		return launchError(p.name, err)
+	}
+	s.processes[p.id] = p
+	for _, u := range p.pumps {
+		s.pumps[u] = true
+		s.work.Go(func() {
+			u.run()
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			delete(s.pumps, u)
+		})
+	}
+	s.work.Go(p.look)
+	return nil
+}
+
+// look waits for the process, then for its output.
+func (p *process) look() {
+	status := <-p.ended
+	p.exit = wireExit{Started: true, Code: status.ExitStatus(), Duration: int64(time.Since(p.begin))}
+	if status.Signaled() {
+		p.exit.Code = 128 + int(status.Signal())
+		p.exit.Signal = unix.SignalName(status.Signal())
+		p.exit.Message = p.name + ": " + status.Signal().String()
+	}
+	within := time.NewTimer(drainWithin)
+	defer within.Stop()
+	expired := false
+	for _, u := range p.pumps {
+		if !expired {
+			select {
+			case <-u.drained:
+				continue
+			case <-within.C:
+				expired = true
+			}
+		}
+		u.enough()
+		<-u.drained
+	}
+	p.ring.close()
+	p.mu.Lock()
+	if p.stdin != nil {
+		p.stdin.Close()
+	}
+	p.mu.Unlock()
+	close(p.over)
+}
+
+// signal sends sig to the process's group while there is one that is ours.
+func (p *process) signal(sig syscall.Signal) error {
+	if sig <= 0 || sig > 64 {
+		return fmt.Errorf("signal %d: %w", int(sig), ErrRefused)
+	}
+	var err error
+	if !p.s.waits.alive(p.pid, func() { err = unix.Kill(-p.pid, sig) }) {
+		return fmt.Errorf("process %q has ended: %w", p.id, os.ErrNotExist)
+	}
+	return err
+}
+
+// kill kills the process's group and the rest of its session, until none is left. The number of a session is not
+// used again while it has members, and the members are looked up each time.
+func (p *process) kill() {
+	for range 100 {
+		p.s.waits.alive(p.pid, func() { unix.Kill(-p.pid, unix.SIGKILL) })
+		pids := sessionOf(p.pid)
+		if len(pids) == 0 {
+			return
+		}
+		for _, pid := range pids {
+			if sid, err := unix.Getsid(pid); err == nil && sid == p.pid {
+				unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// cancel ends the process within grace: SIGINT, SIGTERM, SIGKILL.
+func (p *process) cancel(grace time.Duration) {
+	p.mu.Lock()
+	again := p.canceled
+	p.canceled = true
+	p.mu.Unlock()
+	if again && grace > 0 {
+		return
+	}
+	for _, step := range []struct {
+		sig  syscall.Signal
+		wait time.Duration
+	}{{unix.SIGINT, grace - grace/4}, {unix.SIGTERM, grace / 4}} {
+		if grace <= 0 {
+			break
+		}
+		p.signal(step.sig)
+		select {
+		case <-p.over:
+			return
+		case <-time.After(step.wait):
+		}
+	}
+	p.kill()
+}
+
+// stdin is the input of a process that runs, on a stream of its own so that it has its own flow control.
+func (k *callee) stdin(req *request) error {
+	p, err := k.s.find(req.ID)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	f := p.stdin
+	p.mu.Unlock()
+	if f == nil {
+		return fmt.Errorf("process %q has no standard input: %w", p.id, ErrRefused)
+	}
+	_, err = io.Copy(f, &dataReader{in: &k.in})
+	f.Close()
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {
+		err = nil // it read what it wanted
+	}
+	return k.done(reply{}, err)
+}
+
+// attach gives a process that runs, or whose exit was not delivered, a new host.
+func (k *callee) attach(req *request) error {
+	p, err := k.s.find(req.ID)
+	if err != nil {
+		return err
+	}
+	return k.follow(p, req.From)
+}
+
+// follow sends the output from a sequence number on, and the exit, while the host's acks and cancels come in.
+func (k *callee) follow(p *process, from uint64) error {
+	c, err := p.ring.from(from)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	if p.reader != nil {
+		p.ring.stop(p.reader)
+	}
+	p.reader = c
+	p.mu.Unlock()
+
+	finished := make(chan bool, 1) // true: the host has the exit
+	go func() {
+		done := k.listen(p)
+		p.ring.stop(c)
+		finished <- done
+	}()
+	if err := k.out.send(frame(kStarted, nil)); err != nil {
+		<-finished
+		return err
+	}
+	buf := make([]byte, headerSize+seqSize+maxData)
+	for {
+		kind, seq, b, ok := p.ring.next(c)
+		if !ok {
+			break
+		}
+		header(buf, kind, seqSize+len(b))
+		binary.BigEndian.PutUint64(buf[headerSize:], seq)
+		n := copy(buf[headerSize+seqSize:], b)
+		if err := k.out.send(buf[:headerSize+seqSize+n]); err != nil {
+			<-finished
+			return err
+		}
+	}
+	if p.ring.stopped(c) {
+		k.fail(errors.New("detached: another host attached, or the stream ended"))
+		<-finished
+		return nil
+	}
+	<-p.over
+	b, err := frameJSON(kExit, p.exit)
+	if err == nil {
+		err = k.out.send(b)
+	}
+	if <-finished {
+		k.s.forget(p)
+	}
+	return err
+}
+
+// listen takes the host's frames until it is done, which it reports, or gone.
+func (k *callee) listen(p *process) (done bool) {
+	for {
+		kind, b, err := k.in.next()
+		if err != nil {
+			return false
+		}
+		n := uint64(0)
+		if kind == kAck || kind == kCancel {
+			if n, err = decodeUint(kind, b); err != nil {
+				return false
+			}
+		}
+		switch kind {
+		case kAck:
+			p.ring.ack(n)
+		case kCancel:
+			p.s.work.Go(func() { p.cancel(time.Duration(min(n, uint64(time.Hour)))) })
+		case kDone:
+			return true
+		default:
+			return false
+		}
+	}
+}
+
+// forget drops a process whose exit has been delivered.
+func (s *Server) forget(p *process) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.processes[p.id] == p {
+		delete(s.processes, p.id)
+	}
+}
+
+// killAll kills every process and forgets those that nobody will ask for.
+func (s *Server) killAll() {
+	s.mu.Lock()
+	all := make([]*process, 0, len(s.processes))
+	for _, p := range s.processes {
+		all = append(all, p)
+	}
+	clear(s.processes)
+	s.mu.Unlock()
+	for _, p := range all {
+		p.ring.discard()
+		p.kill()
+	}
+}
