@@ -72,10 +72,20 @@ func parseSignature(name, limits string) (FunctionSig, error) {
 	return sig, nil
 }
 
-// Check returns an error of kind Parsing for each context and function that s does not allow, in the order of the text.
+// maxErrors is how many errors Check returns at most: each repeats the whole expression, as GitHub's do.
+const maxErrors = 20
+
+// Check returns an error of kind Parsing for each context and function that s does not allow, the first 20 in the order
+// of the text. A nil Scope is the zero one.
 func (e *Expr) Check(s *Scope) []*Error {
+	if s == nil {
+		s = &Scope{}
+	}
 	var errs []*Error
 	for i := range e.refs {
+		if len(errs) == maxErrors {
+			break
+		}
 		if err := e.refs[i].check(s); err != nil {
 			errs = append(errs, err)
 		}
@@ -83,11 +93,13 @@ func (e *Expr) Check(s *Scope) []*Error {
 	return errs
 }
 
-// Check returns the errors of all its expressions, in the order of the text.
+// Check returns the errors of all expressions, the first 20 in the order of the text.
 func (t *Template) Check(s *Scope) []*Error {
 	var errs []*Error
 	for _, e := range t.Exprs() {
-		errs = append(errs, e.Check(s)...)
+		if errs = append(errs, e.Check(s)...); len(errs) >= maxErrors {
+			return errs[:maxErrors]
+		}
 	}
 	return errs
 }

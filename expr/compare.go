@@ -75,3 +75,11 @@ func coerce(x, y Value) (Value, Value) {
 	}
 	return x, y
 }
+
+// comparison returns how many bytes of text Equal or order may look at.
+func comparison(x, y Value) int {
+	if x.kind == y.kind {
+		return min(len(x.str), len(y.str))
+	}
+	return len(x.str) + len(y.str)
+}

@@ -167,7 +167,7 @@ func (ev *evaluator) compare(n *compareNode) (Value, *Error) {
 	if err != nil {
 		return Value{}, err
 	}
-	if err := ev.read(min(len(x.str), len(y.str))); err != nil {
+	if err := ev.read(comparison(x, y)); err != nil {
 		return Value{}, ev.fail(n, err)
 	}
 	switch n.op {
@@ -263,6 +263,9 @@ func (ev *evaluator) index(n *indexNode) (Value, *Error) {
 		v, err := ev.eval(n.key)
 		if err != nil {
 			return Value{}, err
+		}
+		if err := ev.read(len(v.str)); err != nil {
+			return Value{}, ev.fail(n, err)
 		}
 		k = keyOf(v)
 	}

@@ -53,7 +53,7 @@ func signature(name string) *FunctionSig {
 func contains(ev *evaluator, args []Value) (Value, error) {
 	list, item := args[0], args[1]
 	for _, v := range list.Items() {
-		if err := ev.read(min(len(v.str), len(item.str))); err != nil {
+		if err := ev.read(comparison(v, item)); err != nil {
 			return Value{}, err
 		}
 		if Equal(v, item) {
@@ -179,7 +179,7 @@ func placeholder(text, rest string, args []Value) (Value, string, error) {
 	if specifiers == "" {
 		return args[i], rest[n+2:], nil
 	}
-	return Value{}, "", fmt.Errorf("The format specifiers '%s' are not valid for objects of type '%s'", specifiers, args[i].Kind())
+	return Value{}, "", errors.New("The format specifiers '" + specifiers + "' are not valid for objects of type '" + args[i].Kind().String() + "'")
 }
 
 func invalidFormat(text string) error {

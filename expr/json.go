@@ -353,7 +353,7 @@ func (w *jsonWriter) value(v Value, depth int) error {
 	case KindNumber:
 		w.number(v.num)
 	case KindString:
-		w.string(v.str)
+		return w.string(v.str)
 	case KindArray:
 		return w.array(v.arr.items, depth)
 	default:
@@ -378,7 +378,9 @@ func (w *jsonWriter) object(o *Object, depth int) error {
 	w.out = append(w.out, '{')
 	for i, key := range o.Keys() {
 		w.next(i, depth+1)
-		w.string(key)
+		if err := w.string(key); err != nil {
+			return err
+		}
 		w.out = append(w.out, ':')
 		if w.indent {
 			w.out = append(w.out, ' ')
@@ -426,7 +428,7 @@ func (w *jsonWriter) number(f float64) {
 	case w.indent:
 		w.out = append(w.out, formatNumber(f)...)
 	case math.IsNaN(f) || math.IsInf(f, 0):
-		w.string(formatNumber(f))
+		w.out = strconv.AppendQuote(w.out, formatNumber(f))
 	case f == 0:
 		w.out = append(w.out, '0')
 	case math.Abs(f) < 1e21 && math.Abs(f) >= 1e-6:
@@ -437,8 +439,8 @@ func (w *jsonWriter) number(f float64) {
 }
 
 // string writes s in quotes with the fewest escapes: quotes, backslashes and control characters.
-func (w *jsonWriter) string(s string) {
-	const hex = "0123456789abcdef"
+func (w *jsonWriter) string(s string) error {
+	const hex, block = "0123456789abcdef", 64 << 10
 	w.out = append(w.out, '"')
 	start := 0
 	for i := range len(s) {
@@ -453,6 +455,12 @@ func (w *jsonWriter) string(s string) {
 		} else {
 			w.out = append(w.out, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
 		}
+		if len(w.out)-w.paid > block { // escapes may make it six times as long
+			if err := w.pay(); err != nil {
+				return err
+			}
+		}
 	}
 	w.out = append(append(w.out, s[start:]...), '"')
+	return w.pay()
 }
