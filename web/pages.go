@@ -2,7 +2,6 @@ package web
 
 import (
 	"bytes"
-	"cmp"
 	"embed"
 	"fmt"
 	"html/template"
@@ -56,6 +55,7 @@ type jobData struct {
 	Rows     []logRow
 	From     int  // number of the first line
 	NextLine int  // number of the line after the last
+	Step     int  // of the last line; -1: there is none
 	More     bool // there are lines after the last
 	Trusted  bool
 }
@@ -159,8 +159,8 @@ func (s *Server) jobPage(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	data := jobData{layout: layout{Title: jobTitle(job), Version: s.cfg.Version}, Run: run, Job: job,
-		Try: max(job.Tries, 1), From: int(from), NextLine: int(from), Trusted: r.access.trusted}
-	size, step := 0, -1
+		Try: max(job.Tries, 1), From: int(from), NextLine: int(from), Step: -1, Trusted: r.access.trusted}
+	size := 0
 	for l, err := range s.readLog(r.Context(), job.ID, data.Try, int(from)-1) {
 		if err != nil {
 			return err
@@ -170,8 +170,8 @@ func (s *Server) jobPage(w http.ResponseWriter, r *request) error {
 			break
 		}
 		row := logRow{Line: data.NextLine, Stamp: l.Time.UTC().Format(time.RFC3339Nano), Spans: Spans(shown(l.Text))}
-		if l.Step != step {
-			step, row.Heading = l.Step, heading(job, l.Step)
+		if l.Step != data.Step {
+			data.Step, row.Heading = l.Step, heading(job, l.Step)
 		}
 		data.Rows = append(data.Rows, row)
 		data.NextLine++
@@ -203,8 +203,13 @@ func heading(job tgr.Job, step int) string {
 	return fmt.Sprintf("Step %d", step)
 }
 
-// state is the one word for where something is: its conclusion if it has one.
-func state(s tgr.Status, c tgr.Conclusion) string { return cmp.Or(string(c), string(s)) }
+// state is the one word for where something is: its conclusion if it has one. It is also the CSS class.
+func state(s tgr.Status, c tgr.Conclusion) string {
+	if c != "" {
+		return known(string(c), conclusions)
+	}
+	return known(string(s), runStatuses)
+}
 
 // mark goes with the state, so that colour is never the only sign.
 func mark(state string) string {

@@ -26,19 +26,20 @@
   function followLog(url) {
     const log = document.getElementById("log");
     const source = new EventSource(url + "&from=" + log.dataset.next);
-    let step = null, shown = log.dataset.try ? Number(log.dataset.try) : null;
+    let step = Number(log.dataset.step), shown = Number(log.dataset.try);
     source.addEventListener("line", (event) => {
       const line = JSON.parse(event.data);
-      if (line.try !== (shown ?? line.try)) { log.replaceChildren(); step = null; } // tried again: a new log
-      shown = line.try;
+      if (line.try !== shown) { // tried again: a new log
+        log.replaceChildren();
+        step = -1;
+        shown = line.try;
+      }
       if (document.getElementById("L" + line.line)) return;
       const atEnd = window.innerHeight + window.scrollY >= document.body.offsetHeight - 40;
       if (step !== line.step) {
-        if (step !== null || !log.querySelector(".line")) {
-          const heading = document.createElement("h3");
-          heading.textContent = line.step ? "Step " + line.step : "Job";
-          log.append(heading);
-        }
+        const heading = document.createElement("h3");
+        heading.textContent = line.step ? "Step " + line.step : "Job";
+        log.append(heading);
         step = line.step;
         refresh("summary");
       }
