@@ -174,6 +174,15 @@ func credential(name string) (*syscall.Credential, error) {
 
 // sessionOf returns the processes of a session that live.
 func sessionOf(sid int) []int {
+	return processesThat(func(s procStat) bool { return s.session == sid && s.state != 'Z' && s.state != 'X' })
+}
+
+// childrenOf returns the children of a process, dead ones that were not waited for among them.
+func childrenOf(pid int) []int {
+	return processesThat(func(s procStat) bool { return s.parent == pid })
+}
+
+func processesThat(match func(procStat) bool) []int {
 	d, err := os.Open("/proc")
 	if err != nil {
 		return nil
@@ -193,19 +202,26 @@ func sessionOf(sid int) []int {
 		if err != nil {
 			continue
 		}
-		if state, session, ok := parseStat(string(b)); ok && session == sid && state != 'Z' && state != 'X' {
+		if s, ok := parseStat(string(b)); ok && match(s) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
 }
 
-// parseStat reads state and session from a /proc/pid/stat, where the program's name may hold anything.
-func parseStat(text string) (state byte, session int, ok bool) {
+// procStat is what we want of /proc/pid/stat.
+type procStat struct {
+	state           byte
+	parent, session int
+}
+
+// parseStat reads /proc/pid/stat, where the program's name, in parentheses, may hold anything.
+func parseStat(text string) (s procStat, ok bool) {
 	f := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 	if len(f) < 4 || len(f[0]) != 1 {
-		return 0, 0, false
+		return procStat{}, false
 	}
-	session, err := strconv.Atoi(f[3])
-	return f[0][0], session, err == nil
+	parent, err1 := strconv.Atoi(f[1])
+	session, err2 := strconv.Atoi(f[3])
+	return procStat{f[0][0], parent, session}, err1 == nil && err2 == nil
 }

@@ -52,6 +52,7 @@ type Server struct {
 	closed    bool
 	session   func()      // ends the session that is on
 	lost      *time.Timer // runs while there is none
+	abandoned func()      // is called when it ran out; may be nil
 	work      sync.WaitGroup
 }
 
@@ -102,8 +103,24 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 }
 
 // Listen serves hosts that connect to l, one at a time: a second ends the session of the first. It returns when
-// ctx ends or l fails. The server owns l.
+// ctx ends or l fails, and with nil when for the time of Orphans no host was there. The server owns l.
 func (s *Server) Listen(ctx context.Context, l net.Listener) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.mu.Lock()
+	s.abandoned = func() { cancel(errAbandoned) }
+	s.mu.Unlock()
+	s.ended()
+	err := s.listen(ctx, l)
+	if errors.Is(err, errAbandoned) {
+		return nil
+	}
+	return err
+}
+
+var errAbandoned = errors.New("no host came back")
+
+func (s *Server) listen(ctx context.Context, l net.Listener) error {
 	defer l.Close()
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
@@ -236,9 +253,13 @@ func (s *Server) ended() {
 	if s.closed {
 		return
 	}
+	abandoned := s.abandoned
 	s.lost = time.AfterFunc(s.cfg.Orphans, func() {
 		s.log.Warn("no host came back: killing all processes", "after", s.cfg.Orphans)
 		s.killAll()
+		if abandoned != nil {
+			abandoned()
+		}
 	})
 }
 

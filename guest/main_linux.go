@@ -1,0 +1,148 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Main is the agent as a program: its arguments without its name, the version of the build, and where to
+// complain. It returns the exit status. As PID 1 it boots the machine and never returns.
+//
+//	-fd N       serve on an inherited socket: a stream, or one that listens for streams
+//	-port PATH  serve on a virtio-serial port of the machine that this process has to itself
+//	-orphans D  how long processes outlive a lost stream
+//
+// When it ends it kills everything that it started, and all that descends from that, which a subreaper can see.
+func Main(args []string, version string, stderr io.Writer) int {
+	flags := flag.NewFlagSet("tgr-guest", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	fd := flags.Int("fd", -1, "inherited socket to serve on")
+	port := flags.String("port", "", "virtio-serial port to serve on")
+	orphans := flags.Duration("orphans", 0, "how long processes outlive a lost stream (default 10m)")
+	if os.Getpid() == 1 {
+		args = nil // the kernel's command line is not ours
+	}
+	if err := flags.Parse(args); err != nil {
+		return 2
+	}
+	cfg := ServerConfig{
+		Version: version, Orphans: *orphans, Reap: true,
+		Log: slog.New(slog.NewTextHandler(stderr, nil)),
+	}
+	err := run(cfg, *fd, *port, stderr)
+	if err != nil {
+		fmt.Fprintf(stderr, "tgr-guest: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+func run(cfg ServerConfig, fd int, port string, stderr io.Writer) error {
+	signal.Ignore(unix.SIGPIPE, unix.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	var err error
+	switch {
+	case os.Getpid() == 1:
+		f, err := Boot(stderr)
+		if err != nil {
+			return err
+		}
+		cfg.Port, cfg.Machine = true, true
+		return Serve(ctx, portConn{f}, cfg)
+	case port != "":
+		f, err := os.OpenFile(port, os.O_RDWR|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		cfg.Port, cfg.Machine = true, true
+		err = Serve(ctx, portConn{f}, cfg)
+		return ended(ctx, err)
+	case fd >= 0:
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			return fmt.Errorf("become a subreaper: %w", err)
+		}
+		err = serveFD(ctx, fd, cfg)
+		return errors.Join(ended(ctx, err), killDescendants())
+	default:
+		return errors.New("want -fd or -port, or to be PID 1")
+	}
+}
+
+// ended takes a signal that asked us to end for no error.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// serveFD serves on an inherited socket, listening or connected.
+func serveFD(ctx context.Context, fd int, cfg ServerConfig) error {
+	unix.CloseOnExec(fd)
+	f := os.NewFile(uintptr(fd), "fd "+strconv.Itoa(fd))
+	if f == nil {
+		return fmt.Errorf("fd %d is none", fd)
+	}
+	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil {
+		return fmt.Errorf("fd %d: %w", fd, err)
+	}
+	if listens == 0 {
+		conn, err := net.FileConn(f)
+		if err != nil {
+			return fmt.Errorf("fd %d: %w", fd, err)
+		}
+		f.Close()
+		return Serve(ctx, conn, cfg)
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		return fmt.Errorf("fd %d: %w", fd, err)
+	}
+	f.Close()
+	s := NewServer(cfg)
+	defer s.Close()
+	return s.Listen(ctx, l)
+}
+
+// killDescendants kills all that descends from this process, a subreaper, until nothing does.
+func killDescendants() error {
+	for begin := time.Now(); time.Since(begin) < 5*time.Second; time.Sleep(2 * time.Millisecond) {
+		children := childrenOf(os.Getpid())
+		if len(children) == 0 {
+			return nil
+		}
+		for _, pid := range children {
+			unix.Kill(pid, unix.SIGKILL)
+			syscall.Wait4(pid, nil, syscall.WNOHANG, nil)
+		}
+	}
+	return errors.New("processes outlive SIGKILL")
+}
+
+// portConn is a virtio-serial port as a stream.
+type portConn struct{ *os.File }
+
+// LocalAddr names the port.
+func (p portConn) LocalAddr() net.Addr { return portAddr(p.Name()) }
+
+// RemoteAddr names the port too: the host has no address.
+func (p portConn) RemoteAddr() net.Addr { return portAddr(p.Name()) }
+
+type portAddr string
+
+func (portAddr) Network() string  { return "virtio-serial" }
+func (a portAddr) String() string { return string(a) }

@@ -1,0 +1,65 @@
+package process_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/terraphim/tgr/guest"
+	"github.com/terraphim/tgr/vm"
+	"github.com/terraphim/tgr/vm/process"
+)
+
+// agentPath is the agent that TestMain built.
+var agentPath string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "tgr-guest-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	agentPath = filepath.Join(dir, "tgr-guest")
+	build := exec.Command("go", "build", "-o", agentPath, "github.com/terraphim/tgr/cmd/tgr-guest")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build tgr-guest: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+func TestMachine(t *testing.T) {
+	ctx := context.Background()
+	p := process.New(process.Config{Agent: []string{agentPath}, Dir: t.TempDir()})
+	m, err := p.Start(ctx, vm.Spec{ID: "one"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := m.Dial(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := guest.Connect(ctx, conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	exit, err := c.Exec(ctx, guest.Cmd{Args: []string{"/bin/sh", "-c", "echo hello; (setsid sleep 1000 >/dev/null 2>&1 &)"}}, &out)
+	if err != nil || !exit.Success() || out.String() != "hello\n" {
+		t.Errorf("%+v, %v, %q", exit, err, &out)
+	}
+	c.Close()
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := m.Wait(ctx); err != nil {
+		t.Error(err)
+	}
+}
