@@ -18,7 +18,7 @@ import (
 const (
 	// probeMessage is guest.ProbeMessage, which a provider may not import.
 	probeMessage = "tgr: probe ok"
-	probeTimeout = 6 * time.Second
+	kvmTimeout   = 6 * time.Second // of a boot that takes a fraction of a second where KVM works
 	verdictFile  = "kvm-verdict.json"
 )
 
@@ -80,7 +80,7 @@ func (p *Provider) kvmVerdict(ctx context.Context, binary string) (Verdict, erro
 	}
 	v := Verdict{Key: key}
 	begin := time.Now()
-	if err := p.probe(ctx, binary, true); err != nil {
+	if err := p.probe(ctx, binary, true, kvmTimeout); err != nil {
 		if ctx.Err() != nil {
 			return v, context.Cause(ctx)
 		}
@@ -91,9 +91,27 @@ func (p *Provider) kvmVerdict(ctx context.Context, binary string) (Verdict, erro
 	return v, p.writeVerdict(v)
 }
 
+// Probe boots a guest without disks, as every machine would be, and returns how long that took until it had
+// powered off again.
+func (p *Provider) Probe(ctx context.Context) (time.Duration, error) {
+	v, err := p.Accelerator(ctx)
+	if err != nil {
+		return 0, err
+	}
+	binary, err := p.lookBinary()
+	if err != nil {
+		return 0, err
+	}
+	begin := time.Now()
+	if err := p.probe(ctx, binary, v.KVM, p.cfg.BootTimeout); err != nil {
+		return 0, &vm.InfraError{Op: "qemu: probe", Err: err}
+	}
+	return time.Since(begin), nil
+}
+
 // probe boots the kernel and the agent without disks; the agent says so on the console and powers off.
-func (p *Provider) probe(ctx context.Context, binary string, kvm bool) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, probeTimeout, fmt.Errorf("it did not boot within %v", probeTimeout))
+func (p *Provider) probe(ctx context.Context, binary string, kvm bool, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("it did not boot within %v", timeout))
 	defer cancel()
 	a := args{ID: "probe", KVM: kvm, Image: p.cfg.Image, VCPUs: 1, Memory: 256 << 20, Append: []string{"tgr.probe"}}
 	cmd := exec.CommandContext(ctx, binary, a.argv()...)

@@ -39,7 +39,7 @@ type Config struct {
 	Journal     vm.Journal
 	Binary      string        // default: qemu-system-x86_64 from PATH
 	Accel       string        // default: Auto
-	CacheDir    string        // where the verdict on KVM is kept; "": it is found anew by each Provider
+	CacheDir    string        // where the verdict on KVM is kept; default: tgr in the user's cache folder
 	Memory      int64         // bytes of a machine that asks for none; default 1 GiB
 	Disk        int64         // bytes of overlay of a machine that asks for none; default 16 GiB, sparse
 	BootTimeout time.Duration // from the process's start to the agent's port; default 2 minutes
@@ -60,7 +60,7 @@ type Provider struct {
 
 var _ vm.Provider = (*Provider)(nil)
 
-// New checks cfg and returns a Provider. It does no I/O: what is missing on the host shows in Start.
+// New checks cfg and returns a Provider. It starts nothing: what is missing on the host shows in Start.
 func New(cfg Config) (*Provider, error) {
 	if cfg.Image.Overlay == nil || cfg.Image.Kernel == "" || cfg.Image.Initrd == "" || cfg.Image.Root == "" {
 		return nil, errors.New("qemu: Config.Image is not complete")
@@ -89,6 +89,11 @@ func New(cfg Config) (*Provider, error) {
 	}
 	if cfg.BootTimeout == 0 {
 		cfg.BootTimeout = 2 * time.Minute
+	}
+	if cfg.CacheDir == "" {
+		if dir, err := os.UserCacheDir(); err == nil {
+			cfg.CacheDir = filepath.Join(dir, "tgr") // without one the verdict is found anew by each Provider
+		}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
