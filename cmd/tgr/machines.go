@@ -63,22 +63,19 @@ func openMachines(ctx context.Context, c machineConfig, log *slog.Logger) (*mach
 		log.Warn("reaped a machine that an earlier server left", "vm", r.ID, "provider", r.Provider)
 	}
 	if c.isolation == "process" {
-		return openProcesses(c, journal, log)
+		return openProcesses(c, log)
 	}
 	return openQEMU(ctx, c, journal, log)
 }
 
 // openProcesses gives jobs no isolation: somebody has asked for that by name.
-func openProcesses(c machineConfig, journal vm.Journal, log *slog.Logger) (*machines, error) {
-	self, err := os.Executable()
+func openProcesses(c machineConfig, log *slog.Logger) (*machines, error) {
+	agent, err := agentCommand()
 	if err != nil {
 		return nil, err
 	}
 	log.Warn("NO ISOLATION: jobs run as processes of this host and of this user; use it only for code that you trust")
-	p, err := process.New(process.Config{Agent: []string{self, "guest"}, Journal: journal, Log: log})
-	if err != nil {
-		return nil, err
-	}
+	p := process.New(process.Config{Agent: agent, Dir: c.dir})
 	return &machines{
 		Local: &dispatch.Local{Provider: p, Size: c.size, Log: log, Place: processPlace},
 		close: func() error { return nil },
@@ -86,9 +83,26 @@ func openProcesses(c machineConfig, journal vm.Journal, log *slog.Logger) (*mach
 	}, nil
 }
 
+// agentCommand is the agent for process isolation: the small binary beside this one, or this one.
+func agentCommand() ([]string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	if agent := filepath.Join(filepath.Dir(self), "tgr-guest"); isExecutable(agent) {
+		return []string{agent}, nil
+	}
+	return []string{self, "guest"}, nil
+}
+
+func isExecutable(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
+}
+
 // processPlace keeps a job inside the folder of its machine, as far as it cares to stay there.
 func processPlace(m vm.VM) dispatch.Place {
-	dir := m.(*process.Machine).Dir()
+	home := m.(*process.Machine).Home()
 	nodes := map[string]string{}
 	if node, err := exec.LookPath("node"); err == nil {
 		for _, name := range []string{"node12", "node16", "node20", "node24"} {
@@ -96,8 +110,8 @@ func processPlace(m vm.VM) dispatch.Place {
 		}
 	}
 	return dispatch.Place{
-		Dirs: runner.Dirs{Home: filepath.Join(dir, "home"), Workspace: filepath.Join(dir, "work", "repo"), Temp: filepath.Join(dir, "temp"),
-			Tools: filepath.Join(dir, "tools"), Actions: filepath.Join(dir, "actions")},
+		Dirs: runner.Dirs{Home: home, Workspace: filepath.Join(home, "work", "repo"), Temp: filepath.Join(home, "work", "_temp"),
+			Tools: filepath.Join(home, "tools"), Actions: filepath.Join(home, "work", "_actions")},
 		Nodes: nodes,
 		Env:   map[string]string{"PATH": os.Getenv("PATH"), "LANG": "C.UTF-8"},
 	}
