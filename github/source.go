@@ -140,7 +140,7 @@ func (c *clone) fail(op, what string, err error) error {
 	if errors.As(err, &e) {
 		return err
 	}
-	return &tgr.Error{Op: "source." + op, Code: codeOfGit(err), Message: what + " of " + c.name + ": " + err.Error(), Err: err}
+	return tgr.Errorf("source."+op, codeOfGit(err), "%s of %s: %w", what, c.name, err)
 }
 
 // repoLock is held by who writes to a clone: a mutex for this process, a file lock for the others.
@@ -296,10 +296,10 @@ func (c *clone) need(ctx context.Context, sha, ref string) error {
 // keepRef is the ref of the clone that holds what was fetched: it tells the next fetch what need not be sent again.
 // One per ref of the remote, so that their number is bounded by what the remote has.
 func keepRef(sha, ref string) string {
-	if name, ok := strings.CutPrefix(ref, "refs/"); ok {
-		return "refs/tgr/" + name
+	if ref == "" {
+		ref = sha
 	}
-	return "refs/tgr/sha/" + sha
+	return "refs/tgr/keep/" + shortHash(ref) // not the ref's own name: branches a and a/b can follow each other
 }
 
 // fetchRef fetches the tip of a ref and returns its commit. The lock is held.
@@ -311,20 +311,15 @@ func (c *clone) fetchRef(ctx context.Context, ref string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// depth asks for n commits, unless the clone has history already, which a shallow fetch would cut off.
+// depth asks for n commits, unless the clone has all history, which a shallow fetch would cut off.
 func (c *clone) depth(n int) string {
-	if c.full() {
+	if packs, _ := c.packs(); len(packs) > 0 && !c.shallow() {
 		return "--no-tags"
 	}
 	return "--depth=" + strconv.Itoa(n)
 }
 
-// full reports whether the clone has been given the history of all its commits.
-func (c *clone) full() bool {
-	_, err := os.Stat(filepath.Join(c.dir, "tgr-full"))
-	return err == nil && !c.shallow()
-}
-
+// shallow reports whether the history of some commit is cut off.
 func (c *clone) shallow() bool {
 	_, err := os.Stat(filepath.Join(c.dir, "shallow"))
 	return err == nil
@@ -343,7 +338,12 @@ func (c *clone) fetch(ctx context.Context, depth string, refspecs ...string) err
 	ctx, cancel := context.WithTimeoutCause(ctx, c.s.c.Timeout, fmt.Errorf("%w: no answer within %v", context.DeadlineExceeded, c.s.c.Timeout))
 	defer cancel()
 	start := time.Now()
-	args := append([]string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules", "--force"}, depth, "--end-of-options", c.remote)
+	args := []string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance",
+		"--no-recurse-submodules", "--force", depth}
+	if strings.Contains(strings.Join(refspecs, " "), "*") {
+		args = append(args, "--prune")
+	}
+	args = append(args, "--end-of-options", c.remote)
 	if _, err := g.run(ctx, append(args, refspecs...)...); err != nil {
 		return err
 	}
@@ -352,9 +352,12 @@ func (c *clone) fetch(ctx context.Context, depth string, refspecs ...string) err
 }
 
 // authorised prepares a git that may talk to the clone's remote.
-func (c *clone) authorised(ctx context.Context) (git, error) {
+func (c *clone) authorised(ctx context.Context) (git, error) { return c.authorisedFor(ctx, c.remote) }
+
+// authorisedFor sends the clone's token with requests to addresses that begin with url.
+func (c *clone) authorisedFor(ctx context.Context, url string) (git, error) {
 	var g git
-	if strings.HasPrefix(c.remote, "file:") {
+	if strings.HasPrefix(url, "file:") {
 		g.conf = append(g.conf, [2]string{"protocol.file.allow", "always"})
 		return g, nil
 	}
@@ -365,7 +368,7 @@ func (c *clone) authorised(ctx context.Context) (git, error) {
 	if err != nil {
 		return g, &tgr.Error{Op: "source.token", Code: tgr.Unavailable, Message: "no token for " + c.name, Err: err}
 	}
-	g.conf = append(g.conf, tokenConf(c.remote, token)...)
+	g.conf = append(g.conf, tokenConf(url, token)...)
 	return g, nil
 }
 
@@ -395,12 +398,16 @@ const maxPacks = 64
 
 // tidy merges the packs when there are many. Objects that no ref holds are kept: a queued run may need them.
 func (c *clone) tidy(ctx context.Context) error {
-	packs, err := filepath.Glob(filepath.Join(c.dir, "objects", "pack", "*.pack"))
+	packs, err := c.packs()
 	if err != nil || len(packs) <= maxPacks {
 		return err
 	}
 	_, err = c.git(ctx, "repack", "-a", "-d", "-k", "-q")
 	return err
+}
+
+func (c *clone) packs() ([]string, error) {
+	return filepath.Glob(filepath.Join(c.dir, "objects", "pack", "*.pack"))
 }
 
 // Resolve returns the commit that a ref of the remote points to now. ref is a full name, the name of a branch or a
