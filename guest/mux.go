@@ -3,6 +3,7 @@ package guest
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"io"
 	"net"
 	"sync"
@@ -18,10 +19,46 @@ type muxConn struct {
 	conn  net.Conn
 	once  sync.Once
 	close func()
+
+	// Write's, which one goroutine of the multiplexer calls.
+	held []byte // of what is to be written
+	body bool   // a header was written whose body comes next
 }
 
-func (c *muxConn) Read(b []byte) (int, error)  { return c.r.Read(b) }
-func (c *muxConn) Write(b []byte) (int, error) { return c.conn.Write(b) }
+func (c *muxConn) Read(b []byte) (int, error) { return c.r.Read(b) }
+
+// Headers of the multiplexer: version, type, two bytes of flags, four of the stream, four of a length.
+const (
+	muxHeader    = 12
+	muxTypeData  = 0
+	muxTypeGrant = 1 // opens and accepts streams, and grants window
+	muxFlagSYN   = 1
+	muxFlagACK   = 2
+)
+
+// Write holds back what is certain to be followed by more: a header by its body, the opening of a stream by its
+// request, the acceptance by an answer or a beat. The system calls of a small operation are what it costs.
+func (c *muxConn) Write(b []byte) (int, error) {
+	hold := false
+	if !c.body && len(b) == muxHeader {
+		flags, length := binary.BigEndian.Uint16(b[2:]), binary.BigEndian.Uint32(b[8:])
+		c.body = b[1] == muxTypeData && length > 0
+		hold = c.body || b[1] == muxTypeGrant && (flags == muxFlagSYN || flags == muxFlagACK && length == 0)
+	} else {
+		c.body = false
+	}
+	if hold {
+		c.held = append(c.held, b...)
+		return len(b), nil
+	}
+	if len(c.held) == 0 {
+		return c.conn.Write(b)
+	}
+	c.held = append(c.held, b...)
+	_, err := c.conn.Write(c.held)
+	c.held = c.held[:0]
+	return len(b), err
+}
 
 func (c *muxConn) Close() error {
 	c.once.Do(func() {
@@ -31,17 +68,21 @@ func (c *muxConn) Close() error {
 	return nil
 }
 
+// hostWindow is how many bytes of an operation the host has room for. The agent keeps to the multiplexer's initial
+// window: granting more would cost each operation a message.
+const hostWindow = 1 << 20
+
 // muxConfig is the multiplexer's. The host accepts no streams: a backlog of one bounds what an agent may open.
 func muxConfig(host bool) *yamux.Config {
 	c := yamux.DefaultConfig()
 	c.LogOutput = io.Discard
 	c.KeepAliveInterval = pingEvery
 	c.ConnectionWriteTimeout = pingTimeout
-	c.MaxStreamWindowSize = 1 << 20
 	c.StreamOpenTimeout = silence
 	c.StreamCloseTimeout = pingTimeout // then what the other end did not read is thrown away
 	if host {
 		c.AcceptBacklog = 1
+		c.MaxStreamWindowSize = hostWindow
 	}
 	return c
 }

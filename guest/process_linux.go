@@ -63,6 +63,11 @@ func (k *callee) start(req *request) error {
 	if req.Op == opStart {
 		return k.out.send(frame(kStarted, nil))
 	}
+	if req.Stdin { // the host waits to send it
+		if err := k.out.send(frame(kStarted, nil)); err != nil {
+			return err
+		}
+	}
 	return k.follow(p, 0)
 }
 
@@ -116,7 +121,7 @@ func (p *process) pipe(k kind) (*os.File, error) {
 		return nil, err
 	}
 	unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, pipeSize) // an unprivileged user may have used up what is allowed
-	pump, err := newPump(r, k, p.ring)
+	pump, err := newPump(r, k, p.ring, &p.s.buffers)
 	if err != nil {
 		r.Close()
 		w.Close()
@@ -304,17 +309,14 @@ func (k *callee) follow(p *process, from uint64) error {
 		p.ring.stop(c)
 		finished <- done
 	}()
-	if err := k.out.send(frame(kStarted, nil)); err != nil {
-		<-finished
-		return err
-	}
-	buf := make([]byte, headerSize+seqSize+maxData)
+	buf := k.s.buffers.get()
+	defer k.s.buffers.put(buf)
 	for {
 		kind, seq, b, ok := p.ring.next(c)
 		if !ok {
 			break
 		}
-		header(buf, kind, seqSize+len(b))
+		header(buf[:], kind, seqSize+len(b))
 		binary.BigEndian.PutUint64(buf[headerSize:], seq)
 		n := copy(buf[headerSize+seqSize:], b)
 		if err := k.out.send(buf[:headerSize+seqSize+n]); err != nil {

@@ -16,6 +16,7 @@ type pump struct {
 	raw     syscall.RawConn
 	kind    kind
 	ring    *ring
+	buffers *buffers
 	drained chan struct{} // closed when all that matters is in the ring
 	once    sync.Once
 
@@ -26,20 +27,21 @@ type pump struct {
 	limit bool
 }
 
-func newPump(f *os.File, k kind, r *ring) (*pump, error) {
+func newPump(f *os.File, k kind, r *ring, buffers *buffers) (*pump, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	return &pump{file: f, raw: raw, kind: k, ring: r, drained: make(chan struct{})}, nil
+	return &pump{file: f, raw: raw, kind: k, ring: r, buffers: buffers, drained: make(chan struct{})}, nil
 }
 
 func (u *pump) run() {
 	defer u.file.Close()
 	defer u.finish()
-	buf := make([]byte, maxData)
+	buf := u.buffers.get()
+	defer u.buffers.put(buf)
 	for {
-		n, err := u.read(buf)
+		n, err := u.read(buf[:maxData])
 		if err != nil || n == 0 {
 			return
 		}

@@ -42,9 +42,10 @@ const (
 // Server is the agent's end. Processes belong to it, not to the stream: they outlive a session, and go on when
 // the next begins. It is safe for concurrent use.
 type Server struct {
-	cfg   ServerConfig
-	log   *slog.Logger
-	waits *waiter
+	cfg     ServerConfig
+	log     *slog.Logger
+	waits   *waiter
+	buffers buffers
 
 	mu        sync.Mutex
 	processes map[string]*process
@@ -439,3 +440,18 @@ func (w *dataWriter) flush() error {
 	w.buf = w.buf[:headerSize]
 	return err
 }
+
+// buffer holds one frame of output.
+type buffer [headerSize + seqSize + maxData]byte
+
+// buffers keeps buffers for the next process: most live for a few milliseconds.
+type buffers struct{ pool sync.Pool }
+
+func (p *buffers) get() *buffer {
+	if b, ok := p.pool.Get().(*buffer); ok {
+		return b
+	}
+	return new(buffer)
+}
+
+func (p *buffers) put(b *buffer) { p.pool.Put(b) }
