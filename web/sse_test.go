@@ -42,7 +42,9 @@ func (m *memory) finish(job tgr.JobID, c tgr.Conclusion) {
 	})
 }
 
-func text(n int) tgr.LogLine { return tgr.LogLine{Time: at(n), Step: 1, Text: "line " + strconv.Itoa(n)} }
+func text(n int) tgr.LogLine {
+	return tgr.LogLine{Time: at(n), Step: 1, Text: "line " + strconv.Itoa(n)}
+}
 
 // subscribe opens a stream and returns a function that reads its next event; comments are events without a name.
 func subscribe(t *testing.T, url string, header ...string) (next func() (Event, error), end func()) {
