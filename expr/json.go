@@ -18,7 +18,7 @@ const (
 )
 
 // FromJSON reads one JSON value (RFC 8259) and keeps the order of keys. Of a key that comes twice the last value counts;
-// of keys that differ only in case the first. Characters that are no Unicode become U+FFFD.
+// of keys that differ only in case the first. Bytes and escapes that are no Unicode become U+FFFD.
 // Values nested deeper than 500 or larger than 64 MiB in memory are refused.
 func FromJSON(data []byte) (Value, error) {
 	budget := maxJSONBytes
@@ -28,9 +28,12 @@ func FromJSON(data []byte) (Value, error) {
 	return readJSON(string(data), &budget)
 }
 
-// readJSON reads text, which it takes what the value costs in memory from budget.
+// readJSON reads text, and takes what the value costs in memory from budget.
 func readJSON(text string, budget *int) (Value, error) {
-	r := jsonReader{text: strings.ToValidUTF8(text, "\ufffd"), budget: budget}
+	if !utf8.ValidString(text) {
+		text = strings.Map(func(c rune) rune { return c }, text) // each byte that is no Unicode becomes U+FFFD
+	}
+	r := jsonReader{text: text, budget: budget}
 	v, err := r.value(0)
 	if err != nil {
 		return Value{}, err
