@@ -22,7 +22,7 @@ const ProbeMessage = "tgr: probe ok"
 
 const (
 	bootModules = "/lib/modules" // holds the modules, and the file "order"
-	deviceWait  = 20 * time.Second
+	deviceWait  = time.Minute
 )
 
 // Boot does the duties of PID 1 in a virtual machine's initramfs: it loads the kernel modules, puts the writable

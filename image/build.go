@@ -109,42 +109,44 @@ func (b BuildConfig) kernelPart(ctx context.Context, dir string, old Kernel) (Ke
 }
 
 func (b BuildConfig) initrdPart(ctx context.Context, dir, release string, old Initrd) (Initrd, error) {
-	i := Initrd{}
-	fi, err := os.Stat(b.Agent)
+	agent, modules, err := b.initrdInput(release)
 	if err != nil {
-		return i, fmt.Errorf("the agent: %w", err)
+		return Initrd{}, err
 	}
-	if !fi.Mode().IsRegular() || fi.Size() > maxAgent {
-		return i, fmt.Errorf("the agent %s is not a program of at most %d bytes", b.Agent, maxAgent)
-	}
-	agent, err := os.ReadFile(b.Agent)
-	if err != nil {
-		return i, fmt.Errorf("the agent: %w", err)
-	}
-	if err := checkStatic(agent); err != nil {
-		return i, fmt.Errorf("the agent %s: %w", b.Agent, err)
-	}
-	i.Agent = hashBytes(agent)
-	mods := b.Modules
-	if mods == "" {
-		mods = filepath.Join("/lib/modules", release)
-	}
-	modules, err := readModules(mods, bootModules())
-	if err != nil {
-		return i, err
-	}
+	i := Initrd{Agent: hashBytes(agent)}
 	for _, m := range modules {
 		i.Modules = append(i.Modules, m.name)
 	}
-	key := initramfsKey(agent, modules)
-	if name := "initramfs-" + key; old.File.Name == name && usable(dir, old.File) {
+	name := "initramfs-" + initramfsKey(agent, modules)
+	if old.File.Name == name && usable(dir, old.File) {
 		i.File = old.File
 		return i, nil
 	}
-	i.File, err = writeFile(ctx, dir, "initramfs-"+key, func(w io.Writer) error {
-		return writeInitramfs(w, agent, modules)
-	})
+	i.File, err = writeFile(ctx, dir, name, func(w io.Writer) error { return writeInitramfs(w, agent, modules) })
 	return i, err
+}
+
+// initrdInput reads the agent and the modules.
+func (b BuildConfig) initrdInput(release string) (agent []byte, modules []module, err error) {
+	fi, err := os.Stat(b.Agent)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the agent: %w", err)
+	}
+	if !fi.Mode().IsRegular() || fi.Size() > maxAgent {
+		return nil, nil, fmt.Errorf("the agent %s is not a program of at most %d bytes", b.Agent, maxAgent)
+	}
+	if agent, err = os.ReadFile(b.Agent); err != nil {
+		return nil, nil, fmt.Errorf("the agent: %w", err)
+	}
+	if err := checkStatic(agent); err != nil {
+		return nil, nil, fmt.Errorf("the agent %s: %w", b.Agent, err)
+	}
+	dir := b.Modules
+	if dir == "" {
+		dir = filepath.Join("/lib/modules", release)
+	}
+	modules, err = readModules(dir, bootModules())
+	return agent, modules, err
 }
 
 func (s *Store) rootPart(ctx context.Context, dir string, b BuildConfig, old Root) (Root, error) {
@@ -171,6 +173,20 @@ func (s *Store) rootPart(ctx context.Context, dir string, b BuildConfig, old Roo
 	}
 	s.log().Info("root filesystem built", "image", b.Name, "bytes", r.File.Size, "took", time.Since(start).Round(time.Millisecond))
 	return r, nil
+}
+
+// WriteInitramfs writes the initramfs of the agent b.Agent and the kernel of that release to path, outside of any
+// store: for tests and experiments.
+func (b BuildConfig) WriteInitramfs(path, release string) error {
+	agent, modules, err := b.initrdInput(release)
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(writeInitramfs(f, agent, modules), f.Close())
 }
 
 // writeFile makes a file of the image in one step and describes it.
