@@ -1,0 +1,51 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/store"
+)
+
+func BenchmarkAccept(b *testing.B) {
+	for _, callers := range []int{1, 16, 64} {
+		b.Run(fmt.Sprint(callers, " callers"), func(b *testing.B) {
+			s := openers["sqlite"](b, store.Config{})
+			var n atomic.Int64
+			b.SetParallelism(callers)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if _, _, err := s.Accept(context.Background(), delivery(fmt.Sprint("bench ", n.Add(1)))); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "durable/s")
+		})
+	}
+}
+
+func BenchmarkClaim(b *testing.B) {
+	s := openers["sqlite"](b, store.Config{})
+	for i := range b.N {
+		if _, _, err := s.Accept(context.Background(), delivery(fmt.Sprint("bench ", i))); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ResetTimer()
+	for range b.N {
+		if _, err := s.Claim(context.Background(), store.ClaimRequest{Owner: "w", Lease: time.Minute, Kinds: []tgr.JobKind{tgr.PlanJob}}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.StopTimer()
+	if _, err := s.Claim(context.Background(), store.ClaimRequest{Owner: "w", Lease: time.Minute}); !errors.Is(err, store.ErrNothing) {
+		b.Fatal(err)
+	}
+}
