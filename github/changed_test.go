@@ -26,7 +26,7 @@ func TestChanged(t *testing.T) {
 	feature := commit(t, r, "feature", map[string]string{"feature ü": "1"})
 	feature = commit(t, r, "feature", map[string]string{"more": "1"})
 	last := first
-	for i := range 60 { // more than the first deepening fetches
+	for i := range 52 { // more than the first deepening fetches
 		last = commit(t, r, "main", map[string]string{"a": fmt.Sprint(i)})
 	}
 	renamed, err := r.CommitEntries("main", "rename", githubtest.Entry{Path: "dir/b", Delete: true}, githubtest.Entry{Path: "dir/c", Data: "1"})
