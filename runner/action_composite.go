@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/expr"
 	"github.com/terraphim/tgr/workflow"
 )
@@ -75,7 +74,10 @@ func (r *run) composite(u *unit) error {
 	case sc.cancelled:
 		return errCancelled
 	case sc.failed:
-		return &fault{blame: tgr.BlameUser, message: "a step of the action failed: " + sc.reason, logged: true}
+		return sc.cause
+	}
+	if code := 0; u.rec.ExitCode != nil { // the failures of its steps were forgiven
+		u.rec.ExitCode = &code
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ type scope struct {
 	env       []pair       // what the step that uses the action adds to the environment
 	caller    string       // github.action of the step that uses the action
 	failed    bool         // a step of the action has failed
-	reason    string       // of the first that failed
+	cause     *fault       // why the first of them failed
 	cancelled bool         // a step of the action was cancelled
 	depth     int          // of actions in actions
 	posts     []*unit      // what is to be run after the job, in the order of the main steps

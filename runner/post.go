@@ -144,6 +144,6 @@ func (r *run) post(u *unit) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	r.header(u, u.src.Uses+" (post)", func(func(string)) {})
+	r.log(u.rec, "Post job cleanup.")
 	return true, r.nodeProcess(u, u.action.meta.Runs.Post, inputs)
 }

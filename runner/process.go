@@ -66,6 +66,7 @@ func (r *run) process(u *unit, p process) error {
 	out := newOutput(u)
 	exit, err := r.exec(ctx, u, p, env, out)
 	_ = out.Close()
+	u.rec.exited(exit)
 	if err == nil || ctx.Err() != nil { // files count even if the step was ended early
 		if ferr := r.commandFiles(u); ferr != nil && (err == nil || isOurs(ferr)) {
 			return ferr
@@ -100,6 +101,13 @@ func (r *run) exec(ctx context.Context, u *unit, p process, env []string, out io
 	return first, nil
 }
 
+// exited notes an exit status. Of a step with several processes, the first that is not 0 stays.
+func (rec *record) exited(e guest.Exit) {
+	if code := e.Code; e.Started && (rec.ExitCode == nil || *rec.ExitCode == 0) {
+		rec.ExitCode = &code
+	}
+}
+
 // exitError says how a process failed. An exit without a status is a failure.
 func (u *unit) exitError(exit guest.Exit) error {
 	switch {
@@ -110,14 +118,10 @@ func (u *unit) exitError(exit guest.Exit) error {
 		}
 		return userError("%s", excerpt(message))
 	case exit.Signal != "":
-		code := exit.Code
-		u.rec.ExitCode = &code
 		return userError("Process completed with exit code %d (%s).", exit.Code, excerpt(exit.Signal))
 	}
-	code := exit.Code
-	u.rec.ExitCode = &code
-	if code != 0 {
-		return userError("Process completed with exit code %d.", code)
+	if exit.Code != 0 {
+		return userError("Process completed with exit code %d.", exit.Code)
 	}
 	return nil
 }
@@ -248,7 +252,7 @@ func (r *run) fetchFiles(dir string, limit int64, names ...string) (map[string]s
 	for {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
-			return files, nil
+			return files, leftOut(src, names)
 		}
 		if err != nil {
 			return nil, r.readError(ctx, watch, total, err)
@@ -269,6 +273,20 @@ func (r *run) fetchFiles(dir string, limit int64, names ...string) (map[string]s
 		}
 		files[name] = string(data)
 	}
+}
+
+// leftOut is an error if the machine has left out one of the files, because it is a pipe or a device.
+func leftOut(src io.Reader, names []string) error {
+	_, _ = io.Copy(io.Discard, io.LimitReader(src, 1<<20)) // what it left out is known at the end
+	if t, ok := src.(interface{ Skipped() []string }); ok {
+		for _, s := range t.Skipped() {
+			name, _, _ := strings.Cut(s, ": ") // why comes after the colon
+			if name = path.Clean(name); slices.Contains(names, name) {
+				return userError("'%s' is not a regular file", name)
+			}
+		}
+	}
+	return nil
 }
 
 // readError says whose fault it is that a tar from the machine could not be read.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
+	"golang.org/x/sys/unix"
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/guest"
@@ -257,7 +258,7 @@ func (s *sink) Steps(steps []tgr.Step) {
 // newMachine connects to an agent in this process.
 func newMachine(t *testing.T) runner.Machine {
 	t.Helper()
-	host, agent := net.Pipe()
+	host, agent := socketPair(t)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- guest.Serve(ctx, agent, guest.ServerConfig{}) }()
@@ -271,6 +272,24 @@ func newMachine(t *testing.T) runner.Machine {
 		<-done
 	})
 	return c
+}
+
+// socketPair is what a machine that is a child process has.
+func socketPair(t *testing.T) (host, agent net.Conn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]net.Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "socket")
+		if ends[i], err = net.FileConn(f); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	return ends[0], ends[1]
 }
 
 // archive is the host's side of a scenario: repositories that are folders of the archive.

@@ -109,8 +109,8 @@ func (r *run) step(base context.Context, u *unit) error {
 		}
 	}
 	if conclusion == tgr.Failure {
-		if u.sc.failed = true; u.sc.reason == "" {
-			u.sc.reason = reason
+		if u.sc.failed = true; u.sc.cause == nil {
+			u.sc.cause = &fault{blame: blameOfStep(err), message: reason, logged: true}
 		}
 		if u.top() {
 			r.status = tgr.Failure
@@ -181,6 +181,9 @@ func (r *run) verdict(u *unit, err error) (outcome tgr.Conclusion, reason string
 		return tgr.Success, "", nil
 	case errors.Is(err, errCancelled):
 		if u.top() {
+			if errors.Is(r.clock.cause(), ErrTimeout) {
+				r.error(u.rec, r.clock.reason(r.config.Runner.Name))
+			}
 			r.error(u.rec, "The operation was canceled.")
 		}
 		return tgr.Cancelled, r.clock.reason(r.config.Runner.Name), nil
