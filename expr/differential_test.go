@@ -28,7 +28,7 @@ const differentialContexts = `{
 	"empty": {}, "none": [], "deep": [[[[1], 2], 3], {"x": [{"y": [{"z": 1}, {"z": 2}]}, {"y": {"z": 3}}]}]
 }`
 
-// TestDifferential compares 20,000 generated expressions with GitHub's TypeScript evaluator, run by node. It needs
+// TestDifferential compares 12,000 generated expressions with GitHub's TypeScript evaluator, run by node. It needs
 // the npm package: in $TGR_NPM_DIR/node_modules, or with TGR_NETWORK=1 it is installed into the user's cache.
 //
 // There may be no difference but those that testdata/differential.mjs lists and undoes, and these, which are not generated:
@@ -45,7 +45,7 @@ func TestDifferential(t *testing.T) {
 	var exprs []string
 	var input bytes.Buffer
 	enc := json.NewEncoder(&input)
-	for range 20_000 {
+	for range 12_000 {
 		g := generator{r: r}
 		text := g.expression(1 + r.IntN(4))
 		if r.IntN(6) == 0 {

@@ -98,6 +98,8 @@ func TestEvalErrors(t *testing.T) {
 		{"format('{0x}', 1)", expr.Evaluation, 1, "The following format string is invalid: {0x}"},
 		{"format('{256}', 1)", expr.Evaluation, 1, "The following format string is invalid: {256}"},
 		{"format('{0:N', 1)", expr.Evaluation, 1, "The following format string is invalid: {0:N"},
+		{"format('{0:}}', 1)", expr.Evaluation, 1, "The following format string is invalid: {0:}}"},
+		{"format('{0:}}}', 1)", expr.Evaluation, 1, "The format specifiers '}' are not valid for objects of type 'Number'"},
 		{"format('{0:N}', 1)", expr.Evaluation, 1, "The format specifiers 'N' are not valid for objects of type 'Number'"},
 	} {
 		v, err := evalText(test.expr, env)

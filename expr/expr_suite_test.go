@@ -110,3 +110,46 @@ func sameJSON(a, b expr.Value) bool {
 	}
 	return a.JSON() == b.JSON()
 }
+
+// Every list of contexts in GitHub's workflow schema is a Scope, and the language's statuses are where they belong.
+func TestSchemaScopes(t *testing.T) {
+	data, err := os.ReadFile("../../shared/suites/schemas/workflow-v1.0.json")
+	if os.IsNotExist(err) {
+		t.Skip("no schema in ../../shared/suites/schemas")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var schema struct {
+		Definitions map[string]struct{ Context []string }
+	}
+	if err := json.Unmarshal(data, &schema); err != nil {
+		t.Fatal(err)
+	}
+	scopes := map[string]*expr.Scope{}
+	for name, definition := range schema.Definitions {
+		if scopes[name], err = expr.NewScope(definition.Context...); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, test := range []struct {
+		place, condition string
+		ok               bool
+	}{
+		{"job-if", "success('a', 'b') && needs.x.result == 'success'", true},
+		{"job-if", "hashFiles('a')", false},
+		{"job-if", "matrix.os", false},
+		{"step-if", "hashFiles('go.sum') != '' && steps.x.outcome", true},
+		{"step-if", "success('a')", false},
+		{"run-name", "github.actor", true},
+		{"run-name", "secrets.x", false},
+	} {
+		e, err := expr.Parse(test.condition)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if errs := e.Check(scopes[test.place]); (len(errs) == 0) != test.ok {
+			t.Errorf("%s: %s: %v", test.place, test.condition, errs)
+		}
+	}
+}

@@ -172,14 +172,31 @@ func placeholder(text, rest string, args []Value) (Value, string, error) {
 	if rest[n] == '}' {
 		return args[i], rest[n+1:], nil
 	}
-	specifiers, _, ok := strings.Cut(rest[n+1:], "}")
-	if !ok {
+	end := specifiersEnd(rest, n+1)
+	switch {
+	case end < 0:
 		return Value{}, "", invalidFormat(text)
+	case end == n+1:
+		return args[i], rest[end+1:], nil
+	default: // only dates have them, and the language has no dates
+		return Value{}, "", errors.New("The format specifiers '" + strings.ReplaceAll(rest[n+1:end], "}}", "}") +
+			"' are not valid for objects of type '" + args[i].Kind().String() + "'")
 	}
-	if specifiers == "" {
-		return args[i], rest[n+2:], nil
+}
+
+// specifiersEnd returns the offset of the brace that ends the format specifiers at pos, or -1. Two braces are not an end.
+func specifiersEnd(text string, pos int) int {
+	for pos < len(text) {
+		i := strings.IndexByte(text[pos:], '}')
+		if i < 0 {
+			break
+		}
+		if pos += i; !strings.HasPrefix(text[pos:], "}}") {
+			return pos
+		}
+		pos += 2
 	}
-	return Value{}, "", errors.New("The format specifiers '" + specifiers + "' are not valid for objects of type '" + args[i].Kind().String() + "'")
+	return -1
 }
 
 func invalidFormat(text string) error {
