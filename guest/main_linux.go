@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -30,6 +31,7 @@ func Main(args []string, version string, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	fd := flags.Int("fd", -1, "inherited socket to serve on")
 	port := flags.String("port", "", "virtio-serial port to serve on")
+	child := flags.Bool("child", false, "be the agent itself, below the process that outlives it")
 	orphans := flags.Duration("orphans", 0, "how long processes outlive a lost stream (default 10m)")
 	if os.Getpid() == 1 {
 		args = nil // the kernel's command line is not ours
@@ -41,7 +43,13 @@ func Main(args []string, version string, stderr io.Writer) int {
 		Version: version, Orphans: *orphans, Reap: true,
 		Log: slog.New(slog.NewTextHandler(stderr, nil)),
 	}
-	err := run(cfg, *fd, *port, stderr)
+	signal.Ignore(unix.SIGPIPE, unix.SIGHUP)
+	var err error
+	if *fd >= 0 && !*child && os.Getpid() != 1 {
+		err = supervise(*fd)
+	} else {
+		err = run(cfg, *fd, *port, stderr)
+	}
 	if err != nil {
 		fmt.Fprintf(stderr, "tgr-guest: %v\n", err)
 		return 1
@@ -50,7 +58,6 @@ func Main(args []string, version string, stderr io.Writer) int {
 }
 
 func run(cfg ServerConfig, fd int, port string, stderr io.Writer) error {
-	signal.Ignore(unix.SIGPIPE, unix.SIGHUP)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	var err error
@@ -71,14 +78,68 @@ func run(cfg ServerConfig, fd int, port string, stderr io.Writer) error {
 		err = Serve(ctx, portConn{f}, cfg)
 		return ended(ctx, err)
 	case fd >= 0:
-		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-			return fmt.Errorf("become a subreaper: %w", err)
+		if err := becomeSubreaper(); err != nil {
+			return err
 		}
 		err = serveFD(ctx, fd, cfg)
 		return errors.Join(ended(ctx, err), killDescendants())
 	default:
 		return errors.New("want -fd or -port, or to be PID 1")
 	}
+}
+
+// supervise runs the agent as a child, and when that has ended, however it did, kills what it left: a job can
+// kill its agent, and the agent's orphans would be nobody's. Each of the two goes when the other does.
+func supervise(fd int) error {
+	if err := becomeSubreaper(); err != nil {
+		return err
+	}
+	runtime.LockOSThread() // the agent is told of the death of the thread that started it
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+	args := append(append([]string{}, os.Args...), "-fd", "3", "-child")
+	pid, err := syscall.ForkExec("/proc/self/exe", args, &syscall.ProcAttr{
+		Env:   os.Environ(),
+		Files: []uintptr{0, 1, 2, uintptr(fd)},
+		Sys:   &syscall.SysProcAttr{Pdeathsig: unix.SIGTERM},
+	})
+	if err != nil {
+		return fmt.Errorf("start the agent: %w", err)
+	}
+	unix.Close(fd)
+	go func() {
+		for range signals {
+			unix.Kill(pid, unix.SIGTERM)
+		}
+	}()
+	var status syscall.WaitStatus
+	for {
+		got, err := syscall.Wait4(-1, &status, 0, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("wait for the agent: %w", err)
+		}
+		if got == pid {
+			break
+		}
+	}
+	err = killDescendants()
+	if status.Signaled() {
+		return errors.Join(fmt.Errorf("the agent was ended by %v", status.Signal()), err)
+	}
+	if status.ExitStatus() != 0 {
+		return errors.Join(fmt.Errorf("the agent ended with status %d", status.ExitStatus()), err)
+	}
+	return err
+}
+
+func becomeSubreaper() error {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become a subreaper: %w", err)
+	}
+	return nil
 }
 
 // ended takes a signal that asked us to end for no error.

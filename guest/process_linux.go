@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,6 +39,8 @@ type process struct {
 	mu       sync.Mutex
 	reader   *cursor // of the host that is attached
 	canceled bool
+
+	sent atomic.Bool // the exit is on its way to the host, which may use the id again
 }
 
 // start runs what req asks for. With opExec the host is attached at once.
@@ -148,7 +151,7 @@ func (p *process) fork(cmd *command) error {
 	switch {
 	case s.closed:
 		return errors.New("the agent is ending")
-	case s.processes[p.id] != nil:
+	case s.processes[p.id] != nil && !s.processes[p.id].sent.Load():
 		return fmt.Errorf("process id %q is in use: %w", p.id, os.ErrExist)
 	case len(s.processes) >= maxProcesses:
 		return fmt.Errorf("%d processes run: %w", len(s.processes), ErrRefused)
@@ -332,6 +335,7 @@ func (k *callee) follow(p *process, from uint64) error {
 	<-p.over
 	b, err := frameJSON(kExit, p.exit)
 	if err == nil {
+		p.sent.Store(true)
 		err = k.out.send(b)
 	}
 	if <-finished {

@@ -12,6 +12,7 @@ import (
 	"github.com/terraphim/tgr/guest"
 	"github.com/terraphim/tgr/vm"
 	"github.com/terraphim/tgr/vm/process"
+	"github.com/terraphim/tgr/vm/vmtest"
 )
 
 // agentPath is the agent that TestMain built.
@@ -62,4 +63,15 @@ func TestMachine(t *testing.T) {
 	if err := m.Wait(ctx); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestConformance(t *testing.T) {
+	dir := t.TempDir()
+	vmtest.Run(t, vmtest.Factory{
+		Provider: process.New(process.Config{Agent: []string{agentPath}, Dir: dir}),
+		Dir:      dir,
+		Temp:     filepath.Join(t.TempDir(), "vmtest"),
+		Crash:    "kill -9 $PPID",
+		Cycles:   100,
+	})
 }
