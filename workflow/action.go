@@ -68,7 +68,7 @@ func compositeStep() *shape {
 			opt("name", str(allowComposite)),
 			opt("id", full(0)),
 			opt("if", condition(allowComposite|fnStepStatus)),
-			opt("continue-on-error", flag(allowComposite)),
+			opt("continue-on-error", yesno(allowComposite)),
 			opt("timeout-minutes", num(allowComposite)),
 			opt("env", dict("a mapping of environment variables", allowComposite, str(0))))}
 	}
@@ -134,8 +134,7 @@ func (r *reader) runs(n *node) Runs {
 	case strings.HasPrefix(out.Using, "node"):
 		need("main", out.Main)
 	case out.Using != "" && n.get("plugin") == nil:
-		r.errorf(n.get("using"), "unexpected-value", "unexpected value '%s'; expected 'node20', 'node24', 'composite' or 'docker'%s",
-			out.Using, similar(out.Using, []string{"node20", "node24", "composite", "docker"}))
+		r.errorf(n.get("using"), "unexpected-value", "unexpected value '%s'; expected 'node20', 'node24', 'composite' or 'docker'", out.Using)
 	}
 	return out
 }

@@ -110,7 +110,7 @@ func eventShape(e eventKind) *shape {
 		types = &shape{name: "one of " + list(e.types), text: oneOf, words: e.types, lenient: true}
 		types.item = &shape{name: types.name, text: oneOf, words: e.types, lenient: true}
 	}
-	m.props = append(m.props, opt("types", orNull(types)), opt("reuse-previous-outcome", flag(0)))
+	m.props = append(m.props, opt("types", orNull(types)), opt("reuse-previous-outcome", yesno(0)))
 	return &shape{name: "filters of " + e.name, null: true, maps: []*mapping{m}}
 }
 
@@ -118,7 +118,7 @@ func dispatchInputShape() *shape {
 	return orNull(object("an input", 0,
 		opt("description", str(0)),
 		opt("type", word("string", "boolean", "number", "choice", "environment")),
-		opt("required", flag(0)),
+		opt("required", yesno(0)),
 		opt("default", scalars(0)),
 		opt("options", seq("a sequence of strings", full(0))),
 		opt("deprecationMessage", str(0))))
@@ -128,10 +128,10 @@ func callShape() *shape {
 	input := object("an input", 0,
 		opt("description", str(0)),
 		req("type", word("string", "boolean", "number")),
-		opt("required", flag(0)),
+		opt("required", yesno(0)),
 		opt("default", scalars(allowRun)),
 		opt("deprecationMessage", str(0)))
-	secret := orNull(object("a secret", 0, opt("description", str(0)), opt("required", flag(0))))
+	secret := orNull(object("a secret", 0, opt("description", str(0)), opt("required", yesno(0))))
 	output := object("an output", 0, opt("description", str(0)), req("value", str(allowRun|ctxJobs)))
 	return orNull(object("inputs, outputs and secrets", 0,
 		opt("inputs", orNull(dict("a mapping of inputs", 0, input))),

@@ -66,7 +66,7 @@ func (r *reader) filters(e *Event, kind eventKind, config *node) {
 		if n == nil {
 			continue
 		}
-		if n.kind == kindNull {
+		if n.kind == kindNull || n.kind == kindSeq && len(n.items) == 0 {
 			r.warnf(n.pos(), "events", "'%s' is empty and filters nothing", f.key)
 			continue
 		}

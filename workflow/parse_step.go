@@ -7,7 +7,24 @@ func (r *reader) steps(n *node) []Step {
 	names := ids{}
 	out := r.stepList(n, names)
 	nameSteps(out, names)
+	r.background(out, map[string]bool{})
 	return out
+}
+
+// background checks that steps wait for and cancel only background steps before them.
+func (r *reader) background(steps []Step, started map[string]bool) {
+	for i := range steps {
+		s := &steps[i]
+		for _, id := range append(s.Wait[:len(s.Wait):len(s.Wait)], s.Cancel) {
+			if id != "" && !strings.Contains(id, "${{") && !started[strings.ToLower(id)] {
+				r.warnf(s.Pos, "steps", "there is no background step '%s' before this one", id)
+			}
+		}
+		if s.Background {
+			started[strings.ToLower(s.ID)] = true
+		}
+		r.background(s.Parallel, started)
+	}
 }
 
 func (r *reader) stepList(n *node, names ids) []Step {

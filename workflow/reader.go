@@ -296,11 +296,15 @@ func (r *reader) scalar(n *node, s *shape, allowed allow) {
 		if slices.Contains(s.words, n.text) {
 			return
 		}
-		if s.lenient && n.text != "" {
-			r.warnf(n.pos(), "unexpected-value", "unexpected value '%s'%s; expected %s", n.text, similar(n.text, s.words), s.name)
-			return
+		tip := similar(n.text, s.words)
+		if tip == "" {
+			tip = "; expected " + s.name
 		}
-		r.errorf(n, "unexpected-value", "unexpected value '%s'%s; expected %s", n.text, similar(n.text, s.words), s.name)
+		if s.lenient && n.text != "" {
+			r.warnf(n.pos(), "unexpected-value", "unexpected value '%s'%s", n.text, tip)
+		} else {
+			r.errorf(n, "unexpected-value", "unexpected value '%s'%s", n.text, tip)
+		}
 		return
 	}
 	r.errorf(n, "unexpected-value", "unexpected value '%s'; expected %s", n.text, s.name)

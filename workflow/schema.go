@@ -54,7 +54,7 @@ func (m *mapping) prop(name string) *prop {
 
 func str(a allow) *shape  { return &shape{name: "a string", allow: a, text: anyText} }
 func full(a allow) *shape { return &shape{name: "a non-empty string", allow: a, text: nonEmpty} }
-func flag(a allow) *shape { return &shape{name: "a boolean", allow: a, boolean: true} }
+func yesno(a allow) *shape { return &shape{name: "a boolean", allow: a, boolean: true} }
 func num(a allow) *shape  { return &shape{name: "a number", allow: a, number: true} }
 func word(words ...string) *shape {
 	return &shape{name: "one of " + list(words), text: oneOf, words: words}
@@ -188,7 +188,7 @@ func permissionsShape() *shape {
 func concurrencyShape(group *shape) *shape {
 	return or(group, object("a mapping with group", 0,
 		req("group", full(0)),
-		opt("cancel-in-progress", flag(0)),
+		opt("cancel-in-progress", yesno(0)),
 		opt("queue", word("single", "max"))))
 }
 
@@ -205,7 +205,7 @@ func jobShape() *shape {
 		req("runs-on", runsOnShape()),
 		opt("timeout-minutes", num(allowStrategy)),
 		opt("cancel-timeout-minutes", num(allowStrategy)),
-		opt("continue-on-error", flag(allowStrategy)),
+		opt("continue-on-error", yesno(allowStrategy)),
 		opt("container", containerShape(false)),
 		opt("services", dict("a mapping of services", allowStrategy, containerShape(true))),
 		opt("env", dict("a mapping of environment variables", allowStrategy|ctxSecrets, str(0))),
@@ -234,7 +234,7 @@ func strategyShape() *shape {
 		loose: seq("a sequence", anything()),
 	}}}
 	return object("a strategy", allowNeeds,
-		opt("fail-fast", flag(0)), opt("max-parallel", num(0)), opt("matrix", matrix))
+		opt("fail-fast", yesno(0)), opt("max-parallel", num(0)), opt("matrix", matrix))
 }
 
 func runsOnShape() *shape {
@@ -260,7 +260,7 @@ func containerShape(service bool) *shape {
 
 func environmentShape() *shape {
 	return or(str(allowStrategy), object("a mapping with name", 0,
-		req("name", str(0)), opt("url", str(allowRunner)), opt("deployment", flag(0))))
+		req("name", str(0)), opt("url", str(allowRunner)), opt("deployment", yesno(0))))
 }
 
 func snapshotShape() *shape {
@@ -275,7 +275,7 @@ func stepShape() *shape {
 	s := &shape{name: "a step"}
 	s.maps = append(plainSteps(),
 		&mapping{props: controlProps(req("wait", strings1(0)))},
-		&mapping{props: controlProps(req("wait-all", orNull(flag(0))))},
+		&mapping{props: controlProps(req("wait-all", orNull(yesno(0))))},
 		&mapping{props: controlProps(req("cancel", full(0)))},
 		&mapping{props: controlProps(req("parallel", seq("a sequence of steps", &shape{name: "a step", maps: plainSteps()})))})
 	return s
@@ -288,9 +288,9 @@ func plainSteps() []*mapping {
 			opt("id", full(0)),
 			opt("if", condition((allowRunner|fnStepStatus|fnHashFiles))),
 			opt("timeout-minutes", num(allowSteps)),
-			opt("continue-on-error", flag(allowSteps)),
+			opt("continue-on-error", yesno(allowSteps)),
 			opt("env", dict("a mapping of environment variables", allowSteps, str(0))),
-			opt("background", flag(0)))}
+			opt("background", yesno(0)))}
 	}
 	return []*mapping{
 		common(req("run", str(allowSteps)), opt("working-directory", str(allowSteps)), opt("shell", full(0))),
@@ -305,6 +305,6 @@ func controlProps(own prop) []prop {
 		opt("id", full(0)),
 		opt("if", condition(allowRunner|fnStepStatus|fnHashFiles)),
 		opt("timeout-minutes", num(allowSteps)),
-		opt("continue-on-error", flag(allowSteps)),
+		opt("continue-on-error", yesno(allowSteps)),
 	}
 }

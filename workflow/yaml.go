@@ -83,6 +83,9 @@ func parseYAML(src []byte, limits Limits) (*node, *Problem) {
 		line, col := placeOf(src, invalidByte(src))
 		return nil, &Problem{Rule: "yaml", Line: line, Column: col, Message: "the file is not UTF-8"}
 	}
+	if len(bytes.TrimSpace(src)) == 0 {
+		return nil, &Problem{Rule: "yaml", Message: "the file is empty"}
+	}
 	var doc yaml.Node
 	err := yaml.Load(src, &doc, yaml.WithV4Defaults(), yaml.WithUniqueKeys(false), yaml.WithPlugin(&guard{limits: limits}))
 	if err != nil {
