@@ -20,7 +20,9 @@ type Local struct {
 	// Place says where things are in a machine of this provider.
 	Place func(m vm.VM) Place
 	Size  vm.Spec // of every machine; the ID is the job's
-	Log   *slog.Logger
+	// Shared says that the agent shares its kernel with others, so that there is no clock, hostname or entropy to set.
+	Shared bool
+	Log    *slog.Logger
 }
 
 // Acquire starts a machine, greets its agent and gives it an identity of its own, before any user code.
@@ -37,7 +39,7 @@ func (p *Local) Acquire(ctx context.Context, s Spec) (*Machine, func(), error) {
 			p.Log.Error("free a machine", "vm", s.ID, "error", err)
 		}
 	}
-	client, err := greet(ctx, m, s.ID)
+	client, err := p.greet(ctx, m, s.ID)
 	if err != nil {
 		err = withConsole(diagnose(m, err))
 		release()
@@ -70,7 +72,7 @@ func BootOf(line string) (time.Duration, bool) {
 }
 
 // greet opens the stream to the agent and seeds the machine: hostname, clock, entropy.
-func greet(ctx context.Context, m vm.VM, id string) (*guest.Client, error) {
+func (p *Local) greet(ctx context.Context, m vm.VM, id string) (*guest.Client, error) {
 	conn, err := m.Dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("dial the agent: %w", err)
@@ -79,6 +81,9 @@ func greet(ctx context.Context, m vm.VM, id string) (*guest.Client, error) {
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("greet the agent: %w", err)
+	}
+	if p.Shared {
+		return client, nil
 	}
 	entropy := make([]byte, 64)
 	rand.Read(entropy)

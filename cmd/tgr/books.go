@@ -48,28 +48,36 @@ type logBook struct {
 func (b logBook) Create(job tgr.JobID, try int) (dispatch.Log, error) { return b.logs.Create(job, try) }
 
 // Read implements web.LogReader.
-func (b logBook) Read(ctx context.Context, job tgr.JobID, from int) iter.Seq2[tgr.LogLine, error] {
-	return b.lines(job, func(id tgr.JobID) iter.Seq2[joblog.Line, error] {
-		return b.logs.Read(ctx, id, joblog.Range{From: int64(from)})
+func (b logBook) Read(ctx context.Context, job tgr.JobID, try, from int) iter.Seq2[tgr.LogLine, error] {
+	return b.lines(ctx, job, func(j tgr.Job) iter.Seq2[joblog.Line, error] {
+		return b.logs.Read(ctx, j.ID, joblog.Range{Try: try, From: int64(from)})
 	})
 }
 
-// Follow implements web.LogReader.
-func (b logBook) Follow(ctx context.Context, job tgr.JobID, from int) iter.Seq2[tgr.LogLine, error] {
-	return b.lines(job, func(id tgr.JobID) iter.Seq2[joblog.Line, error] {
-		return b.logs.Follow(ctx, id, int64(from))
+// Follow implements web.LogReader. The log of an earlier try is complete: there is nothing to follow.
+func (b logBook) Follow(ctx context.Context, job tgr.JobID, try, from int) iter.Seq2[tgr.LogLine, error] {
+	return b.lines(ctx, job, func(j tgr.Job) iter.Seq2[joblog.Line, error] {
+		if try != 0 && try < j.Tries {
+			return b.logs.Read(ctx, j.ID, joblog.Range{Try: try, From: int64(from)})
+		}
+		return b.logs.Follow(ctx, j.ID, int64(from))
 	})
 }
 
 // lines drops the numbers of lines. The log may be that of the attempt that the job was carried over from.
-func (b logBook) lines(job tgr.JobID, read func(tgr.JobID) iter.Seq2[joblog.Line, error]) iter.Seq2[tgr.LogLine, error] {
+func (b logBook) lines(ctx context.Context, job tgr.JobID, read func(tgr.Job) iter.Seq2[joblog.Line, error]) iter.Seq2[tgr.LogLine, error] {
 	return func(yield func(tgr.LogLine, error) bool) {
-		id, err := b.store.LogOf(context.Background(), job)
+		id, err := b.store.LogOf(ctx, job)
 		if err != nil {
 			yield(tgr.LogLine{}, err)
 			return
 		}
-		for l, err := range read(id) {
+		j, err := b.store.Job(ctx, id)
+		if err != nil {
+			yield(tgr.LogLine{}, err)
+			return
+		}
+		for l, err := range read(j) {
 			if tgr.CodeOf(err) == tgr.NotFound {
 				return // it has logged nothing yet
 			}
@@ -85,8 +93,7 @@ type runBook struct{ *store.Store }
 
 // Runs implements web.RunStore.
 func (b runBook) Runs(ctx context.Context, f web.Filter) ([]tgr.Run, error) {
-	return b.Store.Runs(ctx, store.RunFilter{Repo: f.Repo, Ref: f.Ref, SHA: f.SHA, Event: f.Event, Workflow: f.Workflow,
-		Status: f.Status, Conclusion: f.Conclusion, Before: f.Before, Limit: f.Limit})
+	return b.Store.Runs(ctx, store.RunFilter(f))
 }
 
 // Jobs implements web.RunStore. A run that was not planned shows the job that plans it.

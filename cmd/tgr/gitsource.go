@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"path"
 	"strings"
 
@@ -59,16 +60,11 @@ func isWorkflow(p string) bool {
 	return path.Dir(p) == workflowDir && (strings.HasSuffix(p, ".yml") || strings.HasSuffix(p, ".yaml"))
 }
 
-// Changed implements dispatch.Source.
-func (s gitSource) Changed(ctx context.Context, ev tgr.Event) ([]string, error) {
-	return s.Source.Changed(ctx, ev.Repo, ev)
-}
-
 // Checkout implements dispatch.Source.
 func (s gitSource) Checkout(ev tgr.Event) runner.CheckoutSource { return checkoutSource{s.Source, ev} }
 
 // Actions implements dispatch.Source.
-func (s gitSource) Actions(ev tgr.Event) runner.ActionSource { return actionSource{s.Source} }
+func (s gitSource) Actions(tgr.Event) runner.ActionSource { return s.Source }
 
 // checkoutSource serves actions/checkout for the jobs of one event.
 type checkoutSource struct {
@@ -89,16 +85,13 @@ func (c checkoutSource) Checkout(ctx context.Context, r runner.CheckoutRequest) 
 	}
 	got, err := c.source.Checkout(ctx, github.CheckoutSpec{
 		Repo: repo, Ref: ref, SHA: sha, Depth: r.FetchDepth, Tags: r.FetchTags, Submodules: r.Submodules,
-		SparseCheckout: r.SparseCheckout, Cone: r.SparseConeMode, PersistToken: persisted(r), UID: runnerID, GID: runnerID,
+		Sparse: r.SparseCheckout, NoCone: !r.SparseConeMode, Token: persisted(r),
 	})
 	if err != nil {
 		return runner.CheckoutResult{}, err
 	}
 	return runner.CheckoutResult{SHA: got.SHA, Ref: got.Ref, Tar: got.Tar}, nil
 }
-
-// runnerID is the user runner of our image; in other machines files belong to whoever unpacks them.
-const runnerID = 1001
 
 func persisted(r runner.CheckoutRequest) string {
 	if r.PersistCredentials {
@@ -108,7 +101,7 @@ func persisted(r runner.CheckoutRequest) string {
 }
 
 // newGitSource makes the source of a server.
-func newGitSource(c *config, auth func(ctx context.Context, repo string) (string, error), log logger) (gitSource, error) {
+func newGitSource(c *config, auth func(ctx context.Context, repo string) (string, error), log *slog.Logger) (gitSource, error) {
 	s, err := github.NewSource(github.SourceConfig{Dir: c.get("repository-path"), BaseURL: c.get("github-server-url"), Token: auth, Log: log})
 	return gitSource{s}, err
 }

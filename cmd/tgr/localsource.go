@@ -47,7 +47,7 @@ func openLocalSource(ctx context.Context, dir string, log *slog.Logger) (*localS
 	}
 	s := &localSource{dir: abs, log: log, branch: "main"}
 	// One process for what several questions would ask: each costs as much as a step.
-	out, err := s.git(ctx, nil, "rev-parse", "--show-toplevel", "--verify", "HEAD", "--symbolic-full-name", "HEAD")
+	out, err := s.git(ctx, nil, "rev-parse", "--show-toplevel", "HEAD", "--symbolic-full-name", "HEAD")
 	if lines := strings.Fields(out); err == nil && len(lines) == 3 {
 		s.dir, s.head = lines[0], lines[1]
 		s.branch = strings.TrimPrefix(lines[2], "refs/heads/")
@@ -187,7 +187,7 @@ func (s *localSource) Actions(tgr.Event) runner.ActionSource {
 	if err != nil {
 		return nil
 	}
-	return actionSource{src}
+	return src
 }
 
 // cache is the source of other repositories, and, with remote, of this one.

@@ -77,7 +77,7 @@ func openProcesses(c machineConfig, log *slog.Logger) (*machines, error) {
 	log.Warn("NO ISOLATION: jobs run as processes of this host and of this user; use it only for code that you trust")
 	p := process.New(process.Config{Agent: agent, Dir: c.dir})
 	return &machines{
-		Local: &dispatch.Local{Provider: p, Size: c.size, Log: log, Place: processPlace},
+		Local: &dispatch.Local{Provider: p, Size: c.size, Log: log, Place: processPlace, Shared: true},
 		close: func() error { return nil },
 		ready: func(context.Context) error { return nil },
 	}, nil

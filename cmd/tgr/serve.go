@@ -142,10 +142,14 @@ func (s *server) open(ctx context.Context, secrets [][]byte) error {
 		return err
 	}
 	s.closers = append(s.closers, s.store.Close)
-	if s.logs, err = joblog.Open(joblog.Config{Dir: filepath.Join(dir, "logs"), Log: s.log}); err != nil {
+	if s.logs, err = joblog.Open(joblog.Config{Dir: filepath.Join(dir, "logs")}); err != nil {
 		return err
 	}
-	machines, err := openMachines(ctx, machinesOf(s.c), s.log)
+	mc, err := machinesOf(s.c)
+	if err != nil {
+		return err
+	}
+	machines, err := openMachines(ctx, mc, s.log)
 	if err != nil {
 		return err
 	}
@@ -165,7 +169,10 @@ func (s *server) openDispatch(machines *machines) error {
 	if err != nil {
 		return err
 	}
-	source := newGitSource(s.c, s.log, s.reports.auth)
+	source, err := newGitSource(s.c, s.reports.auth, s.log)
+	if err != nil {
+		return err
+	}
 	s.reports.connect(s.store, s.logs)
 	s.dispatch = dispatch.New(dispatch.Config{
 		Jobs: ledger{s.store}, Runs: ledger{s.store}, Source: source, Machines: machines, Logs: logBook{s.logs, s.store},
