@@ -67,7 +67,7 @@ const (
 	maxName   = 255
 )
 
-// runStatuses are the values that the filter status takes.
+// runStatuses are the values that the filter status takes. Nothing writes to them.
 var runStatuses = []string{string(tgr.Pending), string(tgr.Queued), string(tgr.InProgress), string(tgr.Completed)}
 
 // repoName is owner/name; the server that it names is decided elsewhere.

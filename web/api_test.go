@@ -124,6 +124,7 @@ func TestAPIRefuses(t *testing.T) {
 		{"GET", "/api/nothing", "", 404, tgr.NotFound, "/api/nothing"},
 		{"POST", "/api/runs", "{}", 405, tgr.Invalid, "takes GET"},
 		{"GET", "/api/dispatch", "", 405, tgr.Invalid, "takes POST"},
+		{"PUT", "/api/runs/7/events", "", 405, tgr.Invalid, "not PUT"},
 		{"DELETE", "/api/runs/7", "", 405, tgr.Invalid, "not DELETE"},
 		{"POST", "/api/runs/7/cancel", `{"job_id":80}`, 404, tgr.NotFound, "run 7 has no job 80"},
 		{"POST", "/api/runs/7/cancel", `{"job_id":"70"}`, 400, tgr.Invalid, "body"},

@@ -10,7 +10,7 @@ import (
 	"github.com/terraphim/tgr"
 )
 
-// statuses is the one table from codes to HTTP statuses.
+// statuses is the one table from codes to HTTP statuses. Nothing writes to it.
 var statuses = map[tgr.Code]int{
 	tgr.Invalid:      http.StatusBadRequest,
 	tgr.Unauthorized: http.StatusUnauthorized,

@@ -18,7 +18,7 @@ func (s *Server) runEvents(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	st, done, err := s.openStream(w)
+	st, done, err := s.openStream(w, r)
 	if err != nil {
 		return err
 	}

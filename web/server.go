@@ -23,12 +23,14 @@ type limits struct {
 	headerBytes               int
 }
 
-var defaultLimits = limits{
-	header:      10 * time.Second,
-	read:        60 * time.Second, // the body too: 25 MiB of a webhook at 3.5 Mbit/s
-	write:       60 * time.Second,
-	idle:        2 * time.Minute,
-	headerBytes: 64 << 10,
+func defaultLimits() limits {
+	return limits{
+		header:      10 * time.Second,
+		read:        60 * time.Second, // the body too: 25 MiB of a webhook at 3.5 Mbit/s
+		write:       60 * time.Second,
+		idle:        2 * time.Minute,
+		headerBytes: 64 << 10,
+	}
 }
 
 // Server serves pages, API, streams, metrics and health. It is safe for concurrent use.
@@ -65,7 +67,7 @@ func New(c Config) (*Server, error) {
 	c.Heartbeat = cmp.Or(max(c.Heartbeat, 0), 15*time.Second)
 	c.Shutdown = cmp.Or(max(c.Shutdown, 0), 10*time.Second)
 	c.MaxStreams = cmp.Or(max(c.MaxStreams, 0), 256)
-	s := &Server{cfg: c, limits: defaultLimits, log: c.Log, origin: http.NewCrossOriginProtection(),
+	s := &Server{cfg: c, limits: defaultLimits(), log: c.Log, origin: http.NewCrossOriginProtection(),
 		streams: make(chan struct{}, c.MaxStreams), stop: make(chan struct{})}
 	var err error
 	if s.pages, err = parsePages(); err != nil {

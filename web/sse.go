@@ -51,7 +51,10 @@ type stream struct {
 }
 
 // openStream starts a stream, if there is a place for it. Without an error, the caller calls done at its end.
-func (s *Server) openStream(w http.ResponseWriter) (st *stream, done func(), err error) {
+func (s *Server) openStream(w http.ResponseWriter, r *request) (st *stream, done func(), err error) {
+	if r.Method != http.MethodGet { // HEAD: it would wait for a body that it does not want
+		return nil, nil, &refusal{http.StatusMethodNotAllowed, tgr.Errorf("web", tgr.Invalid, "a stream takes GET, not %s", r.Method)}
+	}
 	select {
 	case s.streams <- struct{}{}:
 	default:
@@ -138,7 +141,7 @@ func (s *Server) streamLog(w http.ResponseWriter, r *request) error {
 			return err
 		}
 	}
-	st, done, err := s.openStream(w)
+	st, done, err := s.openStream(w, r)
 	if err != nil {
 		return err
 	}

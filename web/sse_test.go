@@ -365,6 +365,15 @@ func TestStreamsEndWithTheServer(t *testing.T) {
 	}
 }
 
+func TestHeadOfAStreamIsRefused(t *testing.T) {
+	s := newSite(t, live(), nil)
+	for _, path := range []string{"/api/jobs/70/log/stream", "/api/runs/7/events"} {
+		if answer, _ := ask(t, "HEAD", s.url+path, ""); answer.StatusCode != 405 {
+			t.Errorf("%s: %d", path, answer.StatusCode)
+		}
+	}
+}
+
 func TestStreamsAreLimited(t *testing.T) {
 	s := newSite(t, live(), func(c *Config) { c.MaxStreams = 1 })
 	next, end := subscribe(t, s.url+"/api/runs/7/events")
