@@ -3,7 +3,6 @@ package workflow
 import (
 	"fmt"
 	"maps"
-	"strings"
 
 	"github.com/terraphim/tgr/expr"
 )
@@ -77,7 +76,7 @@ func (ev *evaluation) callInputs(j *Job) (map[string]any, error) {
 	return out, nil
 }
 
-// entries evaluates a list of named strings, those under Insert in their place.
+// entries evaluates a list of named strings.
 func (ev *evaluation) entries(key string, list []EnvVar) (*expr.Object, error) {
 	out := expr.NewObject()
 	for _, e := range list {
@@ -85,23 +84,7 @@ func (ev *evaluation) entries(key string, list []EnvVar) (*expr.Object, error) {
 		if err != nil {
 			return nil, err
 		}
-		if e.Name == Insert {
-			if v.Object() == nil {
-				return nil, ev.fail(key, fmt.Errorf("a mapping was expected, not '%s'", clip(v.Text())))
-			}
-			for _, k := range v.Object().Keys() {
-				inner, _ := field(v.Object(), k)
-				out.Set(k, inner)
-			}
-			continue
-		}
-		name := e.Name
-		if strings.Contains(name, "${{") {
-			if name, err = ev.text(key, name); err != nil {
-				return nil, err
-			}
-		}
-		out.Set(name, v)
+		out.Set(e.Name, v)
 	}
 	return out, nil
 }

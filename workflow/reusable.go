@@ -175,12 +175,7 @@ func (j *Job) problem(p *Plan, key, rule, message string) Problem {
 func (j *Job) checkCall(p *Plan, w *Workflow) []Problem {
 	var out []Problem
 	given := keySet{}
-	dynamic := false
 	for _, v := range j.With {
-		if strings.Contains(v.Name, "${{") {
-			dynamic = true
-			continue
-		}
 		given.add(v.Name)
 		in := findInput(w.Inputs, v.Name)
 		if in == nil {
@@ -194,7 +189,7 @@ func (j *Job) checkCall(p *Plan, w *Workflow) []Problem {
 		}
 	}
 	for _, in := range w.Inputs {
-		if in.Required && !dynamic && !given.has(in.Name) {
+		if in.Required && !given.has(in.Name) {
 			out = append(out, j.problem(p, "uses", "inputs", fmt.Sprintf("the input '%s' is required, but not provided while calling", in.Name)))
 		}
 	}
@@ -208,9 +203,6 @@ func (j *Job) checkSecrets(p *Plan, w *Workflow) []Problem {
 	var out []Problem
 	given := keySet{}
 	for _, v := range j.Secrets {
-		if strings.Contains(v.Name, "${{") {
-			return nil
-		}
 		given.add(v.Name)
 		if !declares(w.Secrets, v.Name) {
 			out = append(out, j.problem(p, "secrets."+v.Name, "secrets", fmt.Sprintf("invalid secret: '%s' is not defined in the referenced workflow", v.Name)))

@@ -52,10 +52,10 @@ func (m *mapping) prop(name string) *prop {
 
 // The leaves.
 
-func str(a allow) *shape  { return &shape{name: "a string", allow: a, text: anyText} }
-func full(a allow) *shape { return &shape{name: "a non-empty string", allow: a, text: nonEmpty} }
+func str(a allow) *shape   { return &shape{name: "a string", allow: a, text: anyText} }
+func full(a allow) *shape  { return &shape{name: "a non-empty string", allow: a, text: nonEmpty} }
 func yesno(a allow) *shape { return &shape{name: "a boolean", allow: a, boolean: true} }
-func num(a allow) *shape  { return &shape{name: "a number", allow: a, number: true} }
+func num(a allow) *shape   { return &shape{name: "a number", allow: a, number: true} }
 func word(words ...string) *shape {
 	return &shape{name: "one of " + list(words), text: oneOf, words: words}
 }

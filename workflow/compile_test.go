@@ -1,0 +1,208 @@
+package workflow
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// library answers Load from a map of sources.
+func library(files map[string]string) func(string) (string, []byte, error) {
+	return func(uses string) (string, []byte, error) {
+		src, ok := files[uses]
+		if !ok {
+			return "", nil, fmt.Errorf("no such workflow: %s", uses)
+		}
+		return uses, []byte(src), nil
+	}
+}
+
+const callee = `
+on:
+  workflow_call:
+    inputs:
+      level: {type: number, required: true}
+      dry: {type: boolean, default: true}
+      who: {type: string, default: '${{ github.actor }}'}
+      note: {type: string}
+    secrets: {token: {required: true}, other: {}}
+    outputs: {url: {value: 'https://${{ jobs.go.outputs.host }}/${{ inputs.level }}'}}
+jobs: {go: {runs-on: x, outputs: {host: h}}}
+`
+
+func calling(job string) string {
+	return "on: push\njobs:\n  a:\n    uses: ./.github/workflows/callee.yml\n    " + strings.ReplaceAll(job, "\n", "\n    ") + "\n"
+}
+
+func TestReusableWorkflow(t *testing.T) {
+	load := library(map[string]string{"./.github/workflows/callee.yml": callee})
+	p := compiled(t, calling("with: {level: \"${{ matrix.n }}\", DRY: false}\nsecrets: {token: '${{ secrets.A }}'}\nstrategy: {matrix: {n: [1, 2]}}"), Options{Load: load})
+	j := p.Job("a")
+	if j.Call == nil || j.Call.Plan.Job("go") == nil || j.Call.File != "./.github/workflows/callee.yml" {
+		t.Fatalf("got %+v", j.Call)
+	}
+	s := &Scope{GitHub: map[string]any{"actor": "me"}, Secrets: map[string]string{"A": "x", "B": "y"}}
+	in, err := j.Expand(p, s)
+	if err != nil || len(in) != 2 || in[1].Name != "a (2)" || in[1].RunsOn != nil {
+		t.Fatalf("got %+v, %v", in, err)
+	}
+	inputs, secrets, err := j.EvalCall(p, s, &in[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]any{"level": 2.0, "dry": false, "who": "me", "note": ""}, inputs); diff != "" {
+		t.Errorf("inputs (-want +got)\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]string{"token": "x"}, secrets); diff != "" {
+		t.Errorf("secrets (-want +got)\n%s", diff)
+	}
+	out, err := j.Call.EvalOutputs(&Scope{Inputs: inputs}, map[string]Need{"go": {Result: "success", Outputs: map[string]string{"host": "h"}}})
+	if err != nil || out["url"] != "https://h/2" {
+		t.Errorf("outputs: got %v, %v", out, err)
+	}
+
+	p = compiled(t, calling("with: {level: 3}\nsecrets: inherit"), Options{Load: load})
+	if _, secrets, err = p.Job("a").EvalCall(p, s, &Instance{}); err != nil || !cmp.Equal(secrets, s.Secrets) {
+		t.Errorf("inherited secrets: got %v, %v", secrets, err)
+	}
+	p = compiled(t, calling("with: {level: \"${{ 'high' }}\"}\nsecrets: inherit"), Options{Load: load})
+	if _, _, err = p.Job("a").EvalCall(p, s, &Instance{}); err == nil || err.Error() != "ci.yml:5:12: jobs.a.with.level: the input 'level' is 'high' and not a number" {
+		t.Errorf("wrong type: got %v", err)
+	}
+}
+
+func TestReusableWorkflowProblems(t *testing.T) {
+	chain := map[string]string{}
+	for i := range 12 {
+		chain[fmt.Sprintf("o/r/.github/workflows/%d.yml@v1", i)] = fmt.Sprintf("on: workflow_call\njobs: {a: {uses: ./.github/workflows/%d.yml}}\n", i+1)
+	}
+	files := map[string]string{
+		"./.github/workflows/callee.yml":     callee,
+		"o/r/.github/workflows/push.yml@v1":  "on: push\njobs: {a: {runs-on: x}}\n",
+		"o/r/.github/workflows/loop.yml@v1":  "on: workflow_call\njobs: {a: {uses: ./.github/workflows/loop.yml}}\n",
+		"o/r/.github/workflows/wrong.yml@v1": "on: workflow_call\njobs: {a: {runs-on: x, stesp: []}}\n",
+		"o/r/.github/workflows/write.yml@v1": "on: workflow_call\njobs: {a: {runs-on: x, permissions: {contents: write}}}\n",
+		"o/r/.github/workflows/plain.yml@v1": "on: workflow_call\njobs: {a: {runs-on: x}}\n",
+	}
+	for k, v := range chain {
+		files[k] = v
+	}
+	remote := func(name, more string) string {
+		return "on: push\npermissions: {contents: read}\njobs:\n  a:\n    uses: o/r/.github/workflows/" + name + "@v1\n" + more
+	}
+	for _, tt := range []struct{ src, want string }{
+		{calling("secrets: inherit"), "ci.yml:4:11: the input 'level' is required, but not provided while calling"},
+		{calling("with: {level: 1}"), "ci.yml:4:11: the secret 'token' is required, but not provided while calling"},
+		{calling("with: {level: 1, levle: 2}\nsecrets: inherit"), "ci.yml:5:22: invalid input: 'levle' is not defined in the referenced workflow; did you mean 'level'?"},
+		{calling("with: {level: high}\nsecrets: inherit"), "ci.yml:5:12: the input 'level' is 'high' and not a number"},
+		{calling("with: {level: 1}\nsecrets: {token: a, tokne: b}"), "ci.yml:6:25: invalid secret: 'tokne' is not defined in the referenced workflow"},
+		{remote("gone.yml", ""), "ci.yml:5:11: error calling workflow 'o/r/.github/workflows/gone.yml@v1': no such workflow: o/r/.github/workflows/gone.yml@v1"},
+		{remote("push.yml", ""), "ci.yml:5:11: error calling workflow 'o/r/.github/workflows/push.yml@v1': the workflow is not reusable, as it does not listen to 'workflow_call'"},
+		{remote("loop.yml", ""), "o/r/.github/workflows/loop.yml@v1:2:18: error calling workflow './.github/workflows/loop.yml': it calls itself, directly or through another workflow"},
+		{remote("wrong.yml", ""), "o/r/.github/workflows/wrong.yml@v1:2:24: unexpected value 'stesp'; did you mean 'steps'?"},
+		{remote("write.yml", ""), "ci.yml:5:11: error calling workflow 'o/r/.github/workflows/write.yml@v1': its job 'a' requests 'contents: write', but is only allowed 'contents: read'"},
+		{remote("write.yml", "    permissions: {contents: write}\n"), ""},
+		{remote("0.yml", ""), "o/r/.github/workflows/8.yml@v1:2:18: error calling workflow './.github/workflows/9.yml': reusable workflows are nested more than 10 levels deep"},
+		{remote("plain.yml", ""), ""},
+	} {
+		w, problems := Parse("ci.yml", []byte(tt.src))
+		if Failed(problems) {
+			t.Fatalf("%s: %s", tt.src, report(problems))
+		}
+		p, problems := Compile(w, Options{Load: library(files)})
+		var got []string
+		for _, p := range problems {
+			got = append(got, p.Error())
+		}
+		if s := strings.Join(got, "\n"); s != tt.want || (p == nil) != (tt.want != "") {
+			t.Errorf("%s\ngot  %s\nwant %s", tt.src, s, tt.want)
+		}
+	}
+}
+
+func TestNarrowedPermissions(t *testing.T) {
+	src := "on: push\npermissions: {contents: read}\njobs:\n  a:\n    uses: o/r/.github/workflows/x.yml@v1\n    permissions: {issues: write}\n"
+	p := compiled(t, src, Options{Load: library(map[string]string{"o/r/.github/workflows/x.yml@v1": "on: workflow_call\njobs: {a: {runs-on: x}}\n"})})
+	if diff := cmp.Diff(Permissions{"issues": "write"}, p.Job("a").Call.Plan.Permissions); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestReusableWorkflowNotAvailable(t *testing.T) {
+	for _, load := range []func(string) (string, []byte, error){nil, func(string) (string, []byte, error) { return "", nil, nil }} {
+		p := compiled(t, calling("with: {x: 1}"), Options{Load: load})
+		if j := p.Job("a"); j.Call != nil || j.Uses == "" {
+			t.Errorf("got %+v", j)
+		}
+	}
+	w, _ := Parse("ci.yml", []byte(calling("")))
+	broken := errors.New("network")
+	if p, problems := Compile(w, Options{Load: func(string) (string, []byte, error) { return "", nil, broken }}); p != nil || len(problems) != 1 {
+		t.Errorf("got %v, %v", p, problems)
+	}
+}
+
+func TestTooManyCallees(t *testing.T) {
+	files := map[string]string{}
+	src := "on: push\njobs:\n"
+	for i := range 4 {
+		name := fmt.Sprintf("o/r/.github/workflows/%d.yml@v1", i)
+		files[name] = "on: workflow_call\njobs: {a: {runs-on: x}}\n"
+		src += fmt.Sprintf("  j%d: {uses: %s}\n  k%d: {uses: %s}\n", i, name, i, name)
+	}
+	w, _ := Parse("ci.yml", []byte(src))
+	if _, problems := Compile(w, Options{Load: library(files), Limits: Limits{Callees: 4}}); len(problems) > 0 {
+		t.Errorf("four of four: %v", problems)
+	}
+	if _, problems := Compile(w, Options{Load: library(files), Limits: Limits{Callees: 3}}); !Failed(problems) || !strings.Contains(problems[0].Message, "at most 3 reusable workflows") {
+		t.Errorf("four of three: %v", problems)
+	}
+}
+
+func TestDispatchInputs(t *testing.T) {
+	const src = `
+on:
+  workflow_dispatch:
+    inputs:
+      text: {default: hello}
+      flag: {type: boolean}
+      n: {type: number, default: 1.5}
+      pick: {type: choice, options: [a, b], default: b}
+      env: {type: environment, required: true}
+jobs: {a: {runs-on: x}}
+`
+	for _, tt := range []struct {
+		given map[string]string
+		want  map[string]any
+		err   string
+	}{
+		{map[string]string{"env": "prod"}, map[string]any{"text": "hello", "flag": false, "n": 1.5, "pick": "b", "env": "prod"}, ""},
+		{map[string]string{"ENV": "e", "text": "", "flag": "true", "n": "0x10", "pick": "a"},
+			map[string]any{"text": "", "flag": true, "n": 16.0, "pick": "a", "env": "e"}, ""},
+		{map[string]string{}, nil, "ci.yml:3:3: the input 'env' is required"},
+		{map[string]string{"env": "e", "flag": "yes"}, nil, "ci.yml:3:3: the input 'flag' is 'yes' and not 'true' or 'false'"},
+		{map[string]string{"env": "e", "n": "one"}, nil, "ci.yml:3:3: the input 'n' is 'one' and not a number"},
+		{map[string]string{"env": "e", "pick": "c"}, nil, "ci.yml:3:3: the input 'pick' is 'c' and not one of 'a', 'b'"},
+		{map[string]string{"env": "e", "pikc": "a"}, nil, "ci.yml:3:3: the workflow has no input 'pikc'; did you mean 'pick'?"},
+		{map[string]string{"env": strings.Repeat("e", maxDispatchInput+1)}, nil, "ci.yml:3:3: the inputs are longer than 65535 bytes together"},
+	} {
+		w, _ := Parse("ci.yml", []byte(src))
+		p, problems := Compile(w, Options{Trigger: Trigger{Event: "workflow_dispatch", Inputs: tt.given}})
+		if tt.err != "" {
+			if len(problems) != 1 || problems[0].Error() != tt.err || p != nil {
+				t.Errorf("%.60v: got %v, want %s", tt.given, problems, tt.err)
+			}
+			continue
+		}
+		if len(problems) > 0 {
+			t.Errorf("%v: %v", tt.given, problems)
+			continue
+		}
+		if diff := cmp.Diff(tt.want, p.Inputs); diff != "" {
+			t.Errorf("%v (-want +got)\n%s", tt.given, diff)
+		}
+	}
+}
