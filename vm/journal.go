@@ -304,6 +304,7 @@ func decodeEntry(r io.Reader) (Entry, error) {
 	if err := d.Decode(&e); err != nil {
 		return Entry{}, fmt.Errorf("first line of %s: %w", journalFile, err)
 	}
+	e.Paths, e.Processes = nil, nil // which have lines of their own
 	if !ValidID(e.ID) {
 		return Entry{}, fmt.Errorf("first line of %s: machine id %q", journalFile, e.ID)
 	}

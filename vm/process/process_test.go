@@ -75,3 +75,68 @@ func TestConformance(t *testing.T) {
 		Cycles:   100,
 	})
 }
+
+// start starts a machine and connects to it.
+func start(t testing.TB) (*process.Provider, vm.VM, *guest.Client) {
+	t.Helper()
+	p := process.New(process.Config{Agent: []string{agentPath}, Dir: t.TempDir()})
+	m, err := p.Start(context.Background(), vm.Spec{ID: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p, m, connect(t, m)
+}
+
+func connect(t testing.TB, m vm.VM) *guest.Client {
+	t.Helper()
+	conn, err := m.Dial(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := guest.Connect(context.Background(), conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func BenchmarkStart(b *testing.B) {
+	p := process.New(process.Config{Agent: []string{agentPath}, Dir: b.TempDir()})
+	for b.Loop() {
+		m, err := p.Start(context.Background(), vm.Spec{ID: "bench"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		c := connect(b, m)
+		c.Close()
+		if err := m.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkExec(b *testing.B) {
+	_, _, c := start(b)
+	for b.Loop() {
+		if exit, err := c.Exec(context.Background(), guest.Cmd{Args: []string{"/bin/true"}}, nil); err != nil || !exit.Success() {
+			b.Fatal(exit, err)
+		}
+	}
+}
+
+func BenchmarkOutput(b *testing.B) {
+	_, _, c := start(b)
+	b.SetBytes(256 << 20)
+	for b.Loop() {
+		cmd := guest.Cmd{Args: []string{"/usr/bin/head", "-c", "256M", "/dev/zero"}}
+		if exit, err := c.Exec(context.Background(), cmd, nil); err != nil || !exit.Success() {
+			b.Fatal(exit, err)
+		}
+	}
+}
