@@ -4,8 +4,10 @@
 // Parse reads one expression, ParseTemplate a text with ${{ }} in it, ParseCondition an `if`. What they return is
 // immutable: check it against a Scope, and evaluate it in as many Envs as need be.
 //
-// Where GitHub's own implementations differ, the one that its runner uses decides, for it is what users see;
-// differential_test.go lists the differences from the other one.
+// GitHub has two implementations. Where they give different values, that of its runner decides, for it is what users see;
+// differential_test.go and testdata/differential.mjs list the differences from the other one, in TypeScript. Where
+// only the TypeScript one gives sense to a text, so do we: numbers such as 0b11, 0XFF and 0xffffffff, and a
+// comma after the last argument of a call.
 //
 // https://docs.github.com/en/actions/reference/workflows-and-actions/expressions
 package expr
