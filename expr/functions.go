@@ -37,16 +37,17 @@ func lookup(name string) *builtin {
 	}
 }
 
-// signature returns what is known of a function by its name alone, or nil. hashFiles is the caller's to provide,
-// but takes the same arguments everywhere.
-func signature(name string) *FunctionSig {
-	if b := lookup(name); b != nil {
-		return &b.sig
+// mismatch says what is wrong with the number of arguments, "" if nothing is known to be. hashFiles is the caller's
+// to provide, but takes the same arguments everywhere.
+func (n *callNode) mismatch() string {
+	if n.builtin != nil {
+		return n.builtin.sig.mismatch(len(n.args))
 	}
-	if strings.EqualFold(name, "hashFiles") {
-		return &FunctionSig{Name: "hashFiles", Min: 1, Max: 255}
+	hashFiles := FunctionSig{Name: "hashFiles", Min: 1, Max: 255}
+	if strings.EqualFold(n.name, hashFiles.Name) {
+		return hashFiles.mismatch(len(n.args))
 	}
-	return nil
+	return ""
 }
 
 // contains looks for an item in an array, with ==, or for text in a text. It is false where that makes no sense.

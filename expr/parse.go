@@ -71,14 +71,12 @@ func (p *parser) expression() (node, *Error) {
 		return nil, err
 	}
 	defer func() { p.depth-- }()
-	return p.chain(tokOr, p.and)
+	return p.chain(tokOr)
 }
 
-func (p *parser) and() (node, *Error) { return p.chain(tokAnd, p.equality) }
-
-// chain reads operands with op between them.
-func (p *parser) chain(op tokenKind, operand func() (node, *Error)) (node, *Error) {
-	first, err := operand()
+// chain reads operands with op, || or &&, between them.
+func (p *parser) chain(op tokenKind) (node, *Error) {
+	first, err := p.operand(op)
 	if err != nil || p.peek().kind != op {
 		return first, err
 	}
@@ -88,13 +86,21 @@ func (p *parser) chain(op tokenKind, operand func() (node, *Error)) (node, *Erro
 	defer func() { p.depth-- }()
 	chain := &logicNode{at: p.at(p.peek()), op: op, args: []node{first}}
 	for p.accept(op) {
-		n, err := operand()
+		n, err := p.operand(op)
 		if err != nil {
 			return nil, err
 		}
 		chain.args = append(chain.args, n)
 	}
 	return chain, nil
+}
+
+// operand reads an operand of || or of &&.
+func (p *parser) operand(op tokenKind) (node, *Error) {
+	if op == tokOr {
+		return p.chain(tokAnd)
+	}
+	return p.equality()
 }
 
 func (p *parser) equality() (node, *Error) {
@@ -226,10 +232,8 @@ func (p *parser) call(t *token, name string) (node, *Error) {
 			return nil, p.unexpected()
 		}
 	}
-	if sig := signature(name); sig != nil {
-		if what := sig.mismatch(len(n.args)); what != "" {
-			return nil, p.fail(what, t)
-		}
+	if what := n.mismatch(); what != "" {
+		return nil, p.fail(what, t)
 	}
 	if n.builtin == nil {
 		p.refs[place].args = len(n.args)
