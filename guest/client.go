@@ -45,7 +45,14 @@ func Connect(ctx context.Context, conn net.Conn) (*Client, error) {
 		conn.Close()
 		return nil, err
 	}
-	return &Client{conn: conn, mux: mux, hello: h}, nil
+	c := &Client{conn: conn, mux: mux, hello: h}
+	c.work.Go(func() {
+		// Operations are the host's to begin: an agent that opens a stream is after the host's memory.
+		if _, err := mux.AcceptStream(); err == nil {
+			mux.Close()
+		}
+	})
+	return c, nil
 }
 
 // Hello is what the agent said of itself. It is the agent's word.
@@ -143,6 +150,8 @@ func (k *call) wrap(err error) error {
 		return context.Cause(k.ctx)
 	case errors.Is(err, yamux.ErrTimeout):
 		err = fmt.Errorf("%w: the agent was silent for %v", ErrLost, silence)
+	case errors.Is(err, io.EOF): // which must not pass for the end of a file
+		err = fmt.Errorf("%w: %w", ErrLost, io.ErrUnexpectedEOF)
 	default:
 		err = fmt.Errorf("%w: %w", ErrLost, err)
 	}

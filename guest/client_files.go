@@ -46,7 +46,7 @@ func (c *Client) Get(ctx context.Context, path string) (io.ReadCloser, error) {
 		return nil, err
 	}
 	t := &Tree{k: k, path: path}
-	if t.fill(); t.err != nil && !errors.Is(t.err, io.EOF) {
+	if t.fill(); t.err != nil && t.err != io.EOF {
 		k.end()
 		return nil, t.err
 	}

@@ -72,7 +72,11 @@ func (c *muxConn) Close() error {
 // window: granting more would cost each operation a message.
 const hostWindow = 1 << 20
 
-// muxConfig is the multiplexer's. The host accepts no streams: a backlog of one bounds what an agent may open.
+// hostBacklog is how many operations the host may have begun that the agent has not yet noticed; an agent that
+// opens streams fills the memory of no more before it is cut off.
+const hostBacklog = 64
+
+// muxConfig is the multiplexer's.
 func muxConfig(host bool) *yamux.Config {
 	c := yamux.DefaultConfig()
 	c.LogOutput = io.Discard
@@ -81,7 +85,7 @@ func muxConfig(host bool) *yamux.Config {
 	c.StreamOpenTimeout = silence
 	c.StreamCloseTimeout = pingTimeout // then what the other end did not read is thrown away
 	if host {
-		c.AcceptBacklog = 1
+		c.AcceptBacklog = hostBacklog
 		c.MaxStreamWindowSize = hostWindow
 	}
 	return c
