@@ -1,10 +1,9 @@
 package joblog
 
 import (
+	"bytes"
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -66,8 +65,22 @@ func TestWriteFails(t *testing.T) {
 	if err := w.Append(tgr.LogLine{Text: "before"}); err != nil {
 		t.Fatal(err)
 	}
+	saw := make(chan error, 1)
+	began := make(chan struct{})
+	go func() {
+		var last error
+		for l, err := range s.Follow(context.Background(), 1, 0) {
+			if last = err; err == nil && l.Number == 0 {
+				close(began)
+			}
+		}
+		saw <- last
+	}()
+	<-began
 	w.mu.Lock()
-	errors.Join(w.file.Close(), w.tail.Close()) // every later write fails
+	if err := errors.Join(w.file.Close(), w.tail.Close()); err != nil { // every later write fails
+		t.Error(err)
+	}
 	w.mu.Unlock()
 	if err := w.Append(tgr.LogLine{Text: strings.Repeat("x", chunk)}); tgr.CodeOf(err) != tgr.Unavailable {
 		t.Fatalf("Append = %v; want unavailable", err)
@@ -78,77 +91,60 @@ func TestWriteFails(t *testing.T) {
 	if err := w.Close(); err == nil {
 		t.Fatal("Close hides the failure")
 	}
-	var last error
-	for _, err := range s.Follow(context.Background(), 1, 0) {
-		last = err
-	}
-	if last != nil {
-		t.Logf("followed from the file: %v", last)
+	if err := <-saw; tgr.CodeOf(err) != tgr.Unavailable {
+		t.Fatalf("a follower saw the end %v; want unavailable", err)
 	}
 }
 
-// FuzzLog reads files that may be damaged in any way.
+// FuzzLog reads frames and a tail that may be damaged in any way.
 func FuzzLog(f *testing.F) {
-	dir := f.TempDir()
-	s, err := Open(Config{Dir: dir})
+	s, err := Open(Config{Dir: f.TempDir()})
 	if err != nil {
 		f.Fatal(err)
 	}
-	w, err := s.Create(1, 1)
-	if err != nil {
-		f.Fatal(err)
-	}
+	var whole []byte
+	var next int64
 	for i := range 3 {
-		if err := w.Append(tgr.LogLine{Time: time.Unix(int64(i), 0), Step: i, Text: strings.Repeat("a", i)}); err != nil {
-			f.Fatal(err)
-		}
-		w.mu.Lock()
-		w.fail(w.seal())
-		w.mu.Unlock()
+		l := tgr.LogLine{Time: time.Unix(int64(i), 0), Step: i, Text: strings.Repeat("a", i)}
+		raw := appendLine(appendLine(nil, l), l)
+		data := s.enc.EncodeAll(raw, nil)
+		h := frame{size: len(data), raw: len(raw), first: next, lines: 2, minStep: i, maxStep: i, start: l.Time, end: l.Time}
+		whole = append(append(whole, h.header()...), data...)
+		next = h.next()
 	}
-	if err := w.Close(); err != nil {
-		f.Fatal(err)
-	}
-	whole, err := os.ReadFile(filepath.Join(s.folder(1), "1.zst"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(whole, []byte("#3\n1 2 text\n"))
-	f.Add(whole[:len(whole)-5], []byte("#2\n1 2 text\n1 2 te"))
+	f.Add(whole, []byte("#6\n1 2 text\n"))
+	f.Add(whole[:len(whole)-5], []byte("#4\n1 2 text\n1 2 te"))
 	f.Add(whole[:90], []byte("#99999999999999999999\n"))
 	f.Add([]byte{}, []byte("#0\n1 1 \n"))
-	f.Fuzz(func(t *testing.T, frames, tail []byte) {
-		if err := os.MkdirAll(s.folder(2), 0o700); err != nil {
-			t.Fatal(err)
+	f.Fuzz(func(t *testing.T, b, tail []byte) {
+		frames, end, err := scan("1/1", bytes.NewReader(b), int64(len(b)))
+		if end > int64(len(b)) || err == nil && int64(len(b))-end > 2*maxRaw+headerLen {
+			t.Fatalf("frames end at %d of %d bytes", end, len(b))
 		}
-		for name, b := range map[string][]byte{"1.zst": frames, "1.tail": tail} {
-			if err := os.WriteFile(filepath.Join(s.folder(2), name), b, 0o600); err != nil {
-				t.Fatal(err)
+		n := int64(0)
+		count := func(l Line) error {
+			if l.Number != n || l.Step < 0 || strings.Contains(l.Text, "\n") {
+				t.Fatalf("line %d is %+v", n, l)
+			}
+			n++
+			return nil
+		}
+		for _, fr := range frames {
+			raw, err := fr.unpack("1/1", bytes.NewReader(b), s.dec)
+			if err != nil {
+				return
+			}
+			if len(raw) > maxRaw {
+				t.Fatalf("a frame of %d bytes", len(raw))
+			}
+			if _, err := lines("1/1", raw, fr.first, 0, 0, count); err != nil {
+				return
 			}
 		}
-		read := func() (n int64) {
-			for l, err := range s.Read(context.Background(), 2, Range{}) {
-				if err != nil {
-					break
-				}
-				if l.Number != n || l.Step < 0 || strings.Contains(l.Text, "\n") {
-					t.Fatalf("line %d is %+v", n, l)
-				}
-				n++
-			}
-			return n
+		raw, more, _ := parseTail("1/1", tail, n)
+		was := n
+		if _, err := lines("1/1", raw, n, 0, 0, count); err != nil || n-was != more {
+			t.Fatalf("the tail's %d lines: %d, %v", more, n-was, err)
 		}
-		read()
-		w, err := s.Create(2, 1)
-		if err != nil {
-			t.Fatalf("a damaged log cannot be continued: %v", err)
-		}
-		if err := w.Append(tgr.LogLine{Text: "on"}); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
-		read()
 	})
 }
