@@ -34,6 +34,27 @@ func Spans(line string) []Span {
 	return spans
 }
 
+// logSpans is Spans for a line that may begin with one of the runner's marks, which becomes a look. The mark is
+// text like any other, which a step may print too: nothing but the look depends on it.
+func logSpans(line string) []Span {
+	mark, text, ok := strings.Cut(strings.TrimPrefix(line, "##["), "]")
+	if !ok || len(text)+len(mark)+len("##[]") != len(line) {
+		return Spans(line)
+	}
+	classes := map[string]string{"error": "b f1", "warning": "b f3", "notice": "b f4", "debug": "f8", "command": "f4", "section": "b f2", "group": "b", "endgroup": ""}
+	class, ok := classes[mark]
+	if !ok {
+		return Spans(line)
+	}
+	spans := Spans(text)
+	for i := range spans {
+		if spans[i].Class == "" {
+			spans[i].Class = class
+		}
+	}
+	return spans
+}
+
 // Plain is a line of a log, a name or a message without anything that a terminal would obey.
 func Plain(s string) string {
 	var b strings.Builder

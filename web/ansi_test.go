@@ -58,6 +58,22 @@ func TestANSI(t *testing.T) {
 	}
 }
 
+func TestMarks(t *testing.T) {
+	for in, want := range map[string][]Span{
+		"##[error]it \x1b[32mfails\x1b[0m": {{"it ", "b f1"}, {"fails", "f2"}},
+		"##[group]Run make":                {{"Run make", "b"}},
+		"##[endgroup]":                     nil,
+		"##[unheard]of":                    {{"##[unheard]of", ""}},
+		"error]x":                          {{"error]x", ""}},
+		"##[error":                         {{"##[error", ""}},
+		"":                                 nil,
+	} {
+		if diff := cmp.Diff(want, logSpans(in)); diff != "" {
+			t.Errorf("%q: -want +got\n%s", in, diff)
+		}
+	}
+}
+
 func FuzzSpans(f *testing.F) {
 	f.Add("\x1b[31;1mred\x1b[0m\x1b]8;;x\x1b\\y\u009b4mz\u202e\xff\r")
 	f.Add(hostile)

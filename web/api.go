@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -66,6 +67,9 @@ const (
 	maxText   = 500   // characters of a reason
 	maxName   = 255
 )
+
+// nobody is who asked for a change when the request does not say.
+const nobody = "someone over the API"
 
 // runStatuses are the values that the filter status takes. Nothing writes to them.
 var runStatuses = []string{string(tgr.Pending), string(tgr.Queued), string(tgr.InProgress), string(tgr.Completed)}
@@ -288,6 +292,7 @@ func (s *Server) cancel(w http.ResponseWriter, r *request) error {
 	if err := s.owns(r.Context(), run, c.Job); err != nil {
 		return err
 	}
+	c.By = cmp.Or(c.By, nobody)
 	if err := s.cfg.Control.Cancel(r.Context(), run.ID, c.Job, c.Reason, c.By); err != nil {
 		return err
 	}
@@ -329,6 +334,7 @@ func (s *Server) rerun(w http.ResponseWriter, r *request) error {
 	if err := s.owns(r.Context(), run, what.Job); err != nil {
 		return err
 	}
+	what.By = cmp.Or(what.By, nobody)
 	attempt, err := s.cfg.Control.Rerun(r.Context(), run.ID, what)
 	if err != nil {
 		return err
@@ -346,6 +352,7 @@ func (s *Server) dispatch(w http.ResponseWriter, r *request) error {
 	if err := d.validate(); err != nil {
 		return err
 	}
+	d.By = cmp.Or(d.By, nobody)
 	runs, err := s.cfg.Control.Dispatch(r.Context(), d)
 	if err != nil {
 		return err

@@ -89,7 +89,7 @@ func TestAPIChanges(t *testing.T) {
 	if answer, body := ask(t, "POST", s.url+"/api/runs/7/cancel", ""); answer.StatusCode != 202 {
 		t.Errorf("cancel without a body: %d %s", answer.StatusCode, body)
 	}
-	want := []string{"cancel 7 70 wrong branch ada", "rerun 7 job 71 ada", "dispatch acme/bridge ci.yml main b", "cancel 7 0  "}
+	want := []string{"cancel 7 70 wrong branch ada", "rerun 7 job 71 ada", "dispatch acme/bridge ci.yml main b", "cancel 7 0  someone over the API"}
 	if diff := cmp.Diff(want, s.calls); diff != "" {
 		t.Errorf("calls: -want +got\n%s", diff)
 	}
@@ -186,8 +186,8 @@ func TestLogAsText(t *testing.T) {
 	for _, tc := range []struct {
 		query, want string
 	}{
-		{"", "machine m-1\nsetting up\n\x1b[31;1mFAIL\x1b[0m bridge\nexit status 1\n"},
-		{"?from=4", "exit status 1\n"},
+		{"", "machine m-1\nsetting up\n\x1b[31;1mFAIL\x1b[0m bridge\n##[error]exit status 1\n"},
+		{"?from=4", "##[error]exit status 1\n"},
 		{"?from=5", ""},
 		{"?step=1", "setting up\n"},
 		{"?try=2", ""},

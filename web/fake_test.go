@@ -227,7 +227,7 @@ func sampleLog() []tgr.LogLine {
 		{Time: at(2), Step: 0, Text: "machine m-1"},
 		{Time: at(2), Step: 1, Text: "setting up"},
 		{Time: at(3), Step: 2, Text: "\x1b[31;1mFAIL\x1b[0m bridge"},
-		{Time: at(4), Step: 2, Text: "exit status 1"},
+		{Time: at(4), Step: 2, Text: "##[error]exit status 1"},
 	}
 }
 

@@ -161,7 +161,7 @@ func (s *Server) jobPage(w http.ResponseWriter, r *request) error {
 	data := jobData{layout: layout{Title: jobTitle(job), Version: s.cfg.Version}, Run: run, Job: job,
 		Try: max(job.Tries, 1), From: int(from), NextLine: int(from), Step: -1, Trusted: r.access.trusted}
 	size := 0
-	for l, err := range s.readLog(r.Context(), job.ID, data.Try, int(from)-1) {
+	for l, err := range s.readLog(r.Context(), job.ID, job.Tries, int(from)-1) {
 		if err != nil {
 			return err
 		}
@@ -169,7 +169,7 @@ func (s *Server) jobPage(w http.ResponseWriter, r *request) error {
 			data.More = true
 			break
 		}
-		row := logRow{Line: data.NextLine, Stamp: l.Time.UTC().Format(time.RFC3339Nano), Spans: Spans(shown(l.Text))}
+		row := logRow{Line: data.NextLine, Stamp: l.Time.UTC().Format(time.RFC3339Nano), Spans: logSpans(shown(l.Text))}
 		if l.Step != data.Step {
 			data.Step, row.Heading = l.Step, heading(job, l.Step)
 		}

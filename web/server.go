@@ -59,7 +59,7 @@ func New(c Config) (*Server, error) {
 		c.Metrics = NewMetrics(c.Version)
 	}
 	if c.Poll <= 0 {
-		c.Poll = time.Second
+		c.Poll = 500 * time.Millisecond
 		if c.Changed != nil {
 			c.Poll = 5 * time.Second
 		}

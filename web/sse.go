@@ -203,7 +203,7 @@ func (f *follower) run(ctx context.Context) error {
 		}
 	}
 	// What was logged between the end of the log and that of the job.
-	for l, err := range f.s.readLog(ctx, f.job.ID, f.try, f.next) {
+	for l, err := range f.s.readLog(ctx, f.job.ID, f.log(), f.next) {
 		if err != nil {
 			return err
 		}
@@ -218,10 +218,14 @@ func (f *follower) run(ctx context.Context) error {
 	return nil
 }
 
+// log is the try whose log is read: of a job that had no machine itself, but whose result was carried over from
+// an earlier attempt, the latest.
+func (f *follower) log() int { return min(f.try, f.job.Tries) }
+
 // follow sends lines until the log is complete, or is quiet though the job has ended or is tried again.
 func (f *follower) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	lines, failed := pull(ctx, f.s.cfg.Logs.Follow(ctx, f.job.ID, f.try, f.next))
+	lines, failed := pull(ctx, f.s.cfg.Logs.Follow(ctx, f.job.ID, f.log(), f.next))
 	defer func() {
 		cancel()
 		for range lines { // until the reader has gone
@@ -297,7 +301,7 @@ func (f *follower) line(l tgr.LogLine) error {
 	}
 	if f.spans {
 		out.Text = shown(l.Text)
-		out.Spans = Spans(out.Text)
+		out.Spans = logSpans(out.Text)
 	}
 	return f.st.event("line", id, out)
 }

@@ -113,7 +113,7 @@ type Config struct {
 	Log     *slog.Logger // nil: nothing is logged
 
 	Heartbeat  time.Duration // between comments on a quiet stream; 0: 15 s
-	Poll       time.Duration // how often a stream looks at the store unasked; 0: 1 s without Changed, else 5 s
+	Poll       time.Duration // how often a stream looks at the store unasked; 0: 0.5 s without Changed, else 5 s
 	Shutdown   time.Duration // how long requests may take to end when the server stops; 0: 10 s
 	MaxStreams int           // event streams at a time; 0: 256
 }

@@ -204,7 +204,11 @@ func (v *runsVerbs) showCmd() *cobra.Command {
 }
 
 func (v *runsVerbs) detail(w io.Writer, d web.RunDetail) {
-	fmt.Fprintf(w, "%s #%d (run %d, attempt %d)\n", v.text(cmp.Or(d.Title, d.WorkflowName, d.WorkflowFile, d.Event.Name), 200), d.Number, d.ID, d.Attempt)
+	number := ""
+	if d.Number != 0 { // it has been planned
+		number = fmt.Sprintf(" #%d", d.Number)
+	}
+	fmt.Fprintf(w, "%s%s (run %d, attempt %d)\n", v.text(cmp.Or(d.Title, d.WorkflowName, d.WorkflowFile, d.Event.Name), 200), number, d.ID, d.Attempt)
 	fmt.Fprintf(w, "%s %s at %s, %s by %s\n", v.text(d.Event.Repo.FullName, 200), v.text(v.ref(d.Event.Ref), 200), v.text(d.Event.SHA, 12),
 		v.text(d.Event.Name, 40), v.text(cmp.Or(d.Event.Actor, "unknown"), 60))
 	v.line(w, "", d.Status, d.Conclusion, "", v.took(d.Started, d.Finished), cmp.Or(d.Reason, d.CancelReason))
@@ -213,8 +217,8 @@ func (v *runsVerbs) detail(w io.Writer, d web.RunDetail) {
 		v.line(w, "", j.Status, j.Conclusion, fmt.Sprintf("%s (job %d)", v.text(cmp.Or(j.Name, j.Key), 200), j.ID), v.took(j.Started, j.Finished), j.Reason)
 		for _, s := range j.Steps {
 			detail := s.Reason
-			if s.ExitCode != nil && *s.ExitCode != 0 {
-				detail = strings.TrimPrefix(fmt.Sprintf("%s, exit status %d", s.Reason, *s.ExitCode), ", ")
+			if detail == "" && s.ExitCode != nil && *s.ExitCode != 0 {
+				detail = fmt.Sprintf("exit status %d", *s.ExitCode)
 			}
 			v.line(w, "  ", s.Status, s.Conclusion, fmt.Sprintf("%d %s", s.Number, v.text(s.Name, 200)), v.took(s.Started, s.Finished), detail)
 		}
