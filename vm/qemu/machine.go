@@ -151,11 +151,9 @@ func (m *machine) reap() {
 	}
 	m.mu.Lock()
 	switch {
-	case m.closed:
-		m.err = &vm.InfraError{Op: "machine " + m.id, Err: errClosed}
 	case m.cause != nil:
 		m.err = m.cause
-	case m.off:
+	case m.off, m.closed:
 		m.err = nil
 	default:
 		if exit == nil {
@@ -223,10 +221,13 @@ func (m *machine) awaitAgent(ctx context.Context, timeout time.Duration) error {
 	}
 }
 
-// startError makes err one of the two kinds that vm.Provider promises.
-func (m *machine) startError(err error) error {
+// startError makes err one of the two kinds that vm.Provider promises. When ctx has ended, its cause is all there
+// is to say.
+func (m *machine) startError(ctx context.Context, err error) error {
 	var infra *vm.InfraError
-	if errors.As(err, &infra) {
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	} else if errors.As(err, &infra) {
 		return err
 	}
 	var boot *vm.BootError

@@ -104,6 +104,9 @@ func New(cfg Config) (*Provider, error) {
 // Start boots a machine and returns when its agent has opened the port. It obeys vm.Provider.
 func (p *Provider) Start(ctx context.Context, s vm.Spec) (vm.VM, error) {
 	begin := time.Now()
+	if ctx.Err() != nil {
+		return nil, &vm.BootError{ID: s.ID, Err: context.Cause(ctx)}
+	}
 	a, err := p.argsFor(ctx, s)
 	if err != nil {
 		return nil, err
@@ -114,11 +117,11 @@ func (p *Provider) Start(ctx context.Context, s vm.Spec) (vm.VM, error) {
 	}
 	m := newMachine(s.ID, a.isolation(), rec)
 	if err := m.start(ctx, p, a, s); err != nil {
-		err = m.startError(err)
+		err = m.startError(ctx, err)
 		return nil, errors.Join(err, m.Close())
 	}
 	if err := m.awaitAgent(ctx, p.cfg.BootTimeout); err != nil {
-		err = m.startError(err)
+		err = m.startError(ctx, err)
 		p.cfg.Log.Warn("machine did not boot", "vm", s.ID, "error", err, "console", m.console.String())
 		return nil, errors.Join(err, m.Close())
 	}
