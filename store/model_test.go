@@ -3,7 +3,6 @@ package store_test
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -44,6 +43,7 @@ func (m *modelJob) lost() {
 type model struct {
 	e      *env
 	t      *rapid.T
+	name   string
 	run    tgr.RunID
 	jobs   []*modelJob
 	tokens []string
@@ -84,14 +84,13 @@ func (m *model) agree(op string, held bool, err error) {
 func TestModel(t *testing.T) {
 	for name, open := range openers {
 		t.Run(name, func(t *testing.T) {
+			e := newEnv(t)
+			e.Store = open(t, store.Config{Now: e.clock.now})
 			n := 0
-			dir := t.TempDir()
 			rapid.Check(t, func(rt *rapid.T) {
 				n++
-				e := newEnv(t)
-				e.Store = open(t, store.Config{Path: filepath.Join(dir, fmt.Sprint(n, ".db")), Now: e.clock.now})
-				defer e.Close()
-				m := &model{e: e, t: rt}
+				m := &model{e: e, t: rt, name: fmt.Sprint("delivery ", n)}
+				defer m.clear()
 				m.begin(rt)
 				queued := map[tgr.JobID]int{} // place in the queue
 				for i, j := range m.jobs {
@@ -105,7 +104,7 @@ func TestModel(t *testing.T) {
 
 // begin plans a run of two matrix jobs.
 func (m *model) begin(t *rapid.T) {
-	m.run = m.e.planned("d", work("a"), work("b"))
+	m.run = m.e.planned(m.name, work("a"), work("b"))
 	for _, key := range []string{"a", "b"} {
 		n, parallel := rapid.IntRange(1, 4).Draw(t, "instances"), rapid.IntRange(0, 3).Draw(t, "parallel")
 		m.e.expand(m.run, key, n, parallel)
@@ -204,15 +203,21 @@ func (m *model) actions(t *rapid.T, queued map[tgr.JobID]int) {
 	})
 }
 
+// clear leaves nothing to claim to the next model.
+func (m *model) clear() {
+	if r := must(m.e.Run(m.e.ctx, m.run)); !r.Status.Done() {
+		m.e.must(m.e.CancelRun(m.e.ctx, m.run, 0, "", "x"))
+		must(m.e.OwnerGone(m.e.ctx, "w"))
+	}
+}
+
 // check compares all jobs, and the run with the fold of them.
 func (m *model) check(t *rapid.T) {
 	var out []tgr.Outcome
-	for _, j := range m.jobs {
-		got, err := m.e.Job(m.e.ctx, j.id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got.Status != j.status || got.Conclusion != j.conclusion || got.Tries != j.tries {
+	jobs := must(m.e.Jobs(m.e.ctx, m.run, 1))
+	for i, j := range m.jobs {
+		got := jobs[i]
+		if got.ID != j.id || got.Status != j.status || got.Conclusion != j.conclusion || got.Tries != j.tries {
 			t.Fatalf("job %d is %s (%s) after %d tries; want %s (%s) after %d", j.id, got.Status, got.Conclusion, got.Tries, j.status, j.conclusion, j.tries)
 		}
 		out = append(out, tgr.Outcome{Status: j.status, Conclusion: j.conclusion})

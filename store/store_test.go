@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -219,6 +220,22 @@ func TestOpenRefusesWhatIsNotOurs(t *testing.T) {
 	}
 	if _, err := store.Open(context.Background(), store.Config{Path: path}); err == nil {
 		t.Fatal("a text file was opened as a database")
+	}
+}
+
+func TestOpenRefusesANewerSchema(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.db")
+	openers["sqlite"](t, store.Config{Path: path})
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec("INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, 1)"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Open(context.Background(), store.Config{Path: path}); tgr.CodeOf(err) != tgr.Conflict {
+		t.Fatalf("Open = %v; want a newer schema refused", err)
 	}
 }
 
