@@ -70,8 +70,8 @@ func (m *masker) addForms(text string) error {
 		return err
 	}
 	for _, form := range encodings(text) {
-		// Encodings that are very short would hide half of the log and protect nothing.
-		if len(form) < 4 {
+		// What is shorter than the value and very short would hide half of the log and protect nothing.
+		if len(form) < 4 && len(form) < len(text) || form == "" {
 			continue
 		}
 		if err := m.addPattern(form); err != nil {
@@ -117,7 +117,9 @@ func encodings(v string) []string {
 			if len(tail)%3 != 0 {
 				form = form[:len(form)-1]
 			}
-			forms = append(forms, form)
+			if len(form) >= 4 {
+				forms = append(forms, form)
+			}
 		}
 	}
 	return forms

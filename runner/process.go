@@ -321,8 +321,7 @@ func (w *watched) Read(p []byte) (int, error) {
 
 // prepareMachine makes the job's directories and writes the event's payload.
 func (r *run) prepareMachine() error {
-	ctx, done := r.clock.cancellable(r.clock.hard, false)
-	defer done()
+	ctx := r.clock.hard // also for a job that is cancelled: some of its steps may want to run
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	event := r.job.Event
@@ -337,7 +336,7 @@ func (r *run) prepareMachine() error {
 	}{{path.Dir(eventPath(r.config.Dirs)), &b}, {r.config.Dirs.Workspace, emptyTar()}} {
 		if err := r.config.Machine.Put(ctx, put.dir, put.tar); err != nil {
 			if ctx.Err() != nil {
-				return nil // the steps' conditions decide what a cancelled job still does
+				return interrupted(ctx)
 			}
 			return machineError("preparing the workspace", err)
 		}

@@ -87,7 +87,7 @@ type scenario struct {
 	sink   *sink
 }
 
-func newScenario(t *testing.T, a *txtar.Archive) *scenario {
+func newScenario(t testing.TB, a *txtar.Archive) *scenario {
 	t.Helper()
 	base := t.TempDir()
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -118,7 +118,7 @@ func nodes() map[string]string {
 }
 
 // jobOf compiles the workflow and settles its first job.
-func jobOf(t *testing.T, a *txtar.Archive) runner.Job {
+func jobOf(t testing.TB, a *txtar.Archive) runner.Job {
 	t.Helper()
 	w, problems := workflow.Parse(".github/workflows/ci.yml", find(a, "workflow.yml"))
 	if workflow.Failed(problems) {
@@ -144,7 +144,7 @@ func jobOf(t *testing.T, a *txtar.Archive) runner.Job {
 		Vars: map[string]string{}, Secrets: map[string]string{}, Needs: map[string]workflow.Need{}}
 }
 
-func (s *scenario) options(t *testing.T, comment string) {
+func (s *scenario) options(t testing.TB, comment string) {
 	t.Helper()
 	for line := range strings.Lines(comment) {
 		key, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
@@ -256,7 +256,7 @@ func (s *sink) Steps(steps []tgr.Step) {
 }
 
 // newMachine connects to an agent in this process.
-func newMachine(t *testing.T) runner.Machine {
+func newMachine(t testing.TB) runner.Machine {
 	t.Helper()
 	host, agent := socketPair(t)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -275,7 +275,7 @@ func newMachine(t *testing.T) runner.Machine {
 }
 
 // socketPair is what a machine that is a child process has.
-func socketPair(t *testing.T) (host, agent net.Conn) {
+func socketPair(t testing.TB) (host, agent net.Conn) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
