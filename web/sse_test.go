@@ -533,8 +533,10 @@ func TestClientErrors(t *testing.T) {
 		t.Errorf("no server to follow: %v", err)
 	}
 	for name, h := range map[string]http.HandlerFunc{
-		"not ours":   func(w http.ResponseWriter, r *http.Request) { http.Error(w, "<html>", 502) },
-		"redirect":   func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://evil.example.com", 302) },
+		"not ours": func(w http.ResponseWriter, r *http.Request) { http.Error(w, "<html>", http.StatusBadGateway) },
+		"redirect": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://evil.example.com", http.StatusFound)
+		},
 		"not JSON":   func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") },
 		"cut stream": func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "event: li") },
 	} {

@@ -260,7 +260,7 @@ func (v *runsVerbs) logsCmd() *cobra.Command {
 		}
 		p := &runsPrinter{verbs: v, client: c, out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), json: v.json, stamps: o.Timestamps, step: o.Step}
 		p.show = web.Plain
-		if f, ok := p.out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		if f, ok := p.out.(*os.File); ok && os.Getenv("NO_COLOR") == "" && term.IsTerminal(int(f.Fd())) {
 			p.show = web.Terminal
 		}
 		if follow {
