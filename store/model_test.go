@@ -2,7 +2,9 @@ package store_test
 
 import (
 	"errors"
+	"flag"
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -12,6 +14,15 @@ import (
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/store"
 )
+
+// TestMain makes the model take fewer walks than rapid's hundred, because SQLite is some twenty times slower under the
+// race detector; -rapid.checks asks for more.
+func TestMain(m *testing.M) {
+	if err := flag.Set("rapid.checks", "40"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 // modelJob is a job as the model has it: what a stranger would expect of a queue with leases.
 type modelJob struct {
