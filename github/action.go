@@ -18,12 +18,15 @@ const maxAction = 1 << 30
 // no .git. name is owner/repo, without the path of the action in it; ref is a branch, a tag or a full SHA, which
 // costs no network once it was used. The caller closes the stream.
 func (s *Source) Action(ctx context.Context, name, ref string) (sha string, tar io.ReadCloser, err error) {
-	repo := tgr.Repo{FullName: name}
-	c, err := s.clone(repo)
+	c, err := s.clone(tgr.Repo{FullName: name})
 	if err != nil {
 		return "", nil, err
 	}
-	full, sha, err := s.resolve(ctx, repo, ref)
+	c.foreign = true
+	if ref == "" {
+		return "", nil, tgr.Errorf("source.action", tgr.Invalid, "action %s has no ref: write %s@<branch, tag or commit>", name, name)
+	}
+	full, sha, err := c.resolve(ctx, ref)
 	if err != nil {
 		return "", nil, err
 	}

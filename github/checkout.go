@@ -15,11 +15,13 @@ import (
 	"github.com/terraphim/tgr"
 )
 
-// CheckoutSpec says what to check out, in the terms of actions/checkout. Repo and one of Ref and SHA are required.
+// CheckoutSpec says what to check out, in the terms of actions/checkout. Repo is required; of another repository than
+// the event's only the name is known.
 type CheckoutSpec struct {
 	Repo tgr.Repo
-	// Ref is a full name, the name of a branch or tag, or a SHA. SHA is the commit if it is known; then Ref only says
-	// what the working tree is on: a branch is checked out as a branch, anything else with a detached HEAD.
+	// Ref is a full name, the name of a branch or tag, or a SHA; "" with no SHA: the default branch. SHA is the commit
+	// if it is known; then Ref only says what the working tree is on: a branch is checked out as a branch, anything
+	// else with a detached HEAD.
 	Ref string
 	SHA string
 	// Depth is how many commits of history there are; 0: all of it, for all branches and tags. Callers that serve
@@ -32,8 +34,12 @@ type CheckoutSpec struct {
 	LFS        bool     // refused
 	// Token is left in the working tree's configuration, for the job's own git (persist-credentials). "": none.
 	Token string
-	UID   int // who owns the files; 0: 1001, the runner of GitHub's images
-	GID   int // 0: 1001
+	// Foreign is for another repository than the event's: it is fetched with FetchToken and never with the source's
+	// own token, and the server is asked every time whether FetchToken may read it.
+	Foreign    bool
+	FetchToken string
+	UID        int // who owns the files; 0: 1001, the runner of GitHub's images
+	GID        int // 0: 1001
 }
 
 // Checkout is a working tree on its way into a machine.
@@ -54,11 +60,19 @@ func (s *Source) Checkout(ctx context.Context, spec CheckoutSpec) (*Checkout, er
 	if err != nil {
 		return nil, err
 	}
+	if spec.Foreign {
+		c.token, c.foreign = &spec.FetchToken, true
+	}
 	switch {
 	case spec.SHA == "":
-		if spec.Ref, spec.SHA, err = s.resolve(ctx, spec.Repo, spec.Ref); err != nil {
+		if spec.Ref, spec.SHA, err = c.resolve(ctx, spec.Ref); err != nil {
 			return nil, err
 		}
+	case spec.Foreign:
+		if _, _, err := c.resolve(ctx, ""); err != nil {
+			return nil, err
+		}
+		fallthrough
 	case spec.Ref != "" && !strings.HasPrefix(spec.Ref, "refs/"):
 		spec.Ref = branchRef(spec.Ref)
 	}
@@ -99,15 +113,13 @@ func (p *CheckoutSpec) validate() error {
 	switch {
 	case p.LFS:
 		return bad("lfs is not supported: the files of Git LFS are not in the repository; run git lfs pull in a step")
-	case p.Ref == "" && p.SHA == "":
-		return bad("neither a ref nor a commit")
 	case full != "" && !validRef(full):
 		return bad("%q is not a ref", clip(p.Ref, 100))
 	case p.SHA != "" && !shaPattern.MatchString(p.SHA):
 		return bad("%q is not a SHA", clip(p.SHA, 100))
 	case p.Submodules != "" && p.Submodules != "true" && p.Submodules != "recursive":
 		return bad("submodules is %q; it can be false, true or recursive", clip(p.Submodules, 100))
-	case strings.ContainsAny(p.Token, "\r\n\x00"):
+	case strings.ContainsAny(p.Token+p.FetchToken, "\r\n\x00"):
 		return bad("the token has control characters")
 	}
 	for _, line := range p.Sparse {
@@ -330,7 +342,7 @@ func (w *worktree) submodules(ctx context.Context, dir string, level int) error 
 	if fi, err := os.Lstat(filepath.Join(dir, ".gitmodules")); errors.Is(err, os.ErrNotExist) {
 		return nil
 	} else if err != nil || !fi.Mode().IsRegular() {
-		return tgr.Errorf("source.checkout", tgr.Workflow, ".gitmodules of %s is not a regular file", w.c.name)
+		return tgr.Errorf("source.checkout", tgr.Invalid, ".gitmodules of %s is not a regular file", w.c.name)
 	}
 	g, err := w.c.authorisedFor(ctx, w.c.s.c.BaseURL+"/")
 	if err != nil {
@@ -348,7 +360,7 @@ func (w *worktree) submodules(ctx context.Context, dir string, level int) error 
 		key, addr, _ := strings.Cut(entry, "\n")
 		name := strings.TrimSuffix(strings.TrimPrefix(key, "submodule."), ".url")
 		if err := w.c.s.sameServer(addr); err != nil {
-			return tgr.Errorf("source.checkout", tgr.Workflow, "submodule %q of %s: %v", clip(name, 100), w.c.name, err)
+			return tgr.Errorf("source.checkout", tgr.Invalid, "submodule %q of %s: %v", clip(name, 100), w.c.name, err)
 		}
 	}
 	args := []string{"submodule", "update", "--quiet", "--force"}

@@ -287,7 +287,7 @@ func TestCheckoutSubmodules(t *testing.T) {
 			t.Fatal(err)
 		}
 		spec.SHA, spec.Submodules = head, "true"
-		if _, err := src.Checkout(t.Context(), spec); tgr.CodeOf(err) != tgr.Workflow {
+		if _, err := src.Checkout(t.Context(), spec); tgr.CodeOf(err) != tgr.Invalid {
 			t.Errorf("submodule at %q: %v", url, err)
 		}
 	}
@@ -316,13 +316,35 @@ func TestCheckoutTokenAndOwner(t *testing.T) {
 	unpack(t, co.Tar, t.TempDir(), 7)
 }
 
+func TestCheckoutOfAnotherRepository(t *testing.T) {
+	srv, src := hub(t, githubtest.Config{Token: "t0ken"}, "t0ken")
+	r := createRepo(t, srv, "ada/private")
+	r.Private = true
+	head := commit(t, r, "main", map[string]string{"a": "1"})
+	other := tgr.Repo{FullName: "ada/private"}
+	spec := CheckoutSpec{Repo: other, Depth: 1, Foreign: true, FetchToken: "t0ken"}
+	dir, co := checkout(t, src, spec)
+	if co.SHA != head || co.Ref != "refs/heads/main" || content(t, dir, "a") != "1" {
+		t.Errorf("%+v", co)
+	}
+	// What one job's token opened stays closed to a job without it, and the source's own token does not help.
+	for _, ref := range []string{"", "main", head} {
+		if _, err := src.Checkout(t.Context(), CheckoutSpec{Repo: other, Ref: ref, Depth: 1, Foreign: true}); tgr.CodeOf(err) != tgr.NotFound {
+			t.Errorf("ref %q without a token: %v", ref, err)
+		}
+	}
+	createRepo(t, srv, "ada/empty")
+	if _, err := src.Checkout(t.Context(), CheckoutSpec{Repo: tgr.Repo{FullName: "ada/empty"}, Foreign: true}); tgr.CodeOf(err) != tgr.NotFound {
+		t.Errorf("an empty repository: %v", err)
+	}
+}
+
 func TestCheckoutRefuses(t *testing.T) {
 	_, src := hub(t, githubtest.Config{}, "")
 	repo := tgr.Repo{ID: 1, FullName: "ada/engine"}
 	sha := strings.Repeat("a", 40)
 	for name, spec := range map[string]CheckoutSpec{
 		"lfs":        {Repo: repo, SHA: sha, LFS: true},
-		"nothing":    {Repo: repo},
 		"ref":        {Repo: repo, Ref: "a..b"},
 		"climbing":   {Repo: repo, Ref: "refs/heads/../../x", SHA: sha},
 		"sha":        {Repo: repo, SHA: "HEAD"},

@@ -102,6 +102,9 @@ type clone struct {
 	name   string // owner/name, for messages
 	dir    string
 	remote string
+	token  *string // instead of the source's own; nil: that
+
+	foreign bool // named by a workflow, not by an event
 }
 
 // clone names the repository's clone. The identity is the numeric id, because names change hands.
@@ -140,7 +143,12 @@ func (c *clone) fail(op, what string, err error) error {
 	if errors.As(err, &e) {
 		return err
 	}
-	return tgr.Errorf("source."+op, codeOfGit(err), "%s of %s: %w", what, c.name, err)
+	code, hint := codeOfGit(err), ""
+	if code == tgr.Unauthorized && c.foreign {
+		// GitHub asks for a password where a repository does not exist; whoever named it is to be told.
+		code, hint = tgr.NotFound, " (there is no such repository, or this token may not read it)"
+	}
+	return tgr.Errorf("source."+op, code, "%s of %s: %w%s", what, c.name, err, hint)
 }
 
 // repoLock is held by who writes to a clone: a mutex for this process, a file lock for the others.
@@ -361,6 +369,10 @@ func (c *clone) authorisedFor(ctx context.Context, url string) (git, error) {
 		g.conf = append(g.conf, [2]string{"protocol.file.allow", "always"})
 		return g, nil
 	}
+	if c.token != nil {
+		g.conf = append(g.conf, tokenConf(url, *c.token)...)
+		return g, nil
+	}
 	if c.s.c.Token == nil {
 		return g, nil
 	}
@@ -413,24 +425,27 @@ func (c *clone) packs() ([]string, error) {
 // Resolve returns the commit that a ref of the remote points to now. ref is a full name, the name of a branch or a
 // tag (a branch wins), or a SHA, which is returned as it is. An annotated tag is followed to its commit.
 func (s *Source) Resolve(ctx context.Context, repo tgr.Repo, ref string) (string, error) {
-	_, sha, err := s.resolve(ctx, repo, ref)
+	c, err := s.clone(repo)
+	if err != nil {
+		return "", err
+	}
+	_, sha, err := c.resolve(ctx, ref)
 	return sha, err
 }
 
-// resolve also returns the full name, "" for a SHA.
-func (s *Source) resolve(ctx context.Context, repo tgr.Repo, ref string) (full, sha string, err error) {
-	c, err := s.clone(repo)
-	if err != nil {
-		return "", "", err
-	}
+// resolve also returns the full name, "" for a SHA. No ref is the remote's default branch.
+func (c *clone) resolve(ctx context.Context, ref string) (full, sha string, err error) {
 	if shaPattern.MatchString(ref) {
 		return "", ref, nil
 	}
 	names := []string{ref}
-	if !strings.HasPrefix(ref, "refs/") {
+	switch {
+	case ref == "":
+		names = []string{"HEAD"}
+	case !strings.HasPrefix(ref, "refs/"):
 		names = []string{"refs/heads/" + ref, "refs/tags/" + ref}
 	}
-	if !validRef(names[0]) {
+	if ref != "" && !validRef(names[0]) {
 		return "", "", tgr.Errorf("source.resolve", tgr.Invalid, "%q is not the name of a ref", clip(ref, 100))
 	}
 	g, err := c.authorised(ctx)
@@ -439,7 +454,7 @@ func (s *Source) resolve(ctx context.Context, repo tgr.Repo, ref string) (full, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.s.c.Timeout)
 	defer cancel()
-	args := []string{"ls-remote", "--quiet", "--end-of-options", c.remote}
+	args := []string{"ls-remote", "--quiet", "--symref", "--end-of-options", c.remote}
 	for _, n := range names {
 		args = append(args, n, n+"^{}")
 	}
@@ -449,6 +464,9 @@ func (s *Source) resolve(ctx context.Context, repo tgr.Repo, ref string) (full, 
 	}
 	found := make(map[string]string)
 	for line := range strings.Lines(string(out)) {
+		if target, name, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok && name == "HEAD" && strings.HasPrefix(target, "ref: ") {
+			names = append(names, strings.TrimPrefix(target, "ref: ")) // HEAD's own name, for what is returned
+		}
 		if sha, name, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok && shaPattern.MatchString(sha) {
 			found[name] = sha
 		}
@@ -457,9 +475,14 @@ func (s *Source) resolve(ctx context.Context, repo tgr.Repo, ref string) (full, 
 		if sha := found[n+"^{}"]; sha != "" {
 			return n, sha, nil
 		}
-		if sha := found[n]; sha != "" {
+		if sha := found[n]; sha != "" && n == "HEAD" && len(names) > 1 && validRef(names[1]) {
+			return names[1], sha, nil
+		} else if sha != "" && n != "HEAD" {
 			return n, sha, nil
 		}
+	}
+	if ref == "" {
+		return "", "", tgr.Errorf("source.resolve", tgr.NotFound, "%s is empty: it has no default branch", c.name)
 	}
 	return "", "", tgr.Errorf("source.resolve", tgr.NotFound, "%s has no branch or tag %s", c.name, ref)
 }

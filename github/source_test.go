@@ -165,7 +165,7 @@ func TestSourceTokenLeavesNoTrace(t *testing.T) {
 	if _, err := src.Fetch(t.Context(), repoOf(r), head, "refs/heads/main"); err != nil {
 		t.Fatal(err)
 	}
-	co, err := src.Checkout(t.Context(), CheckoutSpec{Repo: repoOf(r), SHA: head, Ref: "refs/heads/main", Token: token})
+	co, err := src.Checkout(t.Context(), CheckoutSpec{Repo: repoOf(r), SHA: head, Ref: "refs/heads/main", Depth: 1, Token: token})
 	if err != nil {
 		t.Fatal(err)
 	}
