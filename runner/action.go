@@ -164,14 +164,14 @@ func (r *run) noEngine(u *unit) error {
 // localAction reads an action from the workspace.
 func (r *run) localAction(u *unit, dir string) (*action, error) {
 	for _, name := range []string{"action.yml", "action.yaml"} {
-		files, err := r.fetchFiles(dir+"/"+name, r.config.Limits.ActionFile, name)
+		src, ok, err := r.fetchFile(dir+"/"+name, r.config.Limits.ActionFile)
 		if err != nil {
 			if blameOf(err) == tgr.BlameOurs {
 				return nil, err
 			}
 			return nil, workflowError(r.file(u.sc), u.src.Pos, "uses: %s: %v", excerpt(u.src.Uses), err)
 		}
-		if src, ok := files[name]; ok {
+		if ok {
 			file := strings.TrimPrefix(dir+"/"+name, r.config.Dirs.Workspace+"/")
 			meta, err := r.parseAction(u, file, []byte(src))
 			if err != nil {
@@ -328,7 +328,7 @@ func (r *run) inputs(u *unit) ([]pair, error) {
 	for _, in := range u.action.meta.Inputs {
 		value, ok := lookup(given, in.Name)
 		switch {
-		case ok && in.Deprecation != "":
+		case ok && in.Deprecation != "" && !u.warned:
 			r.warn(u.rec, fmt.Sprintf("Input '%s' has been deprecated with message: %s", in.Name, in.Deprecation))
 		case !ok && in.HasDefault:
 			var err error
@@ -338,7 +338,9 @@ func (r *run) inputs(u *unit) ([]pair, error) {
 		}
 		list = append(list, pair{in.Name, value})
 	}
-	return append(list, r.unknownInputs(u, given)...), nil
+	list = append(list, r.unknownInputs(u, given)...)
+	u.warned = true
+	return list, nil
 }
 
 // unknownInputs warns of inputs that the action does not declare, and returns them: it is given them all the same.
@@ -353,7 +355,7 @@ func (r *run) unknownInputs(u *unit, given []pair) []pair {
 			unknown, bad = append(unknown, p), append(bad, "'"+p.Name+"'")
 		}
 	}
-	if len(bad) > 0 {
+	if len(bad) > 0 && !u.warned {
 		r.warn(u.rec, fmt.Sprintf("%s:%d:%d: Unexpected input(s) %s, valid inputs are [%s]",
 			r.file(u.sc), u.src.Pos.Line, u.src.Pos.Column, strings.Join(bad, ", "), strings.Join(valid, ", ")))
 	}

@@ -26,29 +26,29 @@ func (r *run) makeInner(u *unit) error {
 	return nil
 }
 
-// enter gives a composite action's scope what the step that uses it hands in.
-func (r *run) enter(u *unit) error {
+// enter gives a composite action's scope what the step that uses it hands in, and returns its inputs.
+func (r *run) enter(u *unit) ([]pair, error) {
 	inputs, err := r.inputs(u)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := r.makeInner(u); err != nil {
-		return err
+		return nil, err
 	}
 	u.innerIn.inputs = inputsContext(inputs)
 	u.innerIn.env = slices.Concat(u.sc.env, u.env)
 	for _, in := range u.inner {
 		in.rec = u.rec
 	}
-	return nil
+	return inputs, nil
 }
 
 // composite runs the steps of a composite action and evaluates its outputs.
 func (r *run) composite(u *unit) error {
-	if err := r.enter(u); err != nil {
+	inputs, err := r.enter(u)
+	if err != nil {
 		return err
 	}
-	inputs, _ := r.inputs(u) // has just been evaluated without an error
 	r.usesHeader(u, shownInputs(inputs))
 	sc := u.innerIn
 	for _, in := range u.inner {
@@ -56,9 +56,7 @@ func (r *run) composite(u *unit) error {
 			return err
 		}
 	}
-	if len(sc.posts) > 0 {
-		u.sc.posts = append(u.sc.posts, u)
-	}
+	u.sc.register(u)
 	for _, o := range u.action.meta.Outputs {
 		value, err := r.text(o.Value, sc, nil, workflow.Pos{}, "outputs."+o.Name)
 		if err != nil {

@@ -22,15 +22,14 @@ func (r *run) node(u *unit) error {
 			return err
 		}
 		u.preDone = true
+		u.sc.register(u)
 		if ok {
 			if err := r.nodeProcess(u, runs.Pre, inputs); err != nil {
 				return err
 			}
 		}
 	}
-	if runs.Post != "" {
-		u.sc.posts = append(u.sc.posts, u)
-	}
+	u.sc.register(u)
 	return r.nodeProcess(u, runs.Main, inputs)
 }
 

@@ -230,7 +230,7 @@ func segmentRegexp(s string) string {
 				set := s[i+1 : i+1+end]
 				b.WriteByte('[')
 				if set[0] == '!' || set[0] == '^' {
-					b.WriteByte('^')
+					b.WriteString("^/")
 					set = set[1:]
 				}
 				b.WriteString(strings.NewReplacer(`\`, `\\`, `[`, `\[`, `^`, `\^`).Replace(set))

@@ -63,20 +63,9 @@ func (u *unit) addMatcher(file string) error {
 	if strings.TrimSpace(file) == "" {
 		return errors.New("a file path must be specified")
 	}
-	if !path.IsAbs(file) {
-		file = path.Join(r.config.Dirs.Workspace, file)
-	}
-	files, err := r.fetchFiles(path.Clean(file), maxMatcherFile, path.Base(file))
+	list, err := r.readMatchers(file)
 	if err != nil {
 		return err
-	}
-	src, ok := files[path.Base(file)]
-	if !ok {
-		return fmt.Errorf("there is no file '%s'", excerpt(file))
-	}
-	list, err := parseMatchers([]byte(src))
-	if err != nil {
-		return fmt.Errorf("%s: %w", excerpt(file), err)
 	}
 	for _, m := range list {
 		r.dropMatcher(m.Owner)
@@ -102,22 +91,33 @@ func (u *unit) removeMatcher(c command) error {
 		r.dropMatcher(owner)
 		return nil
 	}
-	file := c.data
-	if !path.IsAbs(file) {
-		file = path.Join(r.config.Dirs.Workspace, file)
-	}
-	files, err := r.fetchFiles(path.Clean(file), maxMatcherFile, path.Base(file))
+	list, err := r.readMatchers(c.data)
 	if err != nil {
 		return err
-	}
-	list, err := parseMatchers([]byte(files[path.Base(file)]))
-	if err != nil {
-		return fmt.Errorf("%s: %w", excerpt(file), err)
 	}
 	for _, m := range list {
 		r.dropMatcher(m.Owner)
 	}
 	return nil
+}
+
+// readMatchers reads a file of the machine; its path may be relative to the workspace.
+func (r *run) readMatchers(file string) ([]*matcher, error) {
+	if file = path.Clean(file); !path.IsAbs(file) {
+		file = path.Join(r.config.Dirs.Workspace, file)
+	}
+	src, ok, err := r.fetchFile(file, maxMatcherFile)
+	switch {
+	case err != nil:
+		return nil, err
+	case !ok:
+		return nil, fmt.Errorf("there is no file '%s'", excerpt(file))
+	}
+	list, err := parseMatchers([]byte(src))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", excerpt(file), err)
+	}
+	return list, nil
 }
 
 func (r *run) dropMatcher(owner string) {

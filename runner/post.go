@@ -31,6 +31,19 @@ func hasPre(u *unit) bool {
 	return false
 }
 
+// register notes that a step's action has something to run after the job. It has, as soon as its pre or main part is
+// about to run; the last to be noted runs first.
+func (sc *scope) register(u *unit) {
+	wanted := u.action.meta.Runs.Post != ""
+	if u.inner != nil {
+		wanted = len(u.innerIn.posts) > 0
+	}
+	if wanted && !u.posted {
+		u.posted = true
+		sc.posts = append(sc.posts, u)
+	}
+}
+
 // preStep runs a pre step, which is shown on its own, before the job's first step.
 func (r *run) preStep(u *unit) error {
 	return r.hookStep(u, u.pre.rec, r.pre)
@@ -88,7 +101,7 @@ func (r *run) hookCondition(u *unit, src, what string) (bool, error) {
 func (r *run) pre(u *unit) (bool, error) {
 	runs := u.action.meta.Runs
 	if u.inner != nil {
-		if err := r.enter(u); err != nil {
+		if _, err := r.enter(u); err != nil {
 			return false, err
 		}
 		ran := false
@@ -99,9 +112,11 @@ func (r *run) pre(u *unit) (bool, error) {
 			in.limit = u.limit
 			did, err := r.pre(in)
 			if ran = ran || did; err != nil {
+				u.sc.register(u)
 				return ran, err
 			}
 		}
+		u.sc.register(u)
 		return ran, nil
 	}
 	ok, err := r.hookCondition(u, runs.PreIf, "runs.pre-if")
@@ -113,6 +128,7 @@ func (r *run) pre(u *unit) (bool, error) {
 		return false, err
 	}
 	u.preDone = true
+	u.sc.register(u)
 	r.usesHeader(u, shownInputs(inputs))
 	return true, r.nodeProcess(u, runs.Pre, inputs)
 }

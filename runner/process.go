@@ -170,7 +170,7 @@ func writeFile(w *tar.Writer, name string, mode int64, data []byte) {
 func (r *run) commandFiles(u *unit) error {
 	dir := u.dir
 	u.dir = ""
-	files, err := r.fetchFiles(dir, r.config.Limits.FileBytes, fileEnv, filePath, fileOutput, fileState, fileSummary)
+	files, err := r.fetchFiles(dir, r.config.Limits.FileBytes, u.tooLarge, fileEnv, filePath, fileOutput, fileState, fileSummary)
 	if err != nil {
 		if blameOf(err) == tgr.BlameUser {
 			err = userError("Unable to process file commands: %v", err)
@@ -232,9 +232,23 @@ func (u *unit) summary(src string) error {
 	return nil
 }
 
+// tooLarge refuses a command file for its size. A summary is only for people: it is left out, and the step goes on.
+func (u *unit) tooLarge(name string, size int64) error {
+	limit := u.run.config.Limits.FileBytes
+	if name != fileSummary {
+		return largeFile(name, size, limit)
+	}
+	u.run.error(u.rec, fmt.Sprintf("$GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of %dk, got %dk.", limit>>10, size>>10))
+	return nil
+}
+
+func largeFile(name string, size, limit int64) error {
+	return userError("'%s' has %d bytes; at most %d are allowed", name, size, limit)
+}
+
 // fetchFiles reads regular files of one directory. Files that are not there are missing in the result; anything but a
-// regular file, and a file of more than limit bytes, is an error of the step.
-func (r *run) fetchFiles(dir string, limit int64, names ...string) (map[string]string, error) {
+// regular file is an error of the step. Of a file with more than limit bytes tooLarge says what to do.
+func (r *run) fetchFiles(dir string, limit int64, tooLarge func(name string, size int64) error, names ...string) (map[string]string, error) {
 	ctx := r.clock.hard
 	src, err := r.config.Machine.Get(ctx, dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -245,7 +259,7 @@ func (r *run) fetchFiles(dir string, limit int64, names ...string) (map[string]s
 	}
 	defer closeQuietly(src)
 	// Whatever else is in the directory is the job's own, and read over as long as it is not much.
-	total := limit*int64(len(names)) + 16<<20
+	total := limit*int64(len(names)) + 64<<20
 	watch := &watched{r: io.LimitReader(src, total)}
 	files := map[string]string{}
 	t := tar.NewReader(watch)
@@ -265,7 +279,10 @@ func (r *run) fetchFiles(dir string, limit int64, names ...string) (map[string]s
 			return nil, userError("'%s' is not a regular file", name)
 		}
 		if h.Size > limit {
-			return nil, userError("'%s' has %d bytes; at most %d are allowed", name, h.Size, limit)
+			if err := tooLarge(name, h.Size); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		data, err := io.ReadAll(t)
 		if err != nil {
@@ -273,6 +290,14 @@ func (r *run) fetchFiles(dir string, limit int64, names ...string) (map[string]s
 		}
 		files[name] = string(data)
 	}
+}
+
+// fetchFile reads one regular file; ok is false if it is not there.
+func (r *run) fetchFile(file string, limit int64) (src string, ok bool, err error) {
+	name := path.Base(file)
+	files, err := r.fetchFiles(file, limit, func(name string, size int64) error { return largeFile(name, size, limit) }, name)
+	src, ok = files[name]
+	return src, ok, err
 }
 
 // leftOut is an error if the machine has left out one of the files, because it is a pipe or a device.

@@ -54,6 +54,9 @@ type record struct {
 // conditions hold, and the post steps, still run, for at most the instance's CancelTimeout. The context's cause is
 // the Result's Reason; ErrTimeout as its cause, or the instance's TimeoutMinutes, make the job timed_out.
 func Run(ctx context.Context, c Config, j Job) (Result, error) {
+	if j.Secrets["ACTIONS_STEP_DEBUG"] == "true" || j.Vars["ACTIONS_STEP_DEBUG"] == "true" {
+		j.Debug = true
+	}
 	r := &run{
 		config: c.orDefaults(j),
 		job:    j,
@@ -211,6 +214,7 @@ func (r *run) end(rec *record, outcome, conclusion tgr.Conclusion, reason string
 	if rec.Started.IsZero() {
 		rec.Started = rec.Finished
 	}
+	r.config.Log.Debug("step", "number", rec.Number, "conclusion", string(conclusion), "took", rec.Finished.Sub(rec.Started))
 	r.config.Sink.Steps(r.snapshot())
 }
 

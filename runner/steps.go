@@ -28,7 +28,9 @@ type unit struct {
 	failures []string
 
 	pre     *hook   // what is to run before the job's first step
-	preDone bool    //
+	preDone bool    // it has run
+	warned  bool    // of its inputs
+	posted  bool    // what is to run after the job is registered
 	inner   []*unit // steps of the composite action that it uses
 	innerIn *scope  // their scope
 }
@@ -145,6 +147,9 @@ func (r *run) admit(u *unit) (run bool, err error) {
 
 // attempt does what the step is for, within its time.
 func (r *run) attempt(base context.Context, u *unit) error {
+	if base.Err() != nil {
+		return interrupted(base)
+	}
 	if u.top() && u.src.Name != "" {
 		name, err := r.text(u.src.Name, u.sc, u, u.src.Pos, "name")
 		if err != nil {
