@@ -101,12 +101,13 @@ type unpacker struct {
 // mkdirs makes dir and what is missing on the way to it.
 func (u *unpacker) mkdirs(dir string) error {
 	err := os.Mkdir(dir, 0o755)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	if errors.Is(err, fs.ErrNotExist) {
 		if err := u.mkdirs(filepath.Dir(dir)); err != nil {
 			return err
 		}
-		return u.mkdirs(dir)
+		err = os.Mkdir(dir, 0o755) // again at most once: in /proc, and below a link to nowhere, nothing can be made
+	}
+	switch {
 	case errors.Is(err, fs.ErrExist):
 		return nil // a file here fails in OpenRoot
 	case err == nil && u.owner != nil:
@@ -173,17 +174,19 @@ func (u *unpacker) replace(name string, create func() error) error {
 	return err
 }
 
+// parents is mkdirs within the root.
 func (u *unpacker) parents(dir string) error {
 	if dir == "." {
 		return nil
 	}
 	err := u.root.Mkdir(dir, 0o755)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	if errors.Is(err, fs.ErrNotExist) {
 		if err := u.parents(path.Dir(dir)); err != nil {
 			return err
 		}
-		return u.parents(dir)
+		err = u.root.Mkdir(dir, 0o755)
+	}
+	switch {
 	case errors.Is(err, fs.ErrExist):
 		return nil // a file here, or a link that leads nowhere, fails in create
 	case err == nil && u.owner != nil:
