@@ -3,11 +3,16 @@ package process_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/terraphim/tgr/guest"
 	"github.com/terraphim/tgr/vm"
@@ -34,6 +39,131 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+// What a job puts into sessions of its own and orphans twice over goes with its machine.
+func TestDaemon(t *testing.T) {
+	ctx := context.Background()
+	_, m, c := start(t)
+	var out bytes.Buffer
+	exit, err := c.Exec(ctx, guest.Cmd{
+		Args: []string{"/bin/sh", "-c", "setsid sh -c 'setsid sh -c \"echo \\$\\$; exec sleep 1000\" & exit' & wait; sleep 0.1"},
+		Env:  []string{"PATH=/usr/bin:/bin"},
+	}, &out)
+	if err != nil || !exit.Success() {
+		t.Fatalf("%+v, %v", exit, err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(out.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	daemon, err := vm.FindProcess(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if daemon.Alive() {
+		t.Error("the daemon is alive")
+	}
+}
+
+// The agent buries the orphans that it inherits.
+func TestZombies(t *testing.T) {
+	_, _, c := start(t)
+	var out bytes.Buffer
+	exit, err := c.Exec(context.Background(), guest.Cmd{
+		Args: []string{"/bin/sh", "-c", "for i in 1 2 3 4 5; do (sleep 0 &); done; echo $PPID"},
+		Env:  []string{"PATH=/usr/bin:/bin"},
+	}, &out)
+	if err != nil || !exit.Success() {
+		t.Fatalf("%+v, %v", exit, err)
+	}
+	agent := strings.TrimSpace(out.String())
+	for {
+		// Only ps itself and the shell that asks are the agent's children in the end.
+		out.Reset()
+		exit, err := c.Exec(context.Background(), guest.Cmd{
+			Args: []string{"/bin/sh", "-c", "cat /proc/[0-9]*/stat 2>/dev/null | grep -c ') Z " + agent + " '"},
+			Env:  []string{"PATH=/usr/bin:/bin"},
+		}, &out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if exit.Code == 1 && out.String() == "0\n" {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// A broken agent is the host's fault, or a machine that did not come up.
+func TestBrokenAgent(t *testing.T) {
+	ctx := context.Background()
+	dir := t.TempDir()
+	for _, argv := range [][]string{nil, {"/nonesuch"}} {
+		_, err := process.New(process.Config{Agent: argv, Dir: dir}).Start(ctx, vm.Spec{ID: "broken"})
+		var infra *vm.InfraError
+		if !errors.As(err, &infra) {
+			t.Errorf("agent %q: %v, want *vm.InfraError", argv, err)
+		}
+	}
+	m, err := process.New(process.Config{Agent: []string{"/bin/sh", "-c", "echo I am not well >&2; exit 3"}, Dir: dir}).Start(ctx, vm.Spec{ID: "broken"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = m.Wait(ctx)
+	var boot *vm.BootError
+	if !errors.As(err, &boot) || boot.Console != "I am not well\n" || boot.ID != "broken" {
+		t.Errorf("wait: %#v", err)
+	}
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+func TestTaken(t *testing.T) {
+	p, _, _ := start(t)
+	if _, err := p.Start(context.Background(), vm.Spec{ID: "test"}); !errors.Is(err, vm.ErrMachineExists) {
+		t.Errorf("got %v, want ErrMachineExists", err)
+	}
+	if _, err := p.Start(context.Background(), vm.Spec{ID: "../x"}); err == nil {
+		t.Error("an id with a path was accepted")
+	}
+}
+
+// A machine under a long path can be dialled all the same.
+func TestLongPath(t *testing.T) {
+	p := process.New(process.Config{Agent: []string{agentPath}, Dir: filepath.Join(t.TempDir(), strings.Repeat("long/", 40))})
+	m, err := p.Start(context.Background(), vm.Spec{ID: strings.Repeat("x", 64)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if home := m.(*process.Machine).Home(); home == "" {
+		t.Error("no home")
+	} else if list, err := os.ReadDir(home); err != nil || len(list) != 0 {
+		t.Errorf("home: %v, %v", list, err)
+	}
+	connect(t, m).Close()
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Asked to end, the agent ends well: the machine powered off.
+func TestPowerOff(t *testing.T) {
+	_, m, _ := start(t)
+	pid := m.(vm.Infoer).Info().PID
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Wait(context.Background()); err != nil {
+		t.Errorf("wait: %v", err)
+	}
 }
 
 func TestMachine(t *testing.T) {
