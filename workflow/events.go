@@ -100,12 +100,12 @@ func eventShape(e eventKind) *shape {
 	case "workflow_call":
 		return callShape()
 	}
-	filter := orNull(strings1(0))
+	filter := orNull(oneOrMore(0))
 	m := &mapping{}
 	for _, key := range filterKeys() {
 		m.props = append(m.props, opt(key, filter))
 	}
-	types := strings1(0)
+	types := oneOrMore(0)
 	if len(e.types) > 0 {
 		types = &shape{name: "one of " + list(e.types), text: oneOf, words: e.types, lenient: true}
 		types.item = &shape{name: types.name, text: oneOf, words: e.types, lenient: true}

@@ -88,9 +88,9 @@ func lookup[V any](m map[string]V, name string) (V, bool) {
 	if v, ok := m[name]; ok {
 		return v, true
 	}
-	for k, v := range m {
+	for _, k := range sortedKeys(m) {
 		if strings.EqualFold(k, name) {
-			return v, true
+			return m[k], true
 		}
 	}
 	var none V

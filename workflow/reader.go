@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"slices"
@@ -26,6 +27,7 @@ type reader struct {
 }
 
 func newReader(file string, src []byte) *reader {
+	src = bytes.TrimPrefix(src, []byte(byteOrderMark))
 	return &reader{file: file, src: src, scopes: map[allow]*expr.Scope{}, seen: map[Pos]bool{}}
 }
 
@@ -48,7 +50,7 @@ func (r *reader) warnf(at Pos, rule, format string, args ...any) {
 
 func (r *reader) report(at Pos, sev Severity, rule, message string) {
 	if len(r.problems) == maxProblems {
-		r.problems = append(r.problems, Problem{File: r.file, Rule: "limit", Message: fmt.Sprintf("more than %d problems; the rest is not shown", maxProblems)})
+		r.problems = append(r.problems, Problem{File: r.file, Line: at.Line, Column: at.Column, Rule: "limit", Message: fmt.Sprintf("more than %d problems; the rest is not shown", maxProblems)})
 	}
 	if r.full() {
 		return
@@ -92,7 +94,11 @@ func (r *reader) excerpt(at Pos) string {
 	if at.Line < len(r.lines) {
 		end = r.lines[at.Line]
 	}
-	return caret(string(r.src[start:min(end, start+4*(maxExcerptColumn+200))]), at.Column)
+	line := string(r.src[start:min(end, start+4*(maxExcerptColumn+200))])
+	if strings.TrimSpace(line) == "" {
+		return ""
+	}
+	return caret(line, at.Column)
 }
 
 // read checks n and all below it.
@@ -128,7 +134,8 @@ func (r *reader) mapping(n *node, s *shape, allowed allow) {
 	for i := range n.pairs {
 		key, value := n.pairs[i].key, n.pairs[i].value
 		if isExpression(key) {
-			dynamic = r.expressionKey(key, allowed) || dynamic
+			r.expressionKey(key, allowed)
+			dynamic = true
 			r.read(value, valueBelow(forms), allowed)
 			continue
 		}
@@ -151,7 +158,7 @@ func (r *reader) mapping(n *node, s *shape, allowed allow) {
 			}
 			r.read(value, forms[0].loose, allowed)
 		case forms[0].ignore:
-			r.warnf(key.pos(), "unexpected-key", "unexpected value '%s' is ignored%s", key.text, hint(key.text, forms))
+			r.warnf(key.pos(), "unexpected-key", "unexpected value '%s'%s", key.text, hint(key.text, forms))
 		default:
 			r.errorf(key, "unexpected-key", "unexpected value '%s'%s", key.text, hint(key.text, forms))
 		}
@@ -175,16 +182,13 @@ func (r *reader) complete(n *node, forms []*mapping, keys keySet, dynamic bool) 
 	}
 }
 
-// expressionKey checks a key with ${{ }} in it and reports whether it may stand for other keys.
-func (r *reader) expressionKey(key *node, allowed allow) bool {
+// expressionKey checks a key with ${{ }} in it, which may stand for any key.
+func (r *reader) expressionKey(key *node, allowed allow) {
 	if allowed == 0 {
 		r.errorf(key, "expression", "an expression is not allowed here")
-		return true
-	}
-	if !isInsert(key.text) {
+	} else if !isInsert(key.text) {
 		r.template(key, allowed)
 	}
-	return true
 }
 
 // mergeKey refuses a YAML merge key, which GitHub does not know.

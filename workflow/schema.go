@@ -107,10 +107,9 @@ func orNull(s *shape) *shape {
 	return &c
 }
 
-// strings1 is a string or a sequence of them, none of them empty.
-func strings1(a allow) *shape {
-	s := or(full(a), seq("a sequence of strings", full(0)))
-	return s
+// oneOrMore is a string or a sequence of them, none of them empty.
+func oneOrMore(a allow) *shape {
+	return or(full(a), seq("a sequence of strings", full(0)))
 }
 
 // anything takes every node; expressions are checked against the contexts of the place.
@@ -171,9 +170,7 @@ func permissionsShape() *shape {
 		level := word("read", "write", "none")
 		switch name {
 		case "id-token":
-			level = word("write", "none")
-			level.words = append(level.words, "read")
-			level.name = "one of 'write' or 'none'"
+			level.name = "one of 'write', 'none'" // read is none, and old files have it
 		case "models", "vulnerability-alerts":
 			level = word("read", "none")
 		}
@@ -195,7 +192,7 @@ func concurrencyShape(group *shape) *shape {
 func jobShape() *shape {
 	common := []prop{
 		opt("name", str(allowStrategy)),
-		opt("needs", strings1(0)),
+		opt("needs", oneOrMore(0)),
 		opt("if", condition(allowNeeds|fnJobStatus)),
 		opt("strategy", strategyShape()),
 		opt("permissions", permissionsShape()),
@@ -238,8 +235,8 @@ func strategyShape() *shape {
 }
 
 func runsOnShape() *shape {
-	return or(strings1(allowStrategy), object("a mapping with group and labels", 0,
-		opt("group", full(0)), opt("labels", strings1(0))))
+	return or(oneOrMore(allowStrategy), object("a mapping with group and labels", 0,
+		opt("group", full(0)), opt("labels", oneOrMore(0))))
 }
 
 func containerShape(service bool) *shape {
@@ -274,7 +271,7 @@ func snapshotShape() *shape {
 func stepShape() *shape {
 	s := &shape{name: "a step"}
 	s.maps = append(plainSteps(),
-		&mapping{props: controlProps(req("wait", strings1(0)))},
+		&mapping{props: controlProps(req("wait", oneOrMore(0)))},
 		&mapping{props: controlProps(req("wait-all", orNull(yesno(0))))},
 		&mapping{props: controlProps(req("cancel", full(0)))},
 		&mapping{props: controlProps(req("parallel", seq("a sequence of steps", &shape{name: "a step", maps: plainSteps()})))})

@@ -56,8 +56,10 @@ func (n *node) get(key string) *node {
 	return nil
 }
 
-// document turns the bytes of a file into nodes within the limits. Its second result is the problem that made that
-// impossible.
+// byteOrderMark may begin a file.
+const byteOrderMark = "\xef\xbb\xbf"
+
+// document turns what the YAML parser read into nodes, within the limits.
 type document struct {
 	limits  Limits
 	anchors map[*yaml.Node]*measured
@@ -76,15 +78,15 @@ type measured struct {
 // a null node.
 func parseYAML(src []byte, limits Limits) (*node, *Problem) {
 	if len(src) > limits.Bytes {
-		return nil, &Problem{Rule: "limit", Message: fmt.Sprintf("the file is too large: %d bytes, at most %d are read", len(src), limits.Bytes)}
+		return nil, &Problem{Rule: "limit", Line: 1, Column: 1, Message: fmt.Sprintf("the file is too large: %d bytes, at most %d are read", len(src), limits.Bytes)}
 	}
-	src = bytes.TrimPrefix(src, []byte("\xef\xbb\xbf"))
+	src = bytes.TrimPrefix(src, []byte(byteOrderMark))
 	if !utf8.Valid(src) {
 		line, col := placeOf(src, invalidByte(src))
 		return nil, &Problem{Rule: "yaml", Line: line, Column: col, Message: "the file is not UTF-8"}
 	}
 	if len(bytes.TrimSpace(src)) == 0 {
-		return nil, &Problem{Rule: "yaml", Message: "the file is empty"}
+		return nil, &Problem{Rule: "yaml", Line: 1, Column: 1, Message: "the file is empty"}
 	}
 	var doc yaml.Node
 	err := yaml.Load(src, &doc, yaml.WithV4Defaults(), yaml.WithUniqueKeys(false), yaml.WithPlugin(&guard{limits: limits}))

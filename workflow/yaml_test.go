@@ -47,8 +47,8 @@ func TestScalars(t *testing.T) {
 			t.Errorf("%s was accepted", src)
 		}
 	}
-	if _, ok := parseNumber("0x" + strings.Repeat("f", 300)); !ok || math.IsNaN(0) {
-		t.Error("a long hexadecimal number is infinity, not an error")
+	if f, ok := parseNumber("0x" + strings.Repeat("f", 300)); !ok || !math.IsInf(f, 1) {
+		t.Errorf("a long hexadecimal number: got %v, %v", f, ok)
 	}
 }
 
@@ -141,6 +141,14 @@ jobs:
 	want := []string{"__run", "RUN_2", "_run", "__run_2", "__Actions_Checkout", "__actions_checkout_2", "__ghcr_io_a_b_1", "__1", "__self", "____b", long, long[:98] + "_2"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestByteOrderMark(t *testing.T) {
+	_, problems := Parse("x.yml", []byte(byteOrderMark+"no: push\r\njobs: {a: {runs-on: x}}\r\n"))
+	want := "x.yml:1:1: error: unexpected value 'no'; did you mean 'on'? [unexpected-key]\n    no: push\n    ^\n"
+	if got := string(report(problems)); !strings.HasPrefix(got, want) {
+		t.Errorf("got %s", got)
 	}
 }
 
