@@ -1,17 +1,12 @@
 package runner
 
 import (
-	"errors"
-	"fmt"
 	"strings"
 	"unicode/utf8"
 )
 
 // pair is one entry of a command file, in the file's order.
 type pair struct{ Name, Value string }
-
-// errNoNewline is a heredoc whose last line is neither its delimiter nor ended.
-var errNoNewline = errors.New("Invalid value. EOF marker missing new line.")
 
 // parsePairs reads the grammar of GITHUB_ENV, GITHUB_OUTPUT and GITHUB_STATE:
 //
@@ -21,7 +16,7 @@ var errNoNewline = errors.New("Invalid value. EOF marker missing new line.")
 //	DELIMITER
 //
 // Empty lines are skipped; whichever of = and << comes first decides. What was read before an error is returned
-// with it.
+// with it. The words of the errors are GitHub's.
 func parsePairs(src string) ([]pair, error) {
 	rest := strings.TrimPrefix(src, "\ufeff")
 	var pairs []pair
@@ -36,7 +31,7 @@ func parsePairs(src string) ([]pair, error) {
 		case here >= 0 && (eq < 0 || here < eq):
 			name, delimiter := line[:here], line[here+2:]
 			if name == "" || delimiter == "" {
-				return pairs, fmt.Errorf("Invalid format '%s'. Name must not be empty and delimiter must not be empty", excerpt(line))
+				return pairs, userError("Invalid format '%s'. Name must not be empty and delimiter must not be empty", excerpt(line))
 			}
 			value, after, err := heredoc(rest, delimiter)
 			if err != nil {
@@ -46,9 +41,9 @@ func parsePairs(src string) ([]pair, error) {
 		case eq > 0:
 			pairs = append(pairs, pair{line[:eq], line[eq+1:]})
 		case eq == 0:
-			return pairs, fmt.Errorf("Invalid format '%s'. Name must not be empty", excerpt(line))
+			return pairs, userError("Invalid format '%s'. Name must not be empty", excerpt(line))
 		default:
-			return pairs, fmt.Errorf("Invalid format '%s'", excerpt(line))
+			return pairs, userError("Invalid format '%s'", excerpt(line))
 		}
 	}
 	return pairs, nil
@@ -66,12 +61,12 @@ func heredoc(s, delimiter string) (value, after string, err error) {
 			return s[:end], after, nil
 		}
 		if !ended {
-			return "", "", errNoNewline
+			return "", "", userError("Invalid value. EOF marker missing new line.")
 		}
 		end = i + len(line)
 		i = end + 1
 	}
-	return "", "", fmt.Errorf("Invalid value. Matching delimiter not found '%s'", excerpt(delimiter))
+	return "", "", userError("Invalid value. Matching delimiter not found '%s'", excerpt(delimiter))
 }
 
 // parseLines reads GITHUB_PATH: one entry per line, blank lines skipped.

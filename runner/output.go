@@ -214,7 +214,7 @@ func (o *output) do(c command) error {
 		case "on", "off":
 			o.echo = on == "on"
 		default:
-			return fmt.Errorf("Invalid echo command value. Possible values can be: 'on', 'off'. Current value is: '%s'", excerpt(c.data))
+			return userError("Invalid echo command value. Possible values can be: 'on', 'off'. Current value is: '%s'", excerpt(c.data))
 		}
 	case cmdAddMatcher:
 		return u.addMatcher(c.data)
@@ -233,9 +233,9 @@ func (o *output) stopCommands(c command) error {
 	token := strings.ToLower(c.data)
 	switch {
 	case strings.TrimSpace(token) == "" || token == "pause-logging" || registeredCommand(token):
-		return fmt.Errorf("Invalid stop token '%s': it must not be empty, nor the name of a command", excerpt(c.data))
+		return userError("Invalid stop token '%s': it must not be empty, nor the name of a command", excerpt(c.data))
 	case strings.ContainsAny(token, " :]"):
-		return fmt.Errorf("Invalid stop token '%s': it must not have spaces, colons or brackets", excerpt(c.data))
+		return userError("Invalid stop token '%s': it must not have spaces, colons or brackets", excerpt(c.data))
 	}
 	if len(c.data) > 6 { // a shorter one would hide too much
 		if err := o.unit.run.addMask(c.data); err != nil {
@@ -257,7 +257,7 @@ func (o *output) legacyPair(c command) error {
 	}
 	name := c.props["name"]
 	if name == "" {
-		return fmt.Errorf("Required field 'name' is missing in ##[%s] command.", c.name)
+		return userError("Required field 'name' is missing in ##[%s] command.", c.name)
 	}
 	if c.name == cmdSetOutput {
 		return u.setOutput(name, c.data)
@@ -270,7 +270,7 @@ func (o *output) legacyPair(c command) error {
 func (o *output) unsecure(c command) error {
 	u := o.unit
 	if !u.allowsUnsecure() {
-		return fmt.Errorf("The `%s` command is disabled. Please upgrade to using Environment Files or opt into unsecure command execution "+
+		return userError("The `%s` command is disabled. Please upgrade to using Environment Files or opt into unsecure command execution "+
 			"by setting the `ACTIONS_ALLOW_UNSECURE_COMMANDS` environment variable to `true`. "+
 			"For more information see: https://github.blog/changelog/2020-10-01-github-actions-deprecating-set-env-and-add-path-commands/", c.name)
 	}
@@ -280,7 +280,7 @@ func (o *output) unsecure(c command) error {
 	}
 	name := c.props["name"]
 	if name == "" {
-		return fmt.Errorf("Required field 'name' is missing in ##[set-env] command.")
+		return userError("Required field 'name' is missing in ##[set-env] command.")
 	}
 	return u.setEnv(name, c.data)
 }
