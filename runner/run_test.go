@@ -343,3 +343,13 @@ func BenchmarkStep(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*n)/1000, "ms/step")
 }
+
+// BenchmarkProcess is what the same processes cost without a runner.
+func BenchmarkProcess(b *testing.B) {
+	m := newMachine(b)
+	for b.Loop() {
+		if exit, err := m.Exec(b.Context(), guest.Cmd{Args: []string{"bash", "-e", "-c", "true"}, Env: []string{"PATH=/usr/bin:/bin"}}, io.Discard); err != nil || !exit.Success() {
+			b.Fatal(exit, err)
+		}
+	}
+}

@@ -9,7 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path"
@@ -23,17 +22,18 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
-	"golang.org/x/sys/unix"
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/guest"
 	"github.com/terraphim/tgr/runner"
+	"github.com/terraphim/tgr/vm"
+	"github.com/terraphim/tgr/vm/process"
 	"github.com/terraphim/tgr/workflow"
 )
 
 var update = flag.Bool("update", false, "rewrite the expected results of the scenarios")
 
-// TestScenarios runs the job of each testdata/*.txtar on an agent in this process and compares what it shows with the
+// TestScenarios runs the job of each testdata/*.txtar on a machine that is a process and compares what it shows with the
 // file's last part, want. The files are:
 //
 //	workflow.yml        the workflow; its first job is run
@@ -255,41 +255,41 @@ func (s *sink) Steps(steps []tgr.Step) {
 	s.steps = append(s.steps, steps)
 }
 
-// newMachine connects to an agent in this process.
+// TestMain makes the test's own program the agent of its machines.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "agent" {
+		os.Exit(guest.Main(os.Args[2:], "test", os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+// newMachine starts an agent as a child process.
 func newMachine(t testing.TB) runner.Machine {
 	t.Helper()
-	host, agent := socketPair(t)
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	done := make(chan error, 1)
-	go func() { done <- guest.Serve(ctx, agent, guest.ServerConfig{}) }()
-	c, err := guest.Connect(ctx, host)
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.WithoutCancel(t.Context())
+	m, err := process.New(process.Config{Agent: []string{program, "agent"}, Dir: t.TempDir()}).Start(ctx, vm.Spec{ID: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		c.Close()
-		cancel()
-		<-done
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
 	})
-	return c
-}
-
-// socketPair is what a machine that is a child process has.
-func socketPair(t testing.TB) (host, agent net.Conn) {
-	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	conn, err := m.Dial(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var ends [2]net.Conn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "socket")
-		if ends[i], err = net.FileConn(f); err != nil {
-			t.Fatal(err)
-		}
-		f.Close()
+	c, err := guest.Connect(ctx, conn)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return ends[0], ends[1]
+	t.Cleanup(func() { c.Close() })
+	return c
 }
 
 // archive is the host's side of a scenario: repositories that are folders of the archive.
