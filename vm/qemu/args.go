@@ -108,7 +108,7 @@ func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
 // cmdline is the kernel's command line.
 func (a args) cmdline() []string {
-	words := []string{"console=ttyS0", "quiet", "reboot=t", "panic=-1", "audit=0", "random.trust_cpu=on"}
+	words := []string{"console=ttyS0", "quiet", "reboot=t", "panic=-1", "audit=0", "random.trust_cpu=on", "cryptomgr.notests"}
 	if !a.KVM {
 		// Under emulation the calibrations of the time stamp counter and of the delay loop hang on a busy host, so
 		// they are told; mitigations guard a boundary that the emulator does not have.
