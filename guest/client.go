@@ -58,8 +58,9 @@ func Connect(ctx context.Context, conn net.Conn) (*Client, error) {
 // Hello is what the agent said of itself. It is the agent's word.
 func (c *Client) Hello() Hello { return c.hello }
 
-// Close ends the stream. Processes go on for the agent's grace period, so that another host may attach to them.
-// It is idempotent.
+// Close ends the stream, and with it every call in progress, which it waits for: it must not be called by a
+// writer of Exec's. Processes go on for the agent's grace period, so that another host may attach to them. It is
+// idempotent.
 func (c *Client) Close() error {
 	err := c.mux.Close()
 	c.work.Wait()

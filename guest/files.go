@@ -137,6 +137,12 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 			return u.root.Mkdir(name, 0o755)
 		})
 	case tar.TypeReg:
+		// A sparse file may say that it is of any size, and the reader would make it so.
+		for k := range h.PAXRecords {
+			if strings.HasPrefix(k, "GNU.sparse.") {
+				return fmt.Errorf("tar: entry %q: %w: a sparse file", clip(name, 256), ErrRefused)
+			}
+		}
 		return u.replace(name, func() error { return u.file(name, h, r) })
 	case tar.TypeSymlink:
 		if err := u.replace(name, func() error { return u.root.Symlink(h.Linkname, name) }); err != nil {

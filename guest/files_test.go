@@ -100,6 +100,25 @@ func TestUnpackOver(t *testing.T) {
 	}
 }
 
+// A sparse file of a terabyte takes a kilobyte of tar, and would fill the disk.
+func TestUnpackSparse(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	h := &tar.Header{Name: "x", Mode: 0o644, Size: 512, Typeflag: tar.TypeReg, PAXRecords: map[string]string{
+		"XNU.sparse.major": "1", "XNU.sparse.minor": "0", "XNU.sparse.name": "x", "XNU.sparse.realsize": "1000000000000",
+	}}
+	if err := w.WriteHeader(h); err != nil {
+		t.Fatal(err)
+	}
+	w.Write(append([]byte("0\n"), make([]byte, 510)...)) // the map: all of it is a hole
+	w.Close()
+	// The writer would not write such keys.
+	text := bytes.ReplaceAll(b.Bytes(), []byte("XNU.sparse"), []byte("GNU.sparse"))
+	if err := unpack(t.TempDir(), bytes.NewReader(text)); !errors.Is(err, ErrRefused) {
+		t.Errorf("got %v, want ErrRefused", err)
+	}
+}
+
 // What the agent makes as root belongs to the owner of the folder that it is made in.
 func TestUnpackOwner(t *testing.T) {
 	if os.Geteuid() != 0 {

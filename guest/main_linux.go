@@ -52,6 +52,11 @@ func Main(args []string, version string, stderr io.Writer) int {
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "tgr-guest: %v\n", err)
+	}
+	if os.Getpid() == 1 {
+		PowerOff() // a kernel whose init returns panics
+	}
+	if err != nil {
 		return 1
 	}
 	return 0
@@ -68,7 +73,7 @@ func run(cfg ServerConfig, fd int, port string, stderr io.Writer) error {
 			return err
 		}
 		cfg.Port, cfg.Machine = true, true
-		return Serve(ctx, portConn{f}, cfg)
+		return ended(ctx, Serve(ctx, portConn{f}, cfg))
 	case port != "":
 		f, err := os.OpenFile(port, os.O_RDWR|unix.O_NONBLOCK, 0)
 		if err != nil {
