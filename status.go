@@ -70,7 +70,8 @@ type Outcome struct {
 
 // Fold derives the status and conclusion of a run from those of its jobs.
 // A run without jobs is queued: it has not been planned. A run is completed when all its jobs are;
-// cancelled beats failure, failure beats success, and a run whose jobs were all skipped is skipped.
+// failure beats cancelled (fail-fast cancels what would have run beside it), cancelled beats success, and a run
+// whose jobs were all skipped is skipped.
 func Fold(jobs []Outcome) (Status, Conclusion) {
 	if len(jobs) == 0 {
 		return Queued, ""
@@ -99,10 +100,10 @@ func Fold(jobs []Outcome) (Status, Conclusion) {
 		return Queued, ""
 	case done < len(jobs):
 		return InProgress, ""
-	case cancelled:
-		return Completed, Cancelled
 	case failed:
 		return Completed, Failure
+	case cancelled:
+		return Completed, Cancelled
 	case skipped == len(jobs):
 		return Completed, Skipped
 	}

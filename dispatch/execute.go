@@ -20,18 +20,12 @@ func (d *Dispatcher) execute(ctx context.Context, l *Lease) {
 	// the steps that run on a cancellation.
 	work, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stop(nil)
-	beating, endBeats := context.WithCancel(context.WithoutCancel(ctx))
-	beats := make(chan struct{})
-	go func() {
-		defer close(beats)
-		d.beat(beating, l, stop)
-	}()
+	endBeats := d.keep(ctx, l, stop)
 
 	d.settle(ctx, l.Run.ID) // the reports say that it runs
 	result, err := d.runJob(ctx, work, l, log)
 	cause := context.Cause(work)
 	endBeats()
-	<-beats
 
 	record, done := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer done()
@@ -54,13 +48,11 @@ func (d *Dispatcher) execute(ctx context.Context, l *Lease) {
 			d.faulted(result.Blame)
 		}
 		log.Info("job ended", "conclusion", result.Conclusion, "blame", result.Blame, "reason", result.Reason)
-		err = d.c.Jobs.Finish(record, l.Job.ID, l.Token, result)
-		if err == nil && d.c.Observe.Finished != nil {
-			d.c.Observe.Finished(l.Run, l.Job, result)
-		}
+		d.finish(record, l, result, log)
+		err = nil
 	}
 	if err != nil {
-		log.Error("record the end of a job", "error", err)
+		log.Error("put a job back into the queue", "error", err)
 	}
 	d.settle(record, l.Run.ID)
 }

@@ -3,7 +3,9 @@ package dispatch
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"path"
 	"strings"
 	"sync"
@@ -16,23 +18,13 @@ import (
 func (d *Dispatcher) plan(ctx context.Context, l *Lease) {
 	log := d.c.Log.With("run", l.Run.ID, "job", l.Job.ID, "event", l.Run.Event.Name, "repo", l.Run.Event.Repo.FullName)
 	began := d.c.Now()
-	out, err := d.c.Logs.Create(l.Job.ID, l.Job.Tries)
-	if err != nil {
-		log.Error("create the plan job's log", "error", err)
-		d.release(ctx, l, err)
-		return
-	}
-	s := d.newSink(l, out, log)
-	planned, err := d.compileAll(ctx, l.Run.Event, s)
-	if err == nil {
-		_, err = d.c.Runs.Planned(ctx, l.Job.ID, l.Token, planned)
-	}
-	if err != nil {
-		s.say("##[error]%v", err)
-	}
-	if cerr := s.close(); cerr != nil {
-		log.Error("write the plan job's log", "error", cerr)
-	}
+	work, stop := context.WithCancelCause(ctx)
+	endBeats := d.keep(ctx, l, stop)
+	runs, planned, err := d.planJob(work, l, log)
+	cause := context.Cause(work)
+	endBeats()
+	stop(nil)
+
 	record, done := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer done()
 	switch code := tgr.CodeOf(err); {
@@ -41,34 +33,59 @@ func (d *Dispatcher) plan(ctx context.Context, l *Lease) {
 		if d.c.Observe.Planned != nil {
 			d.c.Observe.Planned(d.c.Now().Sub(began))
 		}
-		if err := d.settleAll(record); err != nil {
-			log.Error("settle", "error", err)
+		for _, run := range runs {
+			d.settle(record, run)
 		}
-		d.Wake()
+	case errors.Is(cause, ErrLeaseLost):
+		log.Warn("the plan job was given to another worker; what happened here is dropped")
 		return
-	case code == tgr.Conflict:
-		log.Warn("another planner was faster", "error", err)
-		return
-	case ctx.Err() != nil, code == tgr.Unavailable && l.Job.Tries < maxTries:
-		d.release(record, l, err)
+	case errors.Is(cause, errCancelled):
+		d.finish(record, l, JobResult{Conclusion: tgr.Cancelled, Reason: cause.Error()}, log)
+	case ctx.Err() != nil, code != tgr.NotFound && code != tgr.Invalid && l.Job.Tries < maxTries:
+		log.Error("our fault: the event will be planned again", "error", err)
+		if err := d.c.Jobs.Release(record, l.Job.ID, l.Token, err.Error()); err != nil {
+			log.Error("put a plan job back into the queue", "error", err)
+		}
 	default:
 		blame := tgr.BlameOurs
-		if code == tgr.NotFound {
+		if code == tgr.NotFound || code == tgr.Invalid {
 			blame = tgr.BlameUser // the commit or the repository is gone
 		}
-		log.Error("the event could not be planned", "error", err)
+		log.Error("the event could not be planned", "blame", blame, "error", err)
 		d.faulted(blame)
-		err = d.c.Jobs.Finish(record, l.Job.ID, l.Token, JobResult{Conclusion: tgr.Failure, Blame: blame, Reason: err.Error()})
-		if err != nil {
-			log.Error("record the end of a plan job", "error", err)
-		}
+		d.finish(record, l, JobResult{Conclusion: tgr.Failure, Blame: blame, Reason: err.Error()}, log)
 	}
 	d.settle(record, l.Run.ID)
 }
 
-func (d *Dispatcher) release(ctx context.Context, l *Lease, cause error) {
-	if err := d.c.Jobs.Release(ctx, l.Job.ID, l.Token, cause.Error()); err != nil {
-		d.c.Log.Error("put a job back into the queue", "job", l.Job.ID, "error", err)
+// planJob compiles, and stores what it has compiled. The error is in the plan job's log.
+func (d *Dispatcher) planJob(ctx context.Context, l *Lease, log *slog.Logger) (runs []tgr.RunID, p Planned, err error) {
+	out, err := d.c.Logs.Create(l.Job.ID, l.Job.Tries)
+	if err != nil {
+		return nil, p, fmt.Errorf("create the plan job's log: %w", err)
+	}
+	s := d.newSink(l, out, log)
+	defer func() {
+		if err != nil {
+			s.say("##[error]%v", err)
+		}
+		err = errors.Join(err, s.close())
+	}()
+	if p, err = d.compileAll(ctx, l.Run.Event, s); err != nil {
+		return nil, p, err
+	}
+	runs, err = d.c.Runs.Planned(ctx, l.Job.ID, l.Token, p)
+	return runs, p, err
+}
+
+// finish records how a job ended, when nothing more can be done about an error than to log it: the lease will expire.
+func (d *Dispatcher) finish(ctx context.Context, l *Lease, r JobResult, log *slog.Logger) {
+	if err := d.c.Jobs.Finish(ctx, l.Job.ID, l.Token, r); err != nil {
+		log.Error("record the end of a job", "error", err)
+		return
+	}
+	if d.c.Observe.Finished != nil && l.Job.Kind == tgr.WorkJob {
+		d.c.Observe.Finished(l.Run, l.Job, r)
 	}
 }
 

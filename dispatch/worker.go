@@ -189,6 +189,20 @@ func (d *Dispatcher) settle(ctx context.Context, run tgr.RunID) {
 	}
 }
 
+// keep beats for a lease, also while the server stops, until end is called.
+func (d *Dispatcher) keep(ctx context.Context, l *Lease, stop context.CancelCauseFunc) (end func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.beat(ctx, l, stop)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
 // beat keeps a lease while ctx lasts, and cancels the work when the lease is lost or a cancellation was asked for.
 func (d *Dispatcher) beat(ctx context.Context, l *Lease, stop context.CancelCauseFunc) {
 	every := min(d.c.Lease/4, 2*time.Second) // how long a cancellation may take to be noticed
