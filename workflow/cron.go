@@ -129,21 +129,16 @@ func (f *cronField) value(s string) (int, error) {
 // Next is the first time after t, in t's location, at which the line is due. It is zero if there is none in the next
 // eight years, as for the 30th of February. A time that the clock skips is due when the clock goes on.
 func (c *Cron) Next(t time.Time) time.Time {
-	loc := t.Location()
 	t = t.Truncate(time.Minute).Add(time.Minute)
 	end := t.AddDate(8, 0, 1)
 	for t.Before(end) {
 		switch {
 		case c.month&(1<<t.Month()) == 0:
-			t = time.Date(t.Year(), t.Month()+1, 1, 0, 0, 0, 0, loc)
+			t = midnight(t, t.Month()+1, 1)
 		case !c.dayMatches(t):
-			t = time.Date(t.Year(), t.Month(), t.Day()+1, 0, 0, 0, 0, loc)
+			t = midnight(t, t.Month(), t.Day()+1)
 		case c.hour&(1<<t.Hour()) == 0:
-			next := time.Date(t.Year(), t.Month(), t.Day(), t.Hour()+1, 0, 0, 0, loc)
-			if !next.After(t) { // the clock was set back
-				next = t.Truncate(time.Hour).Add(time.Hour)
-			}
-			t = next
+			t = t.Add(time.Duration(60-t.Minute()) * time.Minute)
 		case c.minute&(1<<t.Minute()) == 0:
 			t = t.Add(time.Minute)
 		default:
@@ -151,6 +146,16 @@ func (c *Cron) Next(t time.Time) time.Time {
 		}
 	}
 	return time.Time{}
+}
+
+// midnight is the beginning of a later day than t's. Where the clock skips midnight it may be an hour off, but never
+// before t.
+func midnight(t time.Time, month time.Month, day int) time.Time {
+	next := time.Date(t.Year(), month, day, 0, 0, 0, 0, t.Location())
+	if !next.After(t) {
+		return t.Add(time.Hour)
+	}
+	return next
 }
 
 // dayMatches follows cron: if both days are restricted, either is enough.
