@@ -3,6 +3,7 @@ package github
 import (
 	"html"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -16,9 +17,14 @@ var (
 
 // plain makes one line of text of something hostile: no control characters, no escape sequences, nothing that
 // changes the direction of writing, and no invisible characters to hide behind.
-func plain(s string) string {
-	s = escapeSequence.ReplaceAllString(s, "")
-	s = strings.Map(func(r rune) rune {
+func plain(s string) string { return strings.TrimSpace(visible(s)) }
+
+// maxText is how much of a text is looked at, in bytes: nothing longer is shown anywhere.
+const maxText = 16 << 10
+
+func visible(s string) string {
+	s = escapeSequence.ReplaceAllString(clip(s, maxText), "")
+	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\t' || r == '\n' || r == '\r':
 			return ' '
@@ -27,7 +33,6 @@ func plain(s string) string {
 		}
 		return r
 	}, s)
-	return strings.TrimSpace(s)
 }
 
 // escape makes text that Markdown shows as it is: no formatting, no HTML, no links, no mentions of people or issues.
@@ -40,26 +45,13 @@ func escape(s string) string {
 			b.WriteString(string(r) + "\u200b")
 		case '&', '<', '>', '"', '\'':
 			b.WriteString(html.EscapeString(string(r)))
-		case '\\', '`', '*', '_', '{', '}', '[', ']', '(', ')', '+', '-', '.', '!', '|', '~', '$', ':', '=', '^':
-			if r == '.' || r == '-' || r == ':' || r == '+' || r == '(' || r == ')' || r == '=' || r == '!' {
-				// Harmless within a line that begins with something else, and unreadable when escaped.
-				b.WriteRune(r)
-				continue
-			}
-			b.WriteString("&#" + decimal(r) + ";")
+		case '\\', '`', '*', '_', '{', '}', '[', ']', '|', '~', '$', '^':
+			b.WriteString("&#" + strconv.Itoa(int(r)) + ";")
 		default:
 			b.WriteRune(r)
 		}
 	}
 	return b.String()
-}
-
-func decimal(r rune) string {
-	const digits = "0123456789"
-	if r < 10 {
-		return digits[r : r+1]
-	}
-	return decimal(r/10) + digits[r%10:r%10+1]
 }
 
 // runes cuts s to at most n characters.
@@ -94,7 +86,7 @@ func (b *builder) lines(j tgr.Job) string {
 			break
 		}
 		// An empty line would end the HTML block in some places of a comment.
-		l = html.EscapeString(runes(plain(l), maxLineRunes))
+		l = html.EscapeString(runes(strings.TrimRight(visible(l), " "), maxLineRunes))
 		if l == "" {
 			l = " "
 		}
