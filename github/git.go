@@ -18,7 +18,7 @@ import (
 )
 
 // git is one call of the git binary. What git reads is hostile: it gets no configuration but ours, no hooks, no
-// credential helper, no terminal, only the transports that we use, and a bounded time.
+// credential helper, no terminal, no transport unless it is asked for, and a bounded time.
 type git struct {
 	dir   string // --git-dir; "": none
 	work  string // working tree; "": none
@@ -26,6 +26,7 @@ type git struct {
 	env   []string    // beyond gitEnv's
 	conf  [][2]string // configuration beyond gitConf's; never in argv, so that a token may be among it
 	limit int64       // bytes of output; 0: 64 MiB
+	hold  *os.File    // a lock that is held for as long as the process lives, even if ours dies
 }
 
 const (
@@ -52,8 +53,6 @@ func gitConf() [][2]string {
 		{"http.lowSpeedTime", "60"},
 		{"protocol.version", "2"},
 		{"protocol.allow", "never"},
-		{"protocol.https.allow", "always"},
-		{"protocol.http.allow", "always"},
 		{"core.packedGitLimit", "256m"},
 		{"core.bigFileThreshold", "64m"},
 		{"pack.threads", "2"},
@@ -137,6 +136,9 @@ func (g git) command(ctx context.Context, args ...string) (cmd *exec.Cmd, errs *
 		cmd.Dir = g.work
 	}
 	cmd.Stdin = g.stdin
+	if g.hold != nil {
+		cmd.ExtraFiles = []*os.File{g.hold}
+	}
 	errs = &limitedBuffer{max: 16 << 10, drop: true}
 	cmd.Stderr = errs
 	// git starts helpers of its own; the whole group goes when the context ends.

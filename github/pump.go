@@ -38,7 +38,7 @@ type PumpConfig struct {
 	// Wake tells that there may be something new; it should have a capacity of one. nil: only Interval does.
 	Wake     <-chan struct{}
 	Interval time.Duration // between looks at the outbox without a wake; 0: 5 s
-	Pace     rate.Limit    // reports per second to one owner's repositories, after a burst of 30; 0: 1, as GitHub asks for
+	Pace     rate.Limit    // reports per second to one owner's repositories, after a burst of 60; 0: 1, as GitHub asks for
 	Parallel int           // owners at once; 0: 4
 	Log      *slog.Logger
 	Now      func() time.Time
@@ -76,7 +76,7 @@ func NewPump(c PumpConfig) *Pump {
 
 const (
 	pumpBatch    = 100
-	paceBurst    = 30
+	paceBurst    = 60
 	firstBackoff = 2 * time.Second
 	lastBackoff  = 5 * time.Minute
 )

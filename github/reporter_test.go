@@ -505,7 +505,7 @@ func TestPumpPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		box := &outbox{}
 		p := NewPump(PumpConfig{Outbox: box, Deliver: func(context.Context, string, []byte, string) (string, time.Duration, error) { return "", 0, nil }})
-		for i := range 40 {
+		for i := range 70 {
 			box.put(fmt.Sprint("status/", i), "ada/engine")
 		}
 		start := time.Now()
@@ -513,7 +513,7 @@ func TestPumpPace(t *testing.T) {
 			t.Fatal(err)
 		}
 		if took := time.Since(start); took < 9*time.Second || took > 11*time.Second {
-			t.Errorf("40 reports took %v, want a burst of 30 and one per second", took)
+			t.Errorf("70 reports took %v, want a burst of 60 and one per second", took)
 		}
 	})
 }

@@ -1,18 +1,15 @@
 package github
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"log/slog"
 	"net/url"
 	"os"
-	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -104,7 +101,8 @@ type clone struct {
 	remote string
 	token  *string // instead of the source's own; nil: that
 
-	foreign bool // named by a workflow, not by an event
+	foreign bool     // named by a workflow, not by an event
+	held    *os.File // the lock, while it is held
 }
 
 // clone names the repository's clone. The identity is the numeric id, because names change hands.
@@ -187,8 +185,12 @@ func (c *clone) lock(ctx context.Context) (unlock func(), err error) {
 		leave()
 		return nil, err
 	}
+	c.held = f
 	return func() {
-		f.Close() // gives the file lock back
+		// Explicitly, because a process that is still on its way out may have the file too.
+		unix.Flock(int(f.Fd()), unix.LOCK_UN)
+		f.Close()
+		c.held = nil
 		<-l.ch
 		leave()
 	}, nil
@@ -342,7 +344,8 @@ func (c *clone) fetch(ctx context.Context, depth string, refspecs ...string) err
 	if err != nil {
 		return err
 	}
-	g.dir = c.dir
+	c.sweep()
+	g.dir, g.hold = c.dir, c.held
 	ctx, cancel := context.WithTimeoutCause(ctx, c.s.c.Timeout, fmt.Errorf("%w: no answer within %v", context.DeadlineExceeded, c.s.c.Timeout))
 	defer cancel()
 	start := time.Now()
@@ -359,14 +362,33 @@ func (c *clone) fetch(ctx context.Context, depth string, refspecs ...string) err
 	return c.tidy(ctx)
 }
 
+// sweep removes what a git left behind that was killed with the machine or the server. The lock is held, so that
+// no other git is at work in the clone.
+func (c *clone) sweep() {
+	stale, _ := filepath.Glob(filepath.Join(c.dir, "objects", "pack", "tmp_*"))
+	stale = append(stale, filepath.Join(c.dir, "shallow.lock"), filepath.Join(c.dir, "packed-refs.lock"))
+	filepath.WalkDir(filepath.Join(c.dir, "refs"), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".lock") && d.Type().IsRegular() {
+			stale = append(stale, path)
+		}
+		return nil
+	})
+	for _, name := range stale {
+		if err := os.Remove(name); err == nil {
+			c.s.c.Log.Warn("removed what an interrupted git left behind", "file", name)
+		}
+	}
+}
+
 // authorised prepares a git that may talk to the clone's remote.
 func (c *clone) authorised(ctx context.Context) (git, error) { return c.authorisedFor(ctx, c.remote) }
 
 // authorisedFor sends the clone's token with requests to addresses that begin with url.
 func (c *clone) authorisedFor(ctx context.Context, url string) (git, error) {
-	var g git
-	if strings.HasPrefix(url, "file:") {
-		g.conf = append(g.conf, [2]string{"protocol.file.allow", "always"})
+	// Only the transport of the address itself: no redirection leads from https to http.
+	scheme, _, _ := strings.Cut(url, ":")
+	g := git{conf: [][2]string{{"protocol." + scheme + ".allow", "always"}}}
+	if scheme == "file" {
 		return g, nil
 	}
 	if c.token != nil {
@@ -485,148 +507,4 @@ func (c *clone) resolve(ctx context.Context, ref string) (full, sha string, err 
 		return "", "", tgr.Errorf("source.resolve", tgr.NotFound, "%s is empty: it has no default branch", c.name)
 	}
 	return "", "", tgr.Errorf("source.resolve", tgr.NotFound, "%s has no branch or tag %s", c.name, ref)
-}
-
-// File is a file of a commit's tree.
-type File struct {
-	Path string // from the root of the repository
-	Size int64  // bytes
-	Mode uint32 // git's: 0100644, 0100755; 0120000 for a symbolic link
-	Data []byte
-	Err  error // why Data is nil: too large, or a symbolic link, which is not followed
-}
-
-// maxFiles bounds a directory that is read as a whole.
-const maxFiles = 1000
-
-// Files returns the files directly in a directory of a fetched commit's tree, sorted by path; none, if there is no
-// such directory. A file that is too large, or not a file, is among them with its Err.
-func (s *Source) Files(ctx context.Context, repo tgr.Repo, sha, dir string) ([]File, error) {
-	c, err := s.clone(repo)
-	if err != nil {
-		return nil, err
-	}
-	dir = path.Clean(dir)
-	where := dir + " at " + sha
-	files, ids, err := c.list(ctx, sha, dir+"/")
-	if err != nil {
-		return nil, c.fail("files", where, err)
-	}
-	if err := c.readAll(ctx, files, ids); err != nil {
-		return nil, c.fail("files", where, err)
-	}
-	return files, nil
-}
-
-// ReadFile returns one file of a fetched commit's tree. Symbolic links are not followed.
-func (s *Source) ReadFile(ctx context.Context, repo tgr.Repo, sha, name string) ([]byte, error) {
-	c, err := s.clone(repo)
-	if err != nil {
-		return nil, err
-	}
-	name = path.Clean(name)
-	files, ids, err := c.list(ctx, sha, name)
-	if err == nil && len(files) == 0 {
-		return nil, tgr.Errorf("source.read", tgr.NotFound, "%s has no file %s at %s", c.name, name, sha)
-	}
-	if err == nil {
-		err = c.readAll(ctx, files, ids)
-	}
-	if err == nil {
-		err = files[0].Err
-	}
-	if err != nil {
-		return nil, c.fail("read", name+" at "+sha, err)
-	}
-	return files[0].Data, nil
-}
-
-// list returns what the tree has at a path (a directory's entries, if it ends in a slash) and the objects' names.
-func (c *clone) list(ctx context.Context, sha, name string) (files []File, ids []string, err error) {
-	if !shaPattern.MatchString(sha) {
-		return nil, nil, tgr.Errorf("source.list", tgr.Invalid, "%q is not a SHA", clip(sha, 100))
-	}
-	if name == "./" {
-		name = ""
-	}
-	if strings.HasPrefix(name, "/") || strings.HasPrefix(name, "../") || strings.ContainsRune(name, 0) {
-		return nil, nil, tgr.Errorf("source.list", tgr.Invalid, "%q is not a path in a repository", clip(name, 200))
-	}
-	if !c.has(ctx, sha) {
-		return nil, nil, tgr.Errorf("source.list", tgr.NotFound, "commit %s of %s has not been fetched", sha, c.name)
-	}
-	args := []string{"--literal-pathspecs", "ls-tree", "-z", "--long", "--full-tree", sha}
-	if name != "" {
-		args = append(args, "--", name)
-	}
-	out, err := c.git(ctx, args...)
-	if err != nil {
-		return nil, nil, err
-	}
-	for entry := range strings.SplitSeq(string(out), "\x00") {
-		meta, name, ok := strings.Cut(entry, "\t")
-		fields := strings.Fields(meta) // mode, type, object, size
-		if !ok || len(fields) != 4 || fields[1] != "blob" {
-			continue
-		}
-		mode, err := strconv.ParseUint(fields[0], 8, 32)
-		if err != nil {
-			continue
-		}
-		size, err := strconv.ParseInt(fields[3], 10, 64)
-		if err != nil {
-			continue
-		}
-		if len(files) == maxFiles {
-			return nil, nil, tgr.Errorf("source.list", tgr.Limit, "more than %d files in one directory of %s at %s", maxFiles, c.name, sha)
-		}
-		files, ids = append(files, File{Path: name, Size: size, Mode: uint32(mode)}), append(ids, fields[2])
-	}
-	return files, ids, nil
-}
-
-const modeSymlink = 0o120000
-
-// readAll reads the objects of the files with one process.
-func (c *clone) readAll(ctx context.Context, files []File, ids []string) error {
-	var ask bytes.Buffer
-	var read []int
-	total := int64(0)
-	for i := range files {
-		f := &files[i]
-		total += f.Size
-		switch {
-		case f.Mode&0o170000 == modeSymlink:
-			f.Err = tgr.Errorf("source.read", tgr.Workflow, "%s is a symbolic link, which is not followed", f.Path)
-		case f.Size > c.s.c.MaxFile:
-			f.Err = tgr.Errorf("source.read", tgr.Workflow, "%s has %d bytes; at most %d are read", f.Path, f.Size, c.s.c.MaxFile)
-		case total > gitOutput/2:
-			f.Err = tgr.Errorf("source.read", tgr.Workflow, "%s: the files of its directory are too large together", f.Path)
-		default:
-			ask.WriteString(ids[i] + "\n")
-			read = append(read, i)
-		}
-	}
-	if len(read) == 0 {
-		return nil
-	}
-	out, err := git{dir: c.dir, stdin: &ask}.run(ctx, "cat-file", "--batch")
-	if err != nil {
-		return err
-	}
-	r := bufio.NewReader(bytes.NewReader(out))
-	for _, i := range read {
-		head, err := r.ReadString('\n')
-		if want := fmt.Sprintf("%s blob %d\n", ids[i], files[i].Size); err != nil || head != want {
-			return fmt.Errorf("object %s of %s: git answered %q", ids[i], files[i].Path, clip(head, 100))
-		}
-		files[i].Data = make([]byte, files[i].Size)
-		if _, err := io.ReadFull(r, files[i].Data); err != nil {
-			return err
-		}
-		if _, err := r.Discard(1); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -2,10 +2,12 @@ package github
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/terraphim/tgr"
@@ -239,5 +241,87 @@ func TestSourceOfLocalRepository(t *testing.T) {
 	}
 	if got, err := src.Fetch(t.Context(), tgr.Repo{FullName: "local/engine"}, "", "refs/heads/main"); err != nil || got != head {
 		t.Errorf("Fetch = %q, %v; want %s", got, err, head)
+	}
+}
+
+// TestSourceAfterKill checks that what a killed git left behind does not stop the next one, and that the lock of a
+// clone is not given away while a git of a dead server is at work.
+func TestSourceAfterKill(t *testing.T) {
+	srv, src := hub(t, githubtest.Config{}, "")
+	r := createRepo(t, srv, "ada/engine")
+	first := commit(t, r, "main", map[string]string{"a": "1"})
+	if _, err := src.Fetch(t.Context(), repoOf(r), first, "refs/heads/main"); err != nil {
+		t.Fatal(err)
+	}
+	c, err := src.clone(repoOf(r))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"shallow.lock", "packed-refs.lock", strings.TrimPrefix(keepRef("", "refs/heads/main"), "/") + ".lock", "objects/pack/tmp_pack_x"} {
+		if err := os.WriteFile(filepath.Join(c.dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second := commit(t, r, "main", map[string]string{"a": "2"})
+	if _, err := src.Fetch(t.Context(), repoOf(r), second, "refs/heads/main"); err != nil {
+		t.Fatal(err)
+	}
+	// Another process holds the lock: a fetch waits for it, and gives up with its context.
+	held, err := lockFile(t.Context(), c.dir+".lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	third := commit(t, r, "main", map[string]string{"a": "3"})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := src.Fetch(ctx, repoOf(r), third, "refs/heads/main"); tgr.CodeOf(err) != tgr.Unavailable {
+		t.Errorf("while the lock is held: %v", err)
+	}
+	done := make(chan error)
+	go func() {
+		_, err := src.Fetch(t.Context(), repoOf(r), third, "refs/heads/main")
+		done <- err
+	}()
+	held.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if len(src.locks) != 0 {
+		t.Errorf("%d locks are left", len(src.locks))
+	}
+}
+
+func TestSourcePacksAreMerged(t *testing.T) {
+	srv, src := hub(t, githubtest.Config{}, "")
+	r := createRepo(t, srv, "ada/engine")
+	head := commit(t, r, "main", map[string]string{"a": "1"})
+	if _, err := src.Fetch(t.Context(), repoOf(r), head, "refs/heads/main"); err != nil {
+		t.Fatal(err)
+	}
+	c, err := src.clone(repoOf(r))
+	if err != nil {
+		t.Fatal(err)
+	}
+	packs, err := c.packs()
+	if err != nil || len(packs) != 1 {
+		t.Fatalf("%d packs after one fetch, %v", len(packs), err)
+	}
+	for i := range maxPacks {
+		for _, ext := range []string{".pack", ".idx"} {
+			data, err := os.ReadFile(strings.TrimSuffix(packs[0], ".pack") + ext)
+			if err != nil {
+				t.Fatal(err)
+			}
+			name := filepath.Join(c.dir, "objects", "pack", fmt.Sprintf("pack-%040x%s", i, ext))
+			if err := os.WriteFile(name, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := c.tidy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if packs, err = c.packs(); err != nil || len(packs) != 1 || !c.has(t.Context(), head) {
+		t.Errorf("%d packs, %v", len(packs), err)
 	}
 }

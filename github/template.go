@@ -167,6 +167,9 @@ func writeWhole(name string, fill func(io.Writer) error) error {
 	return err
 }
 
+// staleAfter is longer than anything is being made.
+const staleAfter = 24 * time.Hour
+
 // evict throws the templates away that were not used for longest, until the rest is within the bound. keep stays.
 // Who reads a template at that moment goes on reading: its file has only lost its name.
 func (s *Source) evict(keep string) error {
@@ -183,7 +186,14 @@ func (s *Source) evict(keep string) error {
 	total := int64(0)
 	for _, e := range entries {
 		fi, err := e.Info()
-		if err != nil || !strings.HasSuffix(e.Name(), ".tar") {
+		if err != nil {
+			continue
+		}
+		if !strings.HasSuffix(e.Name(), ".tar") {
+			// What was being made when the server was killed.
+			if left := strings.HasPrefix(e.Name(), "work-") || strings.HasPrefix(e.Name(), "new-"); left && time.Since(fi.ModTime()) > staleAfter {
+				os.RemoveAll(filepath.Join(filepath.Dir(keep), e.Name()))
+			}
 			continue
 		}
 		total += fi.Size()
