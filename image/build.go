@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -24,25 +25,26 @@ func (s *Store) Build(ctx context.Context, b BuildConfig) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	if b.Agent == "" {
+		return nil, fmt.Errorf("build image %s: no agent: BuildConfig.Agent must name the tgr-guest binary", b.Name)
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return nil, fmt.Errorf("build image %s: %w", b.Name, err)
+	}
+	unlock, err := lockExclusive(ctx, dir+".lock")
+	if err != nil {
+		return nil, fmt.Errorf("build image %s: %w", b.Name, err)
+	}
+	defer unlock()
 	if err := s.build(ctx, dir, b); err != nil {
 		return nil, fmt.Errorf("build image %s: %w", b.Name, err)
 	}
 	return s.Open(ctx, b.Name)
 }
 
+// build is called with the image's lock held.
 func (s *Store) build(ctx context.Context, dir string, b BuildConfig) error {
-	if b.Agent == "" {
-		return errors.New("no agent: BuildConfig.Agent must name the tgr-guest binary")
-	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	unlock, err := lockExclusive(ctx, dir+".lock")
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if err := os.MkdirAll(dir, 0o755); err != nil { // again: Remove may have held the lock
 		return err
 	}
 	old, err := readManifest(dir)
@@ -59,8 +61,10 @@ func (s *Store) build(ctx context.Context, dir string, b BuildConfig) error {
 	if m.Root, err = s.rootPart(ctx, dir, b, old.Root); err != nil {
 		return err
 	}
-	if err := m.write(dir); err != nil {
-		return err
+	if !slices.Equal(m.files(), old.files()) {
+		if err := m.write(dir); err != nil {
+			return err
+		}
 	}
 	prune(dir, m)
 	return nil
@@ -90,7 +94,7 @@ func (b BuildConfig) kernelPart(ctx context.Context, dir string, old Kernel) (Ke
 	}
 	k.Release = releaseOf(path)
 	var err error
-	if k.Source, err = hashFile(ctx, path, "hash "+path, b.Progress); err != nil {
+	if k.Source, err = hashFile(ctx, path, "", nil); err != nil {
 		return k, err
 	}
 	if old.Source.SHA256 == k.Source.SHA256 && old.Release == k.Release && usable(dir, old.File) {

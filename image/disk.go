@@ -32,7 +32,7 @@ func (im *Image) OverlayTemplate(ctx context.Context, size int64) (string, error
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(root, "overlay")
+	dir := filepath.Join(root, ".blank") // no image can have this name
 	path := filepath.Join(dir, strconv.FormatInt(mib, 10)+"m.ext4")
 	if fi, err := os.Stat(path); err == nil && fi.Size() == mib<<20 {
 		return path, nil

@@ -5,6 +5,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,7 @@ type Progress func(step string, done, total int64)
 // Store is a folder of images. Its methods are safe for concurrent use, also by several processes:
 // a file lock per image keeps two builds apart.
 type Store struct {
-	Dir string       // default: tgr/images in the user's cache folder
+	Dir string       // default: $TGR_IMAGE_DIR, or tgr/images in the user's cache folder
 	Log *slog.Logger // nil: nothing is logged
 }
 
@@ -73,8 +74,8 @@ func (im *Image) Close() error {
 }
 
 func (s *Store) dir() (string, error) {
-	if s.Dir != "" {
-		return filepath.Abs(s.Dir)
+	if dir := cmp.Or(s.Dir, os.Getenv("TGR_IMAGE_DIR")); dir != "" {
+		return filepath.Abs(dir)
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -112,30 +113,43 @@ func (s *Store) Open(ctx context.Context, name string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := readManifest(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("image %s: %w: run `tgr image build`", name, ErrNotBuilt)
-	} else if err != nil {
-		return nil, err
+	for {
+		m, err := readManifest(dir)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("image %s: %w: run `tgr image build`", name, ErrNotBuilt)
+		} else if err != nil {
+			return nil, err
+		}
+		im := &Image{Name: name, Release: m.Kernel.Release, Manifest: m, store: s}
+		if err = im.hold(dir); err == nil {
+			return im, nil
+		}
+		im.Close()
+		// A build may have replaced the image between the two steps: then there is another manifest by now.
+		if again, rerr := readManifest(dir); rerr == nil && !slices.Equal(again.files(), m.files()) && ctx.Err() == nil {
+			continue
+		}
+		return nil, fmt.Errorf("image %s is damaged: %w: run `tgr image rm %s` and build again", name, err, name)
 	}
-	im := &Image{Name: name, Release: m.Kernel.Release, Manifest: m, store: s}
+}
+
+// hold opens the files that the manifest names, so that no build prunes them, and checks them.
+func (im *Image) hold(dir string) error {
 	for _, part := range []struct {
 		file File
 		path *string
-	}{{m.Kernel.File, &im.Kernel}, {m.Initrd.File, &im.Initrd}, {m.Root.File, &im.Root}} {
+	}{{im.Manifest.Kernel.File, &im.Kernel}, {im.Manifest.Initrd.File, &im.Initrd}, {im.Manifest.Root.File, &im.Root}} {
 		*part.path = filepath.Join(dir, part.file.Name)
 		f, err := holdShared(*part.path)
 		if err != nil {
-			im.Close()
-			return nil, fmt.Errorf("image %s is damaged: %w: run `tgr image build`", name, err)
+			return err
 		}
 		im.held = append(im.held, f)
 		if err := part.file.checkQuick(f); err != nil {
-			im.Close()
-			return nil, fmt.Errorf("image %s is damaged: %w: run `tgr image rm %s` and build again", name, err, name)
+			return err
 		}
 	}
-	return im, nil
+	return nil
 }
 
 // Verify hashes every file of the image and compares it with the manifest. It takes about a second.

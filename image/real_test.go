@@ -20,7 +20,7 @@ func TestRealImage(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	s := &Store{Dir: os.Getenv("TGR_IMAGE_DIR")}
+	s := &Store{}
 	im, err := s.Build(t.Context(), BuildConfig{Agent: agent})
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,14 +28,14 @@ func newImageCmd() *cobra.Command {
 	return cmd
 }
 
-// imageDirFlag is for tests and for hosts where the cache folder is too small.
+// imageStore is the store that imageFlags name.
 func imageStore(cmd *cobra.Command) *image.Store {
 	dir, _ := cmd.Flags().GetString("dir")
 	return &image.Store{Dir: dir}
 }
 
 func imageFlags(cmd *cobra.Command) {
-	cmd.Flags().String("dir", os.Getenv("TGR_IMAGE_DIR"), "folder of the images ($TGR_IMAGE_DIR; default: in the user's cache folder)")
+	cmd.Flags().String("dir", "", "folder of the images (default: $TGR_IMAGE_DIR, or in the user's cache folder)")
 }
 
 func newImageBuildCmd() *cobra.Command {
@@ -104,6 +105,21 @@ func findAgent() (string, error) {
 		return filepath.Abs(path)
 	}
 	return "", fmt.Errorf("there is no tgr-guest beside %s or in PATH: name it with --agent", self)
+}
+
+// ensureImage builds the default image, or what of it is out of date, and shows on out what takes longer than a moment.
+func ensureImage(ctx context.Context, out io.Writer) error {
+	agent, err := findAgent()
+	if err != nil {
+		return usageError{err}
+	}
+	p := newProgress(out)
+	defer p.end()
+	im, err := (&image.Store{}).Build(ctx, image.BuildConfig{Agent: agent, Progress: p.step})
+	if err != nil {
+		return err
+	}
+	return im.Close()
 }
 
 func newImageListCmd() *cobra.Command {

@@ -52,7 +52,7 @@ var built = sync.OnceValues(func() (*image.Image, error) {
 		return nil, err
 	}
 	last := ""
-	return (&image.Store{Dir: os.Getenv("TGR_IMAGE_DIR")}).Build(context.Background(), image.BuildConfig{
+	return (&image.Store{}).Build(context.Background(), image.BuildConfig{
 		Agent: agent,
 		Progress: func(step string, done, total int64) {
 			if step != last {
