@@ -297,6 +297,8 @@ func (r *run) exprError(sc *scope, pos workflow.Pos, what string, err error) err
 	switch {
 	case errors.As(err, &f):
 		return f
+	case errors.Is(err, errCancelled):
+		return errCancelled
 	case errors.As(err, &ours):
 		return ours
 	}

@@ -9,8 +9,11 @@ import (
 	"github.com/terraphim/tgr/expr"
 )
 
-// maxEnv bounds the environment that a job collects, in bytes.
-const maxEnv = 8 << 20
+// Bounds of what a job collects. Linux takes 2 MiB of arguments and environment.
+const (
+	maxEnv  = 2 << 20 // bytes of environment
+	maxPath = 1000    // directories in front of PATH
+)
 
 // defaultPath is PATH where the machine's own environment has none.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -18,17 +21,20 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // vars are environment variables in the order in which they were first set.
 type vars struct {
 	list  []pair
+	index map[string]int // by name
 	bytes int
 }
 
 func (v *vars) set(name, value string) {
-	for i := range v.list {
-		if v.list[i].Name == name {
-			v.bytes += len(value) - len(v.list[i].Value)
-			v.list[i].Value = value
-			return
-		}
+	if i, ok := v.index[name]; ok {
+		v.bytes += len(value) - len(v.list[i].Value)
+		v.list[i].Value = value
+		return
 	}
+	if v.index == nil {
+		v.index = map[string]int{}
+	}
+	v.index[name] = len(v.list)
 	v.bytes += len(name) + len(value)
 	v.list = append(v.list, pair{name, value})
 }
@@ -185,9 +191,16 @@ func (u *unit) setEnv(name, value string) error {
 }
 
 // addPath puts a directory in front of PATH for the steps that follow.
-func (r *run) addPath(dir string) {
+func (r *run) addPath(dir string) error {
+	if strings.Contains(dir, "\x00") {
+		return userError("a directory for PATH holds a NUL byte")
+	}
 	r.path = slices.DeleteFunc(r.path, func(d string) bool { return d == dir })
+	if len(r.path) >= maxPath {
+		return userError("more than %d directories are added to PATH", maxPath)
+	}
 	r.path = append(r.path, dir)
+	return nil
 }
 
 // allowsUnsecure reports whether the workflow, not a step's output, allows the set-env and add-path commands.

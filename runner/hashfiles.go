@@ -75,7 +75,9 @@ func (r *run) hashFiles(patterns []string) (string, error) {
 // tool runs a program of the machine for the runner's own purposes and returns its output. Its exit status says
 // nothing: find has one for folders that are not there, sha256sum for links that lead nowhere.
 func (r *run) tool(stdin []byte, argv ...string) ([]byte, error) {
-	ctx, done := r.clock.limit(r.clock.hard, hashTimeout.Minutes())
+	limit, free := r.clock.limit(r.clock.hard, hashTimeout.Minutes())
+	defer free()
+	ctx, done := r.clock.cancellable(limit, r.clock.cancelled())
 	defer done()
 	env, err := r.processEnv(&unit{run: r, sc: r.top, src: &workflow.Step{}}, true, nil)
 	if err != nil {
@@ -88,8 +90,10 @@ func (r *run) tool(stdin []byte, argv ...string) ([]byte, error) {
 	}
 	exit, err := r.config.Machine.Exec(ctx, c, out)
 	switch {
-	case ctx.Err() != nil:
+	case limit.Err() != nil && r.clock.hard.Err() == nil:
 		return nil, userError("hashFiles: it took more than %s", hashTimeout)
+	case ctx.Err() != nil:
+		return nil, interrupted(ctx)
 	case err != nil:
 		return nil, r.classify(ctx, "hashing files", err)
 	case !exit.Started:

@@ -16,11 +16,12 @@ import (
 
 // Bounds of problem matchers.
 const (
-	maxMatchers     = 50
-	maxMatcherFile  = 256 << 10
-	maxPatterns     = 20
-	matcherTimeout  = 100 * time.Millisecond
-	maxMatcherFails = 3 // a matcher that takes too long this often is dropped
+	maxMatchers    = 50
+	maxMatcherFile = 256 << 10
+	maxPatterns    = 20
+	matcherTimeout = 100 * time.Millisecond // for one line
+	matcherBudget  = time.Second            // for all lines of the job that took long; then the matcher is dropped
+	matcherSlow    = time.Millisecond       // what is long
 )
 
 // matcher is a problem matcher: it makes annotations of a compiler's output.
@@ -33,7 +34,7 @@ type matcher struct {
 	Patterns []matcherPattern `json:"pattern"`
 
 	states []*found // what matched so far, by pattern; nil: nothing
-	slow   int
+	spent  time.Duration
 }
 
 // matcherPattern is one line of what a matcher looks for. The numbers are groups of the expression.
@@ -215,16 +216,17 @@ func (r *run) match(u *unit, line string) bool {
 		return false
 	}
 	for i, m := range r.matchers {
+		start := time.Now()
 		f, err := m.offer(text)
-		if err != nil {
-			if m.slow++; m.slow >= maxMatcherFails {
-				r.matchers = append(r.matchers[:i:i], r.matchers[i+1:]...)
-				r.warn(u.rec, "Removed issue matcher '"+m.Owner+"': it takes too long.")
-				return false
-			}
-			continue
+		if took := time.Since(start); took > matcherSlow {
+			m.spent += took
 		}
-		if f == nil {
+		if m.spent > matcherBudget {
+			r.matchers = append(r.matchers[:i:i], r.matchers[i+1:]...)
+			r.warn(u.rec, "Removed issue matcher '"+m.Owner+"': it takes too long.")
+			return false
+		}
+		if err != nil || f == nil {
 			continue
 		}
 		for _, other := range r.matchers {

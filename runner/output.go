@@ -275,8 +275,7 @@ func (o *output) unsecure(c command) error {
 			"For more information see: https://github.blog/changelog/2020-10-01-github-actions-deprecating-set-env-and-add-path-commands/", c.name)
 	}
 	if c.name == cmdAddPath {
-		u.run.addPath(c.data)
-		return nil
+		return u.run.addPath(c.data)
 	}
 	name := c.props["name"]
 	if name == "" {

@@ -186,7 +186,9 @@ func (r *run) commandFiles(u *unit) error {
 		{fileState, "state", u.pairs(u.saveState)},
 		{filePath, "path", func(s string) error {
 			for _, dir := range parseLines(s) {
-				r.addPath(dir)
+				if err := r.addPath(dir); err != nil {
+					return err
+				}
 			}
 			return nil
 		}},
@@ -392,8 +394,8 @@ func (r *run) script(u *unit) error {
 	if err != nil {
 		return err
 	}
-	if u.src.Name == "" && u.top() {
-		u.rec.Name = r.show("Run "+firstLine(script), 255)
+	if u.src.Name == "" {
+		u.rename("Run " + firstLine(script))
 	}
 	r.header(u, firstLine(script), func(line func(string)) {
 		for l := range strings.Lines(strings.TrimRight(script, "\r\n")) {
@@ -402,7 +404,6 @@ func (r *run) script(u *unit) error {
 		line("shell: " + sh.shown)
 	})
 	r.used = true
-	u.dir = r.dirFor()
 	file := u.dir + "/" + fileScript + sh.ext
 	p := process{dir: dir, script: sh.wrap(script), ext: sh.ext, scripts: true, args: [][]string{args(sh.format, file)}}
 	if sh.alt != "" {

@@ -38,6 +38,7 @@ type run struct {
 	remote      map[string]*fetched // repositories of remote actions by owner/name@ref
 	matchers    []*matcher
 	top         *scope
+	made        int // units made so far
 	files       int // command file directories made so far
 }
 
@@ -181,7 +182,9 @@ func (r *run) finish(err error) {
 			res.Blame, res.Reason = "", ""
 		}
 	}
-	res.Reason = r.show(res.Reason, 4096)
+	if res.Reason = r.show(res.Reason, 4096); r.mute {
+		res.Reason = "there are too many values to mask, so that what happened cannot be shown"
+	}
 }
 
 // blame notes whose fault it is that the job fails. The first to be blamed stays.

@@ -41,8 +41,14 @@ type hook struct{ rec *record }
 // errCancelled is what a step ends with when the job was cancelled.
 var errCancelled = errors.New("the operation was canceled")
 
+// maxUnits bounds the steps of a job, those of its actions included.
+const maxUnits = 10_000
+
 // units makes a unit of each step and refuses what this runner does not do.
 func (r *run) units(steps []workflow.Step, sc *scope, file string) ([]*unit, error) {
+	if r.made += len(steps); r.made > maxUnits {
+		return nil, workflowError(file, workflow.Pos{}, "the job and its actions have more than %d steps", maxUnits)
+	}
 	units := make([]*unit, 0, len(steps))
 	for i := range steps {
 		s := &steps[i]
@@ -125,7 +131,7 @@ func (r *run) step(base context.Context, u *unit) error {
 
 // admit evaluates the step's env and condition, in this order, as the condition may use it.
 func (r *run) admit(u *unit) (run bool, err error) {
-	u.env, u.outputs, u.failures, u.dir = nil, vars{}, nil, ""
+	u.env, u.outputs, u.failures, u.dir = nil, vars{}, nil, r.dirFor()
 	var own []pair
 	for _, e := range u.src.Env {
 		value, err := r.text(e.Value, u.sc, u, u.src.Pos, "env."+e.Name)
@@ -155,7 +161,7 @@ func (r *run) attempt(base context.Context, u *unit) error {
 		if err != nil {
 			return err
 		}
-		u.rec.Name = r.show(name, 255)
+		u.rename(name)
 	}
 	timeout, err := r.number(u.src.TimeoutMinutes, 0, u.sc, u, u.src.Pos, "timeout-minutes")
 	if err != nil {
@@ -176,6 +182,15 @@ func (r *run) attempt(base context.Context, u *unit) error {
 		err = userError("The action '%s' has timed out after %s.", u.rec.Name, minutesText(timeout))
 	}
 	return err
+}
+
+// rename shows a step of the job under the name that it has when it runs.
+func (u *unit) rename(name string) {
+	r := u.run
+	if name = r.show(name, 255); u.top() && name != u.rec.Name {
+		u.rec.Name = name
+		r.config.Sink.Steps(r.snapshot())
+	}
 }
 
 // verdict turns what attempt returned into an outcome, and logs why.
