@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
 	"github.com/terraphim/tgr"
@@ -10,6 +11,7 @@ import (
 // Planned is what planning a delivery yielded.
 type Planned struct {
 	Runs    []PlannedRun
+	Event   *tgr.Event // what the source has found out, such as the SHA of a branch; nil: nothing new
 	Reason  string     // why nothing runs, where Runs is empty
 	Reports []Outgoing // for the outbox
 }
@@ -95,6 +97,16 @@ func (t *tx) planned(accepted tgr.RunID, p Planned) ([]tgr.RunID, error) {
 	base, err := findRun(context.Background(), t, accepted, false)
 	if err != nil {
 		return nil, err
+	}
+	if p.Event != nil {
+		event, err := json.Marshal(p.Event)
+		if err != nil {
+			return nil, err
+		}
+		if err := t.exec(fmt.Sprintf("event of run %d", accepted), "UPDATE deliveries SET event = $1 WHERE id = $2", string(event), base.Delivery); err != nil {
+			return nil, err
+		}
+		base.Event = *p.Event
 	}
 	if len(p.Runs) == 0 {
 		base.Status, base.Conclusion, base.Reason = tgr.Completed, tgr.Skipped, p.Reason

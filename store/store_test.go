@@ -747,3 +747,20 @@ func TestContextEnds(t *testing.T) {
 		}
 	})
 }
+
+// What only the source knew of an event is the event's from then on.
+func TestPlannedEvent(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		e.accept("d")
+		l := e.claim()
+		ev := l.Run.Event
+		ev.SHA = "89abcdef89abcdef89abcdef89abcdef89abcdef"
+		runs, err := e.Planned(e.ctx, l.Job.ID, l.Token, store.Planned{Event: &ev, Runs: []store.PlannedRun{{WorkflowFile: "w.yml", Jobs: []tgr.Job{work("a")}}}})
+		e.must(err)
+		run, err := e.Run(e.ctx, runs[0])
+		e.must(err)
+		if diff := cmp.Diff(ev, run.Event); diff != "" {
+			t.Errorf("the run's event (-want +got):\n%s", diff)
+		}
+	})
+}

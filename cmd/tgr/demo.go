@@ -88,7 +88,12 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if d.dir, err = os.MkdirTemp("", "tgr-demo-"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(d.dir)
+	defer func() {
+		if err != nil {
+			d.showServerLog()
+		}
+		err = errors.Join(err, os.RemoveAll(d.dir))
+	}()
 	if d.hub, err = githubtest.New(githubtest.Config{AppID: demoAppID}); err != nil {
 		return err
 	}
@@ -136,7 +141,6 @@ func (d *demo) startServer(ctx context.Context) (stop func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer logFile.Close()
 	cmd := exec.Command(self, "serve", "--port", "0", "--log-format", "json", "--data-dir", filepath.Join(d.dir, "data"),
 		"--isolation", d.isolation, "--github-api-url", strings.TrimSuffix(d.hub.API(), "/"), "--github-server-url", d.hub.URL,
 		"--github-app-id", fmt.Sprint(demoAppID), "--github-app-key-file", key)
@@ -152,6 +156,7 @@ func (d *demo) startServer(ctx context.Context) (stop func() error, err error) {
 	copied := make(chan struct{})
 	go func() {
 		defer close(copied)
+		defer logFile.Close()
 		defer close(listening)
 		lines := bufio.NewScanner(pipe)
 		lines.Buffer(nil, 1<<20)
@@ -175,13 +180,21 @@ func (d *demo) startServer(ctx context.Context) (stop func() error, err error) {
 	case <-ctx.Done():
 	}
 	if d.url == "" {
-		stop()
-		log, _ := os.ReadFile(logFile.Name()) // for the message only
-		return nil, fmt.Errorf("the server did not start:\n%s", log)
+		return nil, errors.Join(errors.New("the server did not start"), stop())
 	}
 	d.say("tgr serve listens at %s (open it in a browser while this runs)", d.url)
 	d.client, err = web.NewClient(d.url, "")
 	return stop, err
+}
+
+// showServerLog shows what the server said last.
+func (d *demo) showServerLog() {
+	log, err := os.ReadFile(filepath.Join(d.dir, "serve.log"))
+	if err != nil {
+		return // it was not started
+	}
+	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
+	d.say("the server's log ended with:\n%s", strings.Join(lines[max(0, len(lines)-20):], "\n"))
 }
 
 // appKey makes the key of the GitHub App that the server reports as.
@@ -331,7 +344,8 @@ func (d *demo) awaitReports(ctx context.Context, repo *githubtest.Repo) error {
 		}
 		select {
 		case <-ctx.Done():
-			return errors.New("the server did not report everything to GitHub within 30 s")
+			return fmt.Errorf("the server did not report everything to GitHub within 30 s: of %d jobs there are %d check runs, %d statuses and %d comments",
+				len(d.jobs), len(d.hub.CheckRuns(repo.FullName)), len(latest(d.hub.Statuses(repo.FullName))), len(d.hub.Comments(repo.FullName)))
 		case <-tick:
 		}
 	}

@@ -83,8 +83,11 @@ func openProcesses(c machineConfig, log *slog.Logger) (*machines, error) {
 	}, nil
 }
 
-// agentCommand is the agent for process isolation: the small binary beside this one, or this one.
+// agentCommand is the agent for process isolation: $TGR_AGENT, the small binary beside this one, or this one.
 func agentCommand() ([]string, error) {
+	if agent := os.Getenv("TGR_AGENT"); agent != "" {
+		return []string{agent}, nil
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err

@@ -173,7 +173,7 @@ func (s *server) openDispatch(machines *machines) error {
 	if err != nil {
 		return err
 	}
-	s.reports.connect(s.store, s.logs)
+	s.reports.connect(s.store, s.logs, s.log)
 	s.dispatch = dispatch.New(dispatch.Config{
 		Jobs: ledger{s.store}, Runs: ledger{s.store}, Source: source, Machines: machines, Logs: logBook{s.logs, s.store},
 		Observe: s.observer(), Log: s.log, Workers: workers, Planners: max(2, workers/2),
