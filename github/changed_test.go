@@ -23,8 +23,8 @@ func TestChanged(t *testing.T) {
 	srv, _ := hub(t, githubtest.Config{}, "")
 	r := createRepo(t, srv, "ada/engine")
 	first := commit(t, r, "main", map[string]string{"a": "1", "dir/b": "1"})
-	feature := commit(t, r, "feature", map[string]string{"feature ü": "1"})
-	feature = commit(t, r, "feature", map[string]string{"more": "1"})
+	commit(t, r, "feature", map[string]string{"feature ü": "1"})
+	feature := commit(t, r, "feature", map[string]string{"more": "1"})
 	last := first
 	for i := range 52 { // more than the first deepening fetches
 		last = commit(t, r, "main", map[string]string{"a": fmt.Sprint(i)})

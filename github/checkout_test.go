@@ -319,7 +319,7 @@ func TestCheckoutTokenAndOwner(t *testing.T) {
 func TestCheckoutOfAnotherRepository(t *testing.T) {
 	srv, src := hub(t, githubtest.Config{Token: "t0ken"}, "t0ken")
 	r := createRepo(t, srv, "ada/private")
-	r.Private = true
+	r.SetPrivate(true)
 	head := commit(t, r, "main", map[string]string{"a": "1"})
 	other := tgr.Repo{FullName: "ada/private"}
 	spec := CheckoutSpec{Repo: other, Depth: 1, Foreign: true, FetchToken: "t0ken"}

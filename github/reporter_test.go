@@ -311,7 +311,7 @@ func TestDeliverWithoutCredentials(t *testing.T) {
 
 func TestClientTokens(t *testing.T) {
 	d := newDesk(t, true)
-	d.repo.Private = true
+	d.repo.SetPrivate(true)
 	token, err := d.client.RepoToken(t.Context(), "ada/engine")
 	if err != nil || !strings.HasPrefix(token, "ghs_") {
 		t.Errorf("%q, %v", token, err)
@@ -424,6 +424,11 @@ func TestPump(t *testing.T) {
 			}
 			sent = nil
 		}
+		set := func(kind string, err error, wait time.Duration) {
+			mu.Lock()
+			defer mu.Unlock()
+			fail[kind], after = err, wait
+		}
 		put := func(key string) {
 			box.put(key, "ada/engine")
 			wake <- struct{}{}
@@ -433,24 +438,24 @@ func TestPump(t *testing.T) {
 		expect("woken", `check {"repo":"ada/engine","version":1} `)
 		put("check/1")
 		expect("updated", `check {"repo":"ada/engine","version":2} made`)
-		fail["check"] = tgr.Errorf("x", tgr.Unavailable, "down")
+		set("check", tgr.Errorf("x", tgr.Unavailable, "down"), 0)
 		put("check/1")
 		expect("fails", `check {"repo":"ada/engine","version":3} made`)
 		box.put("check/1", "ada/engine") // while it waits: only the newer body counts
 		time.Sleep(time.Second)
 		expect("backs off")
-		fail["check"] = nil
+		set("check", nil, 0)
 		time.Sleep(10 * time.Second)
 		expect("again, with what the failed delivery made", `check {"repo":"ada/engine","version":4} half`)
-		fail["status"], after = tgr.Errorf("x", tgr.Limit, "slow down"), time.Minute
+		set("status", tgr.Errorf("x", tgr.Limit, "slow down"), time.Minute)
 		put("status/1")
 		expect("limited", `status {"repo":"ada/engine","version":1} `)
-		fail["status"] = nil
+		set("status", nil, 0)
 		time.Sleep(50 * time.Second)
 		expect("obeys")
 		time.Sleep(15 * time.Second)
 		expect("after the pause", `status {"repo":"ada/engine","version":1} half`)
-		fail["comment"] = tgr.Errorf("x", tgr.Invalid, "no such pull request")
+		set("comment", tgr.Errorf("x", tgr.Invalid, "no such pull request"), 0)
 		put("comment/1")
 		expect("refused", `comment {"repo":"ada/engine","version":1} `)
 		time.Sleep(time.Hour)

@@ -121,7 +121,7 @@ func TestSourceErrorsNameTheThing(t *testing.T) {
 	r := createRepo(t, srv, "ada/engine")
 	head := commit(t, r, "main", map[string]string{"a": "a"})
 	private := createRepo(t, srv, "ada/private")
-	private.Private = true
+	private.SetPrivate(true)
 	commit(t, private, "main", map[string]string{"a": "a"})
 	missing := strings.Repeat("ab", 20)
 	for _, tt := range []struct {
@@ -162,7 +162,7 @@ func TestSourceTokenLeavesNoTrace(t *testing.T) {
 	const token = "s3cret-token"
 	srv, src := hub(t, githubtest.Config{Token: token}, token)
 	r := createRepo(t, srv, "ada/private")
-	r.Private = true
+	r.SetPrivate(true)
 	head := commit(t, r, "main", map[string]string{"a": "a"})
 	if _, err := src.Fetch(t.Context(), repoOf(r), head, "refs/heads/main"); err != nil {
 		t.Fatal(err)

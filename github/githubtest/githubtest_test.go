@@ -114,7 +114,7 @@ func TestGitOverHTTP(t *testing.T) {
 			t.Errorf("fetch by SHA: %v: %s", err, out)
 		}
 	}
-	r.Private = true
+	r.SetPrivate(true)
 	if out, err := client(t, "ls-remote", r.URL); err == nil {
 		t.Errorf("a private repository without a token: %s", out)
 	}

@@ -34,10 +34,10 @@ func (s *Server) user(login string) object {
 func (r *Repo) json() object {
 	owner, name, _ := strings.Cut(r.FullName, "/")
 	return object{
-		"id": r.ID, "node_id": fmt.Sprintf("R_%d", r.ID), "name": name, "full_name": r.FullName, "private": r.Private,
+		"id": r.ID, "node_id": fmt.Sprintf("R_%d", r.ID), "name": name, "full_name": r.FullName, "private": r.private.Load(),
 		"owner": r.s.user(owner), "html_url": r.s.URL + "/" + r.FullName, "fork": false,
 		"url": r.s.API() + "repos/" + r.FullName, "clone_url": r.URL, "git_url": r.URL, "default_branch": r.DefaultBranch,
-		"description": nil, "language": nil, "archived": false, "visibility": map[bool]string{true: "private", false: "public"}[r.Private],
+		"description": nil, "language": nil, "archived": false, "visibility": map[bool]string{true: "private", false: "public"}[r.private.Load()],
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // Repo is a repository of the server: a real one, in Dir.
@@ -18,13 +19,16 @@ type Repo struct {
 	ID            int64
 	FullName      string // owner/name
 	DefaultBranch string // main
-	Private       bool   // git asks for the token
 	Dir           string // the bare repository
 	URL           string // for git: http://127.0.0.1:…/owner/name.git
 
-	s  *Server
-	mu sync.Mutex // held while the repository is written
+	s       *Server
+	mu      sync.Mutex // held while the repository is written
+	private atomic.Bool
 }
+
+// SetPrivate makes git ask for the token, or not.
+func (r *Repo) SetPrivate(yes bool) { r.private.Store(yes) }
 
 // Pull is a pull request. Its refs refs/pull/N/head and refs/pull/N/merge are in the base repository.
 type Pull struct {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -92,7 +93,8 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s.git = &cgi.Handler{
-		Path: filepath.Join(strings.TrimSpace(string(out)), "git-http-backend"),
+		Path:   filepath.Join(strings.TrimSpace(string(out)), "git-http-backend"),
+		Stderr: io.Discard, // what git refuses, its client says too
 		Env: append(gitEnv(), "GIT_PROJECT_ROOT="+s.c.Dir, "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=git",
 			"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"),
 	}
@@ -181,7 +183,7 @@ func (s *Server) serveGit(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	if repo.Private && s.c.Token != "" {
+	if repo.private.Load() && s.c.Token != "" {
 		if _, password, ok := r.BasicAuth(); !ok || !s.knows(password) {
 			w.Header().Set("WWW-Authenticate", `Basic realm="githubtest"`)
 			http.Error(w, "authentication required", http.StatusUnauthorized)
