@@ -181,13 +181,17 @@ func (r *run) stepGitHub(sc *scope, u *unit) []pair {
 	return ps
 }
 
+// jobStatus is job.status: how the job stands so far.
+func (r *run) jobStatus() string {
+	if r.clock.cancelled() {
+		return string(tgr.Cancelled)
+	}
+	return string(r.status)
+}
+
 // jobContext is the job context. There are no containers, so it has none.
 func (r *run) jobContext() *expr.Object {
-	status := r.status
-	if r.clock.cancelled() {
-		status = tgr.Cancelled
-	}
-	o := expr.NewObject().Set("status", expr.Str(string(status)))
+	o := expr.NewObject().Set("status", expr.Str(r.jobStatus()))
 	for _, k := range []string{"check_run_id", "workflow_ref", "workflow_sha"} {
 		if v, ok := r.static.github[k]; ok {
 			o.Set(k, expr.FromAny(v))

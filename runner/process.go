@@ -30,13 +30,12 @@ const (
 
 // process is one process of a step.
 type process struct {
-	args    [][]string // command lines; each but the first is for where the program of the one before is not installed
-	dir     string
-	env     []pair // beyond the environment of every process
-	action  bool   // it is an action's: it may see the services' tokens
-	script  string // contents of a script; put beside the command files where ext says so
-	ext     string
-	scripts bool // there is a script
+	args   [][]string // command lines; each but the first is for where the program of the one before is not installed
+	dir    string
+	env    []pair  // beyond the environment of every process
+	action bool    // it is an action's: it may see the services' tokens
+	script *string // the script to run; nil: there is none
+	ext    string  // of the script's file
 }
 
 // dirFor names the directory of the next process's command files.
@@ -153,8 +152,8 @@ func commandFiles(p process) io.Reader {
 	for _, name := range []string{fileEnv, filePath, fileOutput, fileState, fileSummary} {
 		writeFile(w, name, 0o666, nil)
 	}
-	if p.scripts {
-		writeFile(w, fileScript+p.ext, 0o755, []byte(p.script))
+	if p.script != nil {
+		writeFile(w, fileScript+p.ext, 0o755, []byte(*p.script))
 	}
 	w.Close() // a Buffer does not fail
 	return &b
@@ -405,7 +404,8 @@ func (r *run) script(u *unit) error {
 	})
 	r.used = true
 	file := u.dir + "/" + fileScript + sh.ext
-	p := process{dir: dir, script: sh.wrap(script), ext: sh.ext, scripts: true, args: [][]string{args(sh.format, file)}}
+	script = sh.wrap(script)
+	p := process{dir: dir, script: &script, ext: sh.ext, args: [][]string{args(sh.format, file)}}
 	if sh.alt != "" {
 		p.args = append(p.args, args(sh.alt, file))
 	}

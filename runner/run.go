@@ -146,7 +146,7 @@ func (r *run) complete() error {
 		}
 		r.result.Outputs[o.Name] = value
 	}
-	r.log(rec, "Cleaning up orphan processes")
+	r.log(rec, "Job result: "+r.jobStatus())
 	r.end(rec, conclusion, conclusion, "")
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/exec"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -350,6 +352,28 @@ func BenchmarkProcess(b *testing.B) {
 	for b.Loop() {
 		if exit, err := m.Exec(b.Context(), guest.Cmd{Args: []string{"bash", "-e", "-c", "true"}, Env: []string{"PATH=/usr/bin:/bin"}}, io.Discard); err != nil || !exit.Success() {
 			b.Fatal(exit, err)
+		}
+	}
+}
+
+// TestShellFallback runs scripts where neither bash nor python has its usual name.
+func TestShellFallback(t *testing.T) {
+	bin := t.TempDir()
+	for name, target := range map[string]string{"sh": "sh", "python3": "sh", "echo": "echo"} {
+		program, err := exec.LookPath(target)
+		if err != nil {
+			t.Skip(err)
+		}
+		if err := os.Symlink(program, bin+"/"+name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := steps(t, "      - run: echo \"default $0\"\n      - shell: python\n        run: echo \"python $0\"\n      - shell: bash\n        run: echo never")
+	s.config.Env["PATH"] = bin
+	log := s.show(runner.Run(s.ctx, s.config, s.job))
+	for _, want := range []string{"\tdefault $BASE", "\tpython $BASE", "##[error]bash: command not found"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("no %q in:\n%s", want, log)
 		}
 	}
 }
