@@ -151,6 +151,8 @@ func (m *machine) reap() {
 	}
 	m.mu.Lock()
 	switch {
+	case m.cause == errReset:
+		m.err = &vm.BootError{ID: m.id, Console: m.console.String(), Err: errReset} // all of the console was read
 	case m.cause != nil:
 		m.err = m.cause
 	case m.off, m.closed:
@@ -192,7 +194,7 @@ func (m *machine) onEvent(name string, data json.RawMessage) {
 		if d.Reason == "guest-shutdown" {
 			m.off = true
 		} else if strings.HasPrefix(d.Reason, "guest") && m.cause == nil {
-			m.cause = &vm.BootError{ID: m.id, Console: m.console.String(), Err: errReset}
+			m.cause = errReset
 		}
 	case "BLOCK_IO_ERROR":
 		if m.cause == nil {

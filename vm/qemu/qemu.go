@@ -78,6 +78,13 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.Network != "" && cfg.Network != "user" {
 		return nil, fmt.Errorf("qemu: network %q: want nothing or user", cfg.Network)
 	}
+	for _, path := range []*string{&cfg.Image.Kernel, &cfg.Image.Initrd, &cfg.Image.Root, &cfg.Journal.Dir} {
+		abs, err := filepath.Abs(*path) // QEMU runs in the machine's folder
+		if err != nil {
+			return nil, fmt.Errorf("qemu: %w", err)
+		}
+		*path = abs
+	}
 	if cfg.Binary == "" {
 		cfg.Binary = "qemu-system-x86_64"
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -331,6 +332,18 @@ func TestOutlivesServer(t *testing.T) {
 	if err != nil || len(entries) != 1 || len(entries[0].Processes) != 1 || !entries[0].Processes[0].Alive() {
 		t.Errorf("journal: %+v, %v: want one machine that is alive", entries, err)
 	}
+	// It goes on also when it has something to say to a console that nobody reads any more.
+	conn, err := net.Dial("unix", filepath.Join(cfg.Journal.Dir, "orphan", "agent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := guest.Connect(t.Context(), conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	run(t, c, "for i in $(seq 100); do echo is anybody there > /dev/ttyS0; done; stty -F /dev/ttyS0 sane")
+	run(t, c, "true")
 	reaped, err := cfg.Journal.Reap(t.Context(), nil)
 	if err != nil || len(reaped) != 1 || reaped[0].Err != nil {
 		t.Errorf("reaped %+v, %v", reaped, err)
