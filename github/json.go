@@ -104,7 +104,7 @@ func (p *scanner) value(path string, wanted bool, depth int) error {
 		return p.fail("unexpected end")
 	}
 	keep := func(k kind, text string) {
-		if wanted {
+		if wanted && depth > 0 {
 			p.got[path] = value{k, text}
 		}
 	}
@@ -173,7 +173,7 @@ func (p *scanner) object(path string, wanted bool, depth int) error {
 			return err
 		}
 		sub, subWanted := "", false
-		if wanted {
+		if wanted && !strings.Contains(name, ".") { // a name with a dot is no path
 			if sub = name; path != "" {
 				sub = path + "." + name
 			}
