@@ -20,6 +20,8 @@ const (
 	agentFD = 4
 )
 
+const nobody = "65534:65534" // user and group that own nothing
+
 const portID = "agent" // QEMU's name for the agent's port, in events
 
 // args is everything that a command line depends on.
@@ -31,6 +33,7 @@ type args struct {
 	Network string
 	VCPUs   int
 	Memory  int64
+	Root    bool     // started by root: QEMU gives that up once it has opened its files
 	Listen  bool     // control and agent sockets are inherited as descriptors 3 and 4
 	Append  []string // more words for the kernel's command line
 }
@@ -46,15 +49,20 @@ func (a args) isolation() string {
 // The same command line, but for the memory's backing and -incoming, restores a snapshot of the machine.
 func (a args) argv() []string {
 	mib := (a.Memory + 1<<20 - 1) >> 20
+	sandbox, drop := "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny", []string(nil)
+	if a.Root {
+		// Changing the user is what elevateprivileges=deny forbids; without root there is nothing to elevate to.
+		sandbox, drop = strings.Replace(sandbox, "elevateprivileges=deny", "elevateprivileges=allow", 1), []string{"-runas", nobody}
+	}
 	v := []string{
-		"-name", a.ID, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+		"-name", a.ID, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-sandbox", sandbox,
 		// microvm has no PCI and no firmware menus: half the boot time of the pc machine.
 		"-M", "microvm,pit=off,pic=off,rtc=on,x-option-roms=off,memory-backend=ram0",
 		"-m", strconv.FormatInt(mib, 10) + "M",
 		"-object", fmt.Sprintf("memory-backend-ram,id=ram0,size=%dM", mib),
 		"-smp", strconv.Itoa(a.VCPUs),
 	}
+	v = append(v, drop...)
 	if a.KVM {
 		v = append(v, "-accel", "kvm", "-cpu", "host")
 	} else {

@@ -17,7 +17,7 @@ func TestArgv(t *testing.T) {
 	im := Image{Kernel: "/img/vmlinux", Initrd: "/img/initramfs", Root: "/img/root, v2.ext4"}
 	for name, a := range map[string]args{
 		"tcg":   {ID: "job-1", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 1 << 30, Listen: true},
-		"kvm":   {ID: "job-2", Image: im, Overlay: overlayFile, VCPUs: 4, Memory: 1<<30 + 1, Listen: true, KVM: true},
+		"kvm":   {ID: "job-2", Image: im, Overlay: overlayFile, VCPUs: 4, Memory: 1<<30 + 1, Listen: true, KVM: true, Root: true},
 		"user":  {ID: "job-3", Image: im, Overlay: overlayFile, VCPUs: 2, Memory: 512 << 20, Listen: true, Network: "user"},
 		"probe": {ID: "probe", Image: im, VCPUs: 1, Memory: 256 << 20, Append: []string{"tgr.probe"}},
 	} {

@@ -113,7 +113,7 @@ func (p *Provider) Probe(ctx context.Context) (time.Duration, error) {
 func (p *Provider) probe(ctx context.Context, binary string, kvm bool, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("it did not boot within %v", timeout))
 	defer cancel()
-	a := args{ID: "probe", KVM: kvm, Image: p.cfg.Image, VCPUs: 1, Memory: 256 << 20, Append: []string{"tgr.probe"}}
+	a := args{ID: "probe", KVM: kvm, Image: p.cfg.Image, VCPUs: 1, Memory: 256 << 20, Root: os.Geteuid() == 0, Append: []string{"tgr.probe"}}
 	cmd := exec.CommandContext(ctx, binary, a.argv()...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var console, stderr tail

@@ -153,7 +153,7 @@ func (p *Provider) argsFor(ctx context.Context, s vm.Spec) (args, error) {
 	}
 	return args{
 		ID: s.ID, KVM: v.KVM, Image: p.cfg.Image, Overlay: overlayFile, Network: p.cfg.Network,
-		VCPUs: max(s.VCPUs, 1), Memory: orDefault(s.Memory, p.cfg.Memory), Listen: true,
+		VCPUs: max(s.VCPUs, 1), Memory: orDefault(s.Memory, p.cfg.Memory), Root: os.Geteuid() == 0, Listen: true,
 	}, nil
 }
 

@@ -213,6 +213,9 @@ func TestGuest(t *testing.T) {
 	if info.ID != "inside" || info.PID == 0 || info.Boot <= 0 || !strings.HasPrefix(info.Isolation, "qemu (") {
 		t.Errorf("info: %+v", info)
 	}
+	if fi, err := os.Stat(fmt.Sprintf("/proc/%d", info.PID)); err != nil || fi.Sys().(*syscall.Stat_t).Uid == 0 {
+		t.Errorf("QEMU runs as root: %v", err)
+	}
 	if err := m.Close(); err != nil {
 		t.Error(err)
 	}
