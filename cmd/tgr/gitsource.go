@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"path"
 	"strings"
@@ -46,11 +45,7 @@ func (s gitSource) Workflows(ctx context.Context, ev tgr.Event) ([]dispatch.File
 		if !isWorkflow(f.Path) {
 			continue
 		}
-		file := dispatch.File{Path: f.Path, Data: f.Data}
-		if f.Data == nil && f.Size > 0 {
-			file.Err = fmt.Errorf("%s: %d bytes is too much for a workflow: at most 512 KiB", f.Path, f.Size)
-		}
-		out = append(out, file)
+		out = append(out, dispatch.File{Path: f.Path, Data: f.Data, Err: f.Err})
 	}
 	return out, nil
 }
@@ -75,7 +70,8 @@ type checkoutSource struct {
 // Checkout implements runner.CheckoutSource.
 func (c checkoutSource) Checkout(ctx context.Context, r runner.CheckoutRequest) (runner.CheckoutResult, error) {
 	repo, sha, ref := c.ev.Repo, r.SHA, r.Ref
-	if !strings.EqualFold(r.Repository, repo.FullName) {
+	foreign := !strings.EqualFold(r.Repository, repo.FullName)
+	if foreign {
 		repo = tgr.Repo{FullName: r.Repository}
 	} else if ref == "" {
 		ref = c.ev.Ref
@@ -86,6 +82,8 @@ func (c checkoutSource) Checkout(ctx context.Context, r runner.CheckoutRequest) 
 	got, err := c.source.Checkout(ctx, github.CheckoutSpec{
 		Repo: repo, Ref: ref, SHA: sha, Depth: r.FetchDepth, Tags: r.FetchTags, Submodules: r.Submodules,
 		Sparse: r.SparseCheckout, NoCone: !r.SparseConeMode, Token: persisted(r),
+		// The server's own token is for the job's repository alone: with it a job could read any other.
+		Foreign: foreign, FetchToken: r.Token,
 	})
 	if err != nil {
 		return runner.CheckoutResult{}, err
