@@ -5,18 +5,21 @@ GO ?= go
 
 .PHONY: demo test build lint bench clean
 
-demo: build
+demo:
 	@scripts/setup run
+	@$(MAKE) --no-print-directory build
 	@bin/tgr demo
 
 # The agent is static: it runs in any image, as the guest's first process.
 build:
+	@echo 'building tgr (the first time takes a minute)'
 	@$(GO) build -o bin/tgr ./cmd/tgr
-	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/tgr-guest ./cmd/tgr-guest
+	@CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags='-s -w' -o bin/tgr-guest ./cmd/tgr-guest
 
-test: build
+test:
 	@scripts/setup test
-	@bin/tgr image build --quiet-if-done
+	@$(MAKE) --no-print-directory build
+	@bin/tgr image build
 	$(GO) test -race -timeout 30m ./...
 
 lint:
