@@ -25,7 +25,9 @@ type Error struct {
 	Op      string // what was being done: "source.fetch"
 	Code    Code
 	Message string // a sentence that names the thing, without the operation
-	Err     error  // the cause, or nil
+	Err     error  // the cause, or nil; not part of Message
+
+	said error // a cause that Message includes already
 }
 
 // Error puts the operation, the message and the cause in one line.
@@ -41,12 +43,17 @@ func (e *Error) Error() string {
 }
 
 // Unwrap returns the cause.
-func (e *Error) Unwrap() error { return e.Err }
+func (e *Error) Unwrap() error {
+	if e.Err != nil {
+		return e.Err
+	}
+	return errors.Unwrap(e.said)
+}
 
 // Errorf makes an Error; the format may use %w for its cause, which the message then includes.
 func Errorf(op string, code Code, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Op: op, Code: code, Message: err.Error(), Err: nil}
+	return &Error{Op: op, Code: code, Message: err.Error(), said: err}
 }
 
 // CodeOf returns the code of the first Error in err's chain, "" for nil and Internal for any other error.
