@@ -68,8 +68,8 @@ func TestReusableWorkflow(t *testing.T) {
 	if _, secrets, err = p.Job("a").EvalCall(p, s, &Instance{}); err != nil || !cmp.Equal(secrets, s.Secrets) {
 		t.Errorf("inherited secrets: got %v, %v", secrets, err)
 	}
-	p = compiled(t, calling("with: {level: \"${{ 'high' }}\"}\nsecrets: inherit"), Options{Load: load})
-	if _, _, err = p.Job("a").EvalCall(p, s, &Instance{}); err == nil || err.Error() != "ci.yml:5:12: jobs.a.with.level: the input 'level' is 'high' and not a number" {
+	p = compiled(t, calling("with: {level: \"${{ format('high') }}\"}\nsecrets: inherit"), Options{Load: load})
+	if _, _, err = p.Job("a").EvalCall(p, s, &Instance{}); err == nil || err.Error() != "ci.yml:5:19: jobs.a.with.level: the input 'level' is 'high' and not a number" {
 		t.Errorf("wrong type: got %v", err)
 	}
 }
@@ -96,9 +96,9 @@ func TestReusableWorkflowProblems(t *testing.T) {
 	for _, tt := range []struct{ src, want string }{
 		{calling("secrets: inherit"), "ci.yml:4:11: the input 'level' is required, but not provided while calling"},
 		{calling("with: {level: 1}"), "ci.yml:4:11: the secret 'token' is required, but not provided while calling"},
-		{calling("with: {level: 1, levle: 2}\nsecrets: inherit"), "ci.yml:5:22: invalid input: 'levle' is not defined in the referenced workflow; did you mean 'level'?"},
-		{calling("with: {level: high}\nsecrets: inherit"), "ci.yml:5:12: the input 'level' is 'high' and not a number"},
-		{calling("with: {level: 1}\nsecrets: {token: a, tokne: b}"), "ci.yml:6:25: invalid secret: 'tokne' is not defined in the referenced workflow"},
+		{calling("with: {level: 1, levle: 2}\nsecrets: inherit"), "ci.yml:5:29: invalid input: 'levle' is not defined in the referenced workflow; did you mean 'level'?"},
+		{calling("with: {level: high}\nsecrets: inherit"), "ci.yml:5:19: the input 'level' is 'high' and not a number"},
+		{calling("with: {level: 1}\nsecrets: {token: a, tokne: b}"), "ci.yml:6:32: invalid secret: 'tokne' is not defined in the referenced workflow"},
 		{remote("gone.yml", ""), "ci.yml:5:11: error calling workflow 'o/r/.github/workflows/gone.yml@v1': no such workflow: o/r/.github/workflows/gone.yml@v1"},
 		{remote("push.yml", ""), "ci.yml:5:11: error calling workflow 'o/r/.github/workflows/push.yml@v1': the workflow is not reusable, as it does not listen to 'workflow_call'"},
 		{remote("loop.yml", ""), "o/r/.github/workflows/loop.yml@v1:2:18: error calling workflow './.github/workflows/loop.yml': it calls itself, directly or through another workflow"},

@@ -134,9 +134,9 @@ func callShape() *shape {
 	secret := orNull(object("a secret", 0, opt("description", str(0)), opt("required", yesno(0))))
 	output := object("an output", 0, opt("description", str(0)), req("value", str(allowRun|ctxJobs)))
 	return orNull(object("inputs, outputs and secrets", 0,
-		opt("inputs", orNull(dict("a mapping of inputs", 0, input))),
-		opt("secrets", orNull(dict("a mapping of secrets", 0, secret))),
-		opt("outputs", orNull(dict("a mapping of outputs", 0, output)))))
+		opt("inputs", dict("a mapping of inputs", 0, input)),
+		opt("secrets", dict("a mapping of secrets", 0, secret)),
+		opt("outputs", dict("a mapping of outputs", 0, output))))
 }
 
 // eventNamed finds an event's kind.

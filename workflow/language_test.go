@@ -25,9 +25,11 @@ cancelled, of which success and failure take names of jobs in a job's if. A key 
 
 ## Where tgr differs from GitHub
 
+GitHub's parsers disagree with each other about some files; where they do, tgr accepts and warns.
+
 - An unknown activity type, or a filter on an event that does not know it, is a warning: it can start nothing. So are an
-  unknown key of workflow_dispatch, branches together with branches-ignore, and a step that waits for a background step
-  that there is not.
+  unknown key of workflow_dispatch, inputs of it without a value, branches together with branches-ignore, id-token: read,
+  and a step that waits for a step that does not run in the background.
 - Paths are matched against all changed files; GitHub looks at the first 300.
 - A cron line that is due more often than every five minutes is a warning.
 - A pattern that begins with ? or + takes that character as it is.

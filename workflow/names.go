@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -11,6 +12,19 @@ const maxID = 100
 // ids hands out ids within one scope: the jobs of a workflow, the steps of a job. They differ without regard to case.
 // The value is the last number that was given to an invented id of that name.
 type ids map[string]int
+
+// inBackground is the number of a given id whose step runs in the background.
+const inBackground = -1
+
+// given are the ids that a file gives, in no order.
+func (s ids) given() []string {
+	out := make([]string, 0, len(s))
+	for id := range s {
+		out = append(out, id)
+	}
+	slices.Sort(out)
+	return out
+}
 
 // claim takes an id that a file gives. What is wrong with it is the result, or "".
 func (s ids) claim(id string) string {

@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"slices"
 	"strings"
 )
 
@@ -53,7 +54,7 @@ func (r *reader) job(key, n *node) Job {
 		j.Secrets, j.SecretsInherit = secretsOf(n.get("secrets"))
 		return j
 	}
-	j.RunsOn = runsOn(n.get("runs-on"))
+	j.RunsOn = r.runsOn(n.get("runs-on"))
 	j.Environment = environment(n.get("environment"))
 	j.Snapshot = snapshot(n.get("snapshot"))
 	r.containers(&j, n)
@@ -61,10 +62,10 @@ func (r *reader) job(key, n *node) Job {
 	return j
 }
 
-// keyPlaces remembers where the keys of a mapping stand: "with.name".
+// keyPlaces remembers where the values of a mapping stand: "with.name".
 func (j *Job) keyPlaces(n *node, key string) {
 	for _, p := range entries(n.get(key)) {
-		j.At[key+"."+p.key.text] = p.key.pos()
+		j.At[key+"."+p.key.text] = p.value.pos()
 	}
 }
 
@@ -76,9 +77,15 @@ func conditionOf(n *node) string {
 	return n.cond
 }
 
-func runsOn(n *node) RunsOn {
+func (r *reader) runsOn(n *node) RunsOn {
 	if n == nil || n.kind != kindMap {
 		return RunsOn{Labels: texts(n)}
+	}
+	if g := n.get("group"); g != nil && !g.bad && !isExpression(g) {
+		scope, name, scoped := strings.Cut(g.text, "/")
+		if scoped && (name == "" || strings.Contains(name, "/") || !slices.Contains([]string{"org", "organization", "ent", "enterprise"}, scope)) {
+			r.errorf(g, "runs-on", "invalid group '%s'; expected a name, organization/name or enterprise/name", g.text)
+		}
 	}
 	return RunsOn{Labels: texts(n.get("labels")), Group: textOf(n.get("group"))}
 }
@@ -158,15 +165,15 @@ func (r *reader) container(n *node) *Container {
 	if cred := n.get("credentials"); cred != nil && cred.kind == kindMap {
 		c.Credentials = &Credentials{Username: textOf(cred.get("username")), Password: textOf(cred.get("password"))}
 		if c.Credentials.Username == "" || c.Credentials.Password == "" {
-			r.follow(cred.pos(), "container", "container credentials must have both username and password")
+			r.warnf(cred.pos(), "container", "credentials are of use only with both username and password")
 		}
 	}
 	image := n.get("image")
 	switch {
+	case image == nil && n.dynamic(): // GitHub looks at such a container when it is about to start it
+		r.warnf(n.pos(), "container", "the container has no image")
 	case image == nil:
 		r.follow(n.pos(), "container", "the container image cannot be empty")
-	case image.kind == kindNull:
-		r.errorf(image, "container", "unexpected value ''; expected the name of an image")
 	default:
 		c.Image = r.image(image)
 	}

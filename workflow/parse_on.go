@@ -39,6 +39,7 @@ func (r *reader) event(w *Workflow, name, config *node) {
 		}
 	case "workflow_dispatch":
 		r.promote(config)
+		r.emptyInputs(config.get("inputs"))
 		w.Dispatch = r.dispatchInputs(config.get("inputs"))
 	case "workflow_call":
 		w.Inputs = r.callInputs(config.get("inputs"))
@@ -72,7 +73,7 @@ func (r *reader) filters(e *Event, kind eventKind, config *node) {
 		}
 		known := slices.Contains(kind.filters, f.key) || f.key == "types" && kind.types != nil
 		if !known {
-			r.warnf(n.pos(), "events", "'%s' has no effect on '%s'", f.key, e.Name)
+			r.warnf(config.key(f.key).pos(), "events", "'%s' has no effect on '%s'", f.key, e.Name)
 			continue
 		}
 		*f.to = texts(n)
@@ -152,6 +153,18 @@ func (r *reader) promote(config *node) {
 	}
 }
 
+// emptyInputs warns of what GitHub's parsers disagree about: inputs that are null, as a whole or one of them.
+func (r *reader) emptyInputs(n *node) {
+	if n != nil && n.kind == kindNull {
+		r.warnf(n.pos(), "inputs", "'inputs' is empty")
+	}
+	for _, p := range entries(n) {
+		if p.value.kind == kindNull {
+			r.warnf(p.value.pos(), "inputs", "the input '%s' is empty; it is taken as an optional string", p.key.text)
+		}
+	}
+}
+
 func broken(n *node) bool {
 	if n == nil || n.bad {
 		return n != nil
@@ -171,9 +184,9 @@ func (r *reader) dispatchInputs(n *node) []Input {
 		in.Options = texts(options)
 		switch {
 		case in.Type == "choice" && len(in.Options) == 0:
-			r.follow(p.key.pos(), "inputs", "the input '%s' is a choice and needs options", in.Name)
+			r.follow(p.value.pos(), "inputs", "the input '%s' is a choice and needs options", in.Name)
 		case in.Type == "choice" && in.HasDefault && !slices.Contains(in.Options, in.Default):
-			r.follow(p.value.get("default").pos(), "inputs", "the default '%s' is not one of the options: %s", in.Default, list(in.Options))
+			r.warnf(p.value.get("default").pos(), "inputs", "the default '%s' is not one of the options: %s", in.Default, list(in.Options))
 		case in.Type != "choice" && options != nil:
 			r.warnf(options.pos(), "inputs", "options have no effect on an input of type %s", in.Type)
 		}

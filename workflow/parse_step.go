@@ -7,23 +7,24 @@ func (r *reader) steps(n *node) []Step {
 	names := ids{}
 	out := r.stepList(n, names)
 	nameSteps(out, names)
-	r.background(out, map[string]bool{})
 	return out
 }
 
-// background checks that steps wait for and cancel only background steps before them.
-func (r *reader) background(steps []Step, started map[string]bool) {
-	for i := range steps {
-		s := &steps[i]
-		for _, id := range append(s.Wait[:len(s.Wait):len(s.Wait)], s.Cancel) {
-			if id != "" && !strings.Contains(id, "${{") && !started[strings.ToLower(id)] {
-				r.warnf(s.Pos, "steps", "there is no background step '%s' before this one", id)
-			}
+// targets checks that a step waits for and cancels only steps before it, and warns of those that it never has to wait for.
+func (r *reader) targets(self *Step, ids []*node, names ids) {
+	for _, id := range ids {
+		key := strings.ToLower(id.text)
+		switch given, known := names[key]; {
+		case id.bad || !id.scalar():
+		case strings.HasPrefix(id.text, "__"):
+			r.errorf(id, "steps", "the identifier '%s' is invalid: ids that start with '__' are reserved", id.text)
+		case strings.EqualFold(id.text, self.ID):
+			r.errorf(id, "steps", "step '%s' cannot wait for or cancel itself", id.text)
+		case !known:
+			r.errorf(id, "steps", "there is no step '%s' before this one%s", id.text, similar(id.text, names.given()))
+		case given != inBackground:
+			r.warnf(id.pos(), "steps", "the step '%s' does not run in the background", id.text)
 		}
-		if s.Background {
-			started[strings.ToLower(s.ID)] = true
-		}
-		r.background(s.Parallel, started)
 	}
 }
 
@@ -71,6 +72,9 @@ func (r *reader) step(n *node, names ids) Step {
 			r.follow(id.pos(), "id", "%s", msg)
 		} else {
 			s.ID = id.text
+			if s.Background {
+				names[strings.ToLower(id.text)] = inBackground
+			}
 		}
 	}
 	if u := n.get("uses"); u != nil && !u.bad {
@@ -87,10 +91,19 @@ func (r *reader) control(s *Step, n *node, names ids) {
 	switch {
 	case wait != nil:
 		s.Wait, title = texts(wait), "Wait"
+		if wait.scalar() {
+			r.targets(s, []*node{wait}, names)
+		} else {
+			r.targets(s, wait.items, names)
+		}
 	case all != nil:
-		s.WaitAll, title = all.kind != kindBool || all.bool, "Wait for all"
+		s.WaitAll, title = true, "Wait for all"
+		if all.kind == kindBool && !all.bool {
+			r.errorf(all, "steps", "wait-all must be true or have no value")
+		}
 	case cancel != nil:
 		s.Cancel, title = textOf(cancel), "Cancel"
+		r.targets(s, []*node{cancel}, names)
 	case parallel != nil:
 		s.Parallel, title = r.stepList(parallel, names), "Parallel"
 		if len(s.Parallel) == 0 {

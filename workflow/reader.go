@@ -278,6 +278,11 @@ func (r *reader) scalar(n *node, s *shape, allowed allow) {
 		return
 	}
 	if n.kind == kindString && strings.Contains(n.text, "${{") {
+		if text, ok := quotedText(n.text); ok {
+			n.text = text
+			r.scalar(n, s, allowed)
+			return
+		}
 		if allowed == 0 {
 			r.errorf(n, "expression", "an expression is not allowed here; expected %s", s.name)
 			return
@@ -304,7 +309,7 @@ func (r *reader) scalar(n *node, s *shape, allowed allow) {
 		if tip == "" {
 			tip = "; expected " + s.name
 		}
-		if s.lenient && n.text != "" {
+		if n.text != "" && (s.lenient || n.text == s.old) {
 			r.warnf(n.pos(), "unexpected-value", "unexpected value '%s'%s", n.text, tip)
 		} else {
 			r.errorf(n, "unexpected-value", "unexpected value '%s'%s", n.text, tip)
@@ -326,7 +331,27 @@ func (r *reader) template(n *node, allowed allow) {
 	}
 }
 
+// quotedText is the text of a string that is nothing but ${{ '…' }}: GitHub reads such a string as if the text alone had been
+// written, also where no expressions are allowed, and reads a condition's text as an expression then.
+func quotedText(s string) (string, bool) {
+	inner, opened := strings.CutPrefix(s, "${{")
+	inner, closed := strings.CutSuffix(inner, "}}")
+	inner = strings.TrimSpace(inner)
+	if !opened || !closed || len(inner) < 2 || inner[0] != '\'' || inner[len(inner)-1] != '\'' {
+		return "", false
+	}
+	inner = inner[1 : len(inner)-1]
+	text := strings.ReplaceAll(inner, "''", "'")
+	if strings.Count(text, "'")*2 != strings.Count(inner, "'") || strings.Contains(text, "${{") {
+		return "", false
+	}
+	return text, true
+}
+
 func (r *reader) condition(n *node, allowed allow) {
+	if text, ok := quotedText(n.text); ok {
+		n.text = text
+	}
 	e, err := expr.ParseCondition(n.text)
 	if err != nil {
 		r.errorf(n, "expression", "%v", err)

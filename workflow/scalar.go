@@ -60,7 +60,7 @@ func tagged(out *node, n *yaml.Node) (*node, error) {
 		out.text = strconv.FormatBool(out.bool)
 	case "!!int", "!!float":
 		f, ok := parseNumber(value)
-		if !ok {
+		if !ok || n.ShortTag() == "!!int" && strings.ContainsAny(strings.TrimPrefix(value, "0x"), ".eE") && !strings.HasPrefix(value, "0x") {
 			return nil, fmt.Errorf("'%s' is not a number, as its tag says", value)
 		}
 		out.setNumber(f)

@@ -13,6 +13,7 @@ type shape struct {
 	text    textRule
 	words   []string // with oneOf
 	lenient bool     // a word that is not in words is a warning
+	old     string   // a word that is not in words and a warning
 	cond    bool     // text is an expression with or without ${{ }}
 	item    *shape   // of a sequence; nil: no sequence
 	maps    []*mapping
@@ -160,7 +161,7 @@ func defaultsShape(a allow) *shape {
 // permissionNames are the scopes of the token, in alphabetical order.
 func permissionNames() []string {
 	return []string{"actions", "artifact-metadata", "attestations", "checks", "code-quality", "contents", "copilot-requests",
-		"deployments", "discussions", "id-token", "issues", "models", "packages", "pages", "pull-requests",
+		"deployments", "discussions", "drives", "id-token", "issues", "models", "packages", "pages", "pull-requests",
 		"repository-projects", "security-events", "statuses", "vulnerability-alerts"}
 }
 
@@ -170,7 +171,10 @@ func permissionsShape() *shape {
 		level := word("read", "write", "none")
 		switch name {
 		case "id-token":
-			level.name = "one of 'write', 'none'" // read is none, and old files have it
+			level = word("write", "none")
+			level.old = "read" // it has always been as good as none
+		case "copilot-requests":
+			level = word("write", "none")
 		case "models", "vulnerability-alerts":
 			level = word("read", "none")
 		}
@@ -241,7 +245,7 @@ func runsOnShape() *shape {
 
 func containerShape(service bool) *shape {
 	props := []prop{
-		opt("image", str(0)),
+		opt("image", full(0)),
 		opt("options", str(0)),
 		opt("env", dict("a mapping of environment variables", 0, str(allowRunner|ctxSecrets))),
 		opt("ports", seq("a sequence of ports", full(0))),
@@ -249,10 +253,12 @@ func containerShape(service bool) *shape {
 		opt("credentials", object("a mapping with username and password", allowRun|ctxSecrets|ctxEnv,
 			opt("username", full(0)), opt("password", full(0)))),
 	}
+	short := str(allowStrategy)
 	if service {
+		short = full(allowStrategy)
 		props = append(props, opt("entrypoint", str(0)), opt("command", str(0)))
 	}
-	return or(str(allowStrategy), object("a mapping with image", 0, props...))
+	return or(short, object("a mapping with image", 0, props...))
 }
 
 func environmentShape() *shape {
@@ -274,7 +280,7 @@ func stepShape() *shape {
 		&mapping{props: controlProps(req("wait", oneOrMore(0)))},
 		&mapping{props: controlProps(req("wait-all", orNull(yesno(0))))},
 		&mapping{props: controlProps(req("cancel", full(0)))},
-		&mapping{props: controlProps(req("parallel", seq("a sequence of steps", &shape{name: "a step", maps: plainSteps()})))})
+		&mapping{props: []prop{req("parallel", seq("a sequence of steps", &shape{name: "a step", maps: plainSteps()}))}})
 	return s
 }
 
@@ -300,8 +306,6 @@ func controlProps(own prop) []prop {
 	return []prop{own,
 		opt("name", str(allowSteps)),
 		opt("id", full(0)),
-		opt("if", condition(allowRunner|fnStepStatus|fnHashFiles)),
-		opt("timeout-minutes", num(allowSteps)),
 		opt("continue-on-error", yesno(allowSteps)),
 	}
 }

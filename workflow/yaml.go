@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
@@ -54,6 +55,18 @@ func (n *node) get(key string) *node {
 		}
 	}
 	return nil
+}
+
+// key returns the key of that name of a mapping that has it.
+func (n *node) key(name string) *node {
+	i := slices.IndexFunc(n.pairs, func(p pair) bool { return p.key.text == name })
+	return n.pairs[i].key
+}
+
+// dynamic reports whether there is an expression in n or below it.
+func (n *node) dynamic() bool {
+	return isExpression(n) || slices.ContainsFunc(n.items, (*node).dynamic) ||
+		slices.ContainsFunc(n.pairs, func(p pair) bool { return p.key.dynamic() || p.value.dynamic() })
 }
 
 // byteOrderMark may begin a file.
