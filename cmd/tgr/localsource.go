@@ -30,8 +30,10 @@ const maxWorkflow = 1 << 20 // bytes that are read of a workflow file; the compi
 type localSource struct {
 	dir    string // top of the working tree
 	repo   tgr.Repo
-	branch string
-	head   string   // "" in a folder that is not a repository, or has no commit
+	branch string // that is checked out, or a guess
+	ref    string // what a push of HEAD would be to
+	head   string // "" in a folder that is not a repository, or has no commit
+	commit commit
 	only   []string // workflow files to look at; nil: all
 	log    *slog.Logger
 
@@ -39,21 +41,32 @@ type localSource struct {
 	tmp      string
 }
 
-// openLocalSource looks at the repository that dir is in.
+// openLocalSource looks at the repository that dir is in. A folder that is in none is a working tree all the same.
 func openLocalSource(ctx context.Context, dir string, log *slog.Logger) (*localSource, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
-	s := &localSource{dir: abs, log: log, branch: "main"}
-	// One process for what several questions would ask: each costs as much as a step.
-	out, err := s.git(ctx, nil, "rev-parse", "--show-toplevel", "HEAD", "--symbolic-full-name", "HEAD")
-	if lines := strings.Fields(out); err == nil && len(lines) == 3 {
-		s.dir, s.head = lines[0], lines[1]
-		s.branch = strings.TrimPrefix(lines[2], "refs/heads/")
+	s := &localSource{dir: abs, log: log}
+	// Each process costs as much as a step: few of them, and at the same time.
+	questions := [][]string{
+		{"rev-parse", "--show-toplevel", "HEAD", "--symbolic-full-name", "HEAD"},
+		{"config", "--get", "remote.origin.url"}, // none is no error
+		{"log", "-1", commitFormat},
+		{"for-each-ref", "--format=%(refname) %(symref)", "refs/heads/main", "refs/heads/master", "refs/remotes/origin/HEAD"},
 	}
-	origin, _ := s.git(ctx, nil, "config", "--get", "remote.origin.url") // none is no error
-	s.repo = tgr.Repo{FullName: fullName(strings.TrimSpace(origin), s.dir), CloneURL: strings.TrimSpace(origin), DefaultBranch: "main"}
+	answers, errs := make([]string, len(questions)), make([]error, len(questions))
+	var all sync.WaitGroup
+	for i, q := range questions {
+		all.Go(func() { answers[i], errs[i] = s.git(ctx, nil, q...) })
+	}
+	all.Wait()
+	s.commit = parseCommit(answers[2])
+	origin := strings.TrimSpace(answers[1])
+	if err := s.place(ctx, answers[0], errs[0]); err != nil {
+		return nil, err
+	}
+	s.repo = tgr.Repo{FullName: fullName(origin, s.dir), CloneURL: origin, DefaultBranch: defaultBranch(answers[3], s.branch)}
 	once := sync.OnceValues(func() ([2]string, error) {
 		repo, sha, err := s.commitTree(context.WithoutCancel(ctx))
 		return [2]string{repo, sha}, err
@@ -63,6 +76,67 @@ func openLocalSource(ctx context.Context, dir string, log *slog.Logger) (*localS
 		return got[0], got[1], err
 	}
 	return s, nil
+}
+
+// place finds out where the working tree begins and what is checked out, from what git rev-parse said.
+func (s *localSource) place(ctx context.Context, out string, err error) error {
+	lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
+	if err == nil && len(lines) == 3 {
+		s.dir, s.head, s.ref = lines[0], lines[1], lines[2]
+		if s.ref == "HEAD" {
+			s.ref = s.detached(ctx)
+		}
+		s.branch = strings.TrimPrefix(strings.TrimPrefix(s.ref, "refs/heads/"), "refs/tags/")
+		return nil
+	}
+	top, err := s.git(ctx, nil, "rev-parse", "--show-toplevel")
+	if err != nil && !strings.Contains(err.Error(), "not a git repository") {
+		return err // a git that is missing, a repository of another user
+	}
+	s.branch = "main"
+	if err == nil { // a repository without a commit
+		s.dir = strings.TrimSuffix(top, "\n")
+		if name, err := s.git(ctx, nil, "symbolic-ref", "--short", "HEAD"); err == nil {
+			s.branch = strings.TrimSpace(name)
+		}
+	}
+	s.ref = "refs/heads/" + s.branch
+	return nil
+}
+
+// detached is the branch or tag that a detached HEAD is at, as other systems' checkouts leave it; main, if there is none.
+func (s *localSource) detached(ctx context.Context) string {
+	out, _ := s.git(ctx, nil, "for-each-ref", "--points-at", "HEAD", "--format=%(refname)", "refs/heads", "refs/remotes/origin", "refs/tags")
+	for ref := range strings.Lines(out) { // sorted, heads first
+		ref = strings.TrimSpace(ref)
+		if name, ok := strings.CutPrefix(ref, "refs/remotes/origin/"); ok {
+			if name == "HEAD" {
+				continue
+			}
+			ref = "refs/heads/" + name
+		}
+		return ref
+	}
+	return "refs/heads/main"
+}
+
+// defaultBranch is origin's, or else main or master, or else the one that is checked out. refs is what git
+// for-each-ref said of them.
+func defaultBranch(refs, current string) string {
+	found := ""
+	for line := range strings.Lines(refs) {
+		name, symref, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if branch, ok := strings.CutPrefix(symref, "refs/remotes/origin/"); ok {
+			return branch
+		}
+		if found == "" {
+			found = strings.TrimPrefix(name, "refs/heads/")
+		}
+	}
+	if found == "" || strings.HasPrefix(found, "refs/") {
+		return current
+	}
+	return found
 }
 
 // fullName is owner/name of a clone URL, or of a folder that has none.
@@ -87,15 +161,6 @@ func (s *localSource) Close() error {
 		return nil
 	}
 	return os.RemoveAll(s.tmp)
-}
-
-func (s *localSource) event(name string) tgr.Event {
-	ev := tgr.Event{Name: name, Repo: s.repo, Ref: "refs/heads/" + s.branch, SHA: s.head, HeadSHA: s.head, Actor: envOr("USER", "local")}
-	if name == "pull_request" || name == "pull_request_target" {
-		ev.Number, ev.Ref = 1, "refs/pull/1/merge"
-		ev.HeadRef, ev.BaseRef = s.branch, s.repo.DefaultBranch
-	}
-	return ev
 }
 
 // choose turns -W into paths of workflow files.
@@ -158,13 +223,18 @@ func readBounded(name string, limit int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, limit))
 }
 
-// Changed implements dispatch.Source: what differs from the commit before, uncommitted changes included.
-func (s *localSource) Changed(ctx context.Context, _ tgr.Event) ([]string, error) {
+// Changed implements dispatch.Source: what differs from the commit before, or from where a pull request's branch began,
+// uncommitted changes included.
+func (s *localSource) Changed(ctx context.Context, ev tgr.Event) ([]string, error) {
 	if s.head == "" {
-		return nil, nil
+		out, err := s.git(ctx, nil, "ls-files", "--others", "--exclude-standard", "-z")
+		return nulls(out), err
 	}
-	base := "HEAD~1"
-	if _, err := s.git(ctx, nil, "rev-parse", "--verify", "-q", base); err != nil {
+	base := ev.BaseSHA
+	if base == "" {
+		base, _, _ = strings.Cut(s.commit.parents, " ")
+	}
+	if base == "" {
 		base = "4b825dc642cb6eb9a060e54bf8d69288fbee4904" // git's name of the empty tree
 	}
 	diff, err := s.git(ctx, nil, "diff", "--name-only", "-z", base)
@@ -172,10 +242,23 @@ func (s *localSource) Changed(ctx context.Context, _ tgr.Event) ([]string, error
 		return nil, err
 	}
 	untracked, err := s.git(ctx, nil, "ls-files", "--others", "--exclude-standard", "-z")
-	if err != nil {
-		return nil, err
+	return nulls(diff + untracked), err
+}
+
+// nulls splits what git -z prints.
+func nulls(s string) []string {
+	return slices.DeleteFunc(strings.Split(s, "\x00"), func(p string) bool { return p == "" })
+}
+
+// mergeBase is where the branch left the default branch; on that branch itself, the commit before.
+func (s *localSource) mergeBase(ctx context.Context) string {
+	for _, with := range []string{"refs/remotes/origin/" + s.repo.DefaultBranch, "refs/heads/" + s.repo.DefaultBranch} {
+		if out, err := s.git(ctx, nil, "merge-base", "HEAD", with); err == nil && strings.TrimSpace(out) != s.head {
+			return strings.TrimSpace(out)
+		}
 	}
-	return slices.DeleteFunc(strings.Split(diff+untracked, "\x00"), func(p string) bool { return p == "" }), nil
+	parent, _, _ := strings.Cut(s.commit.parents, " ")
+	return parent
 }
 
 // Checkout implements dispatch.Source.
@@ -249,9 +332,6 @@ func (c localCheckout) Checkout(ctx context.Context, r runner.CheckoutRequest) (
 // commitTree commits the working tree as it is, ignored files left out, into a repository of its own that borrows the
 // objects of the user's: nothing is written to that one. A clean tree is HEAD itself.
 func (s *localSource) commitTree(ctx context.Context) (repo, sha string, err error) {
-	if s.head == "" {
-		return "", "", tgr.Errorf("checkout", tgr.Invalid, "%s is not a git repository with a commit: there is nothing to check out", s.dir)
-	}
 	if s.tmp, err = os.MkdirTemp("", "tgr-source-"); err != nil {
 		return "", "", err
 	}
@@ -259,17 +339,9 @@ func (s *localSource) commitTree(ctx context.Context) (repo, sha string, err err
 	if _, err := s.git(ctx, nil, "init", "-q", "--bare", repo); err != nil {
 		return "", "", err
 	}
-	paths, err := s.git(ctx, nil, "rev-parse", "--path-format=absolute", "--git-path", "objects", "--git-path", "index")
-	if err != nil {
-		return "", "", err
-	}
-	objects, index, _ := strings.Cut(strings.TrimSpace(paths), "\n")
-	if err := os.WriteFile(filepath.Join(repo, "objects", "info", "alternates"), []byte(objects+"\n"), 0o600); err != nil {
-		return "", "", err
-	}
 	tmpIndex := filepath.Join(s.tmp, "index")
-	if data, err := os.ReadFile(index); err == nil { // git's cache of what is unchanged; without it everything is read
-		if err := os.WriteFile(tmpIndex, data, 0o600); err != nil {
+	if s.head != "" {
+		if err := s.borrow(ctx, repo, tmpIndex); err != nil {
 			return "", "", err
 		}
 	}
@@ -283,9 +355,12 @@ func (s *localSource) commitTree(ctx context.Context) (repo, sha string, err err
 		return "", "", err
 	}
 	sha = s.head
-	if clean, err := s.git(ctx, env, "rev-parse", s.head+"^{tree}"); err != nil || clean != tree {
-		sha, err = s.git(ctx, env, "commit-tree", "-m", "the working tree, uncommitted changes included", "-p", s.head, strings.TrimSpace(tree))
-		if err != nil {
+	if tree = strings.TrimSpace(tree); tree != s.commit.tree {
+		args := []string{"commit-tree", "-m", "the working tree, uncommitted changes included", tree}
+		if s.head != "" {
+			args = append(args, "-p", s.head)
+		}
+		if sha, err = s.git(ctx, env, args...); err != nil {
 			return "", "", err
 		}
 		sha = strings.TrimSpace(sha)
@@ -294,11 +369,28 @@ func (s *localSource) commitTree(ctx context.Context) (repo, sha string, err err
 	return repo, sha, err
 }
 
+// borrow lets a repository use the objects of the user's, and copies the user's index.
+func (s *localSource) borrow(ctx context.Context, repo, index string) error {
+	paths, err := s.git(ctx, nil, "rev-parse", "--path-format=absolute", "--git-path", "objects", "--git-path", "index")
+	if err != nil {
+		return err
+	}
+	objects, from, _ := strings.Cut(strings.TrimSuffix(paths, "\n"), "\n")
+	if err := os.WriteFile(filepath.Join(repo, "objects", "info", "alternates"), []byte(objects+"\n"), 0o600); err != nil {
+		return err
+	}
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return nil // git's cache of what is unchanged: without it everything is read
+	}
+	return os.WriteFile(index, data, 0o600)
+}
+
 // git runs git in the working tree and returns what it prints.
 func (s *localSource) git(ctx context.Context, env []string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Dir = s.dir
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = append(append(os.Environ(), "LC_ALL=C"), env...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

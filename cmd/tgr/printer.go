@@ -140,6 +140,7 @@ func (p *printer) Run(r tgr.Run) {
 	switch {
 	case p.json:
 		p.record(record{Type: "run", Run: &r})
+	case r.WorkflowName == "" && r.Conclusion == tgr.Skipped: // an event that starts nothing: the verdict says so
 	case r.Conclusion == tgr.StartupFailure || r.Reason != "":
 		p.write(fmt.Sprintf("%s %s: %s\n%s\n", p.mark(r.Conclusion), printable(r.WorkflowName), r.Conclusion, r.Reason))
 	}

@@ -2,24 +2,18 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"runtime"
-	"slices"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/dispatch"
-	"github.com/terraphim/tgr/workflow"
 )
 
 // runFlags are what `tgr run` was asked for.
@@ -89,12 +83,15 @@ func runLocal(ctx context.Context, stdout, stderr io.Writer, event string, f run
 	if f.verbose {
 		log = slog.New(slog.NewTextHandler(stderr, nil))
 	}
+	if err := f.check(); err != nil {
+		return usageError{err}
+	}
 	src, err := openLocalSource(ctx, f.dir, log)
 	if err != nil {
 		return usageError{err}
 	}
 	defer src.Close()
-	ev, err := localEvent(event, src, f)
+	ev, err := localEvent(ctx, event, src, f)
 	if err != nil {
 		return usageError{err}
 	}
@@ -113,13 +110,13 @@ func runLocal(ctx context.Context, stdout, stderr io.Writer, event string, f run
 
 	out := newPrinter(stdout, f.asJSON, colorful(stdout))
 	out.quiet, out.many = f.quiet, true
-	l := &localRun{out: out, memory: &dispatch.Memory{}, done: make(chan struct{})}
+	l := &localRun{out: out, memory: &dispatch.Memory{}, wanted: newWanted(f.matrix), done: make(chan struct{})}
 	l.id = l.memory.Accept(ev)
 	d := dispatch.New(dispatch.Config{
 		Jobs: l.memory, Runs: l.memory, Source: src, Machines: machines, Logs: noLogs{}, Log: log,
-		Edit: f.edit, Keep: f.keep, Workers: max(1, f.parallel),
+		Edit: f.edit, Keep: l.wanted.keep, Workers: max(1, f.parallel),
 		Secrets: func(context.Context, tgr.Run) (map[string]string, map[string]string, string, error) {
-			return secrets, vars, os.Getenv("GITHUB_TOKEN"), nil
+			return secrets, vars, secrets["GITHUB_TOKEN"], nil
 		},
 		Observe: dispatch.Observer{Line: out.Line, Steps: out.Steps, Settled: l.settled},
 	})
@@ -131,6 +128,7 @@ func runLocal(ctx context.Context, stdout, stderr io.Writer, event string, f run
 type localRun struct {
 	out    *printer
 	memory *dispatch.Memory
+	wanted *wanted
 	id     tgr.RunID
 	done   chan struct{} // closed when every run is completed
 	shown  map[tgr.JobID]bool
@@ -232,77 +230,13 @@ func (l *localRun) verdict(stderr io.Writer) error {
 	if code == 0 && started == 0 {
 		return exitError{exitUsage, errors.New("nothing was started: " + runs[0].Reason)}
 	}
+	if err := l.wanted.unmet(); code == 0 && err != nil {
+		return usageError{err}
+	}
 	if code != 0 {
 		return exitError{code: code}
 	}
 	return nil
-}
-
-// edit narrows a plan to one job and what it needs, and adds the environment of the command line.
-func (f runFlags) edit(p *workflow.Plan) error {
-	for _, kv := range f.env {
-		k, v, ok := strings.Cut(kv, "=")
-		if !ok {
-			return fmt.Errorf("--env %s: expected NAME=value", kv)
-		}
-		p.Env = append(slices.DeleteFunc(p.Env, func(e workflow.EnvVar) bool { return e.Name == k }), workflow.EnvVar{Name: k, Value: v})
-	}
-	if f.job == "" {
-		return nil
-	}
-	wanted := map[string]bool{}
-	var want func(key string)
-	want = func(key string) {
-		if j := p.Job(key); j != nil && !wanted[key] {
-			wanted[key] = true
-			for _, need := range j.Needs {
-				want(need)
-			}
-		}
-	}
-	want(f.job)
-	p.Jobs = slices.DeleteFunc(p.Jobs, func(j workflow.Job) bool { return !wanted[j.Key] })
-	return nil
-}
-
-// keep says whether a combination has all the values that --matrix asks for.
-func (f runFlags) keep(in workflow.Instance) bool {
-	if len(f.matrix) == 0 || len(in.Matrix) == 0 {
-		return true
-	}
-	var values map[string]any
-	if json.Unmarshal(in.Matrix, &values) != nil {
-		return true
-	}
-	for _, kv := range f.matrix {
-		k, v, _ := strings.Cut(kv, ":")
-		if have, ok := values[k]; ok && fmt.Sprint(have) != v {
-			return false
-		}
-	}
-	return true
-}
-
-// localSecrets are the secrets and variables of the command line.
-func localSecrets(f runFlags) (secrets, vars map[string]string, err error) {
-	secrets, vars = map[string]string{}, map[string]string{}
-	for _, s := range f.secrets {
-		k, v, ok := strings.Cut(s, "=")
-		if !ok {
-			if v, ok = os.LookupEnv(k); !ok {
-				return nil, nil, fmt.Errorf("--secret %s: there is no variable of that name, and no value was given", k)
-			}
-		}
-		secrets[k] = v
-	}
-	for _, s := range f.vars {
-		k, v, ok := strings.Cut(s, "=")
-		if !ok {
-			return nil, nil, fmt.Errorf("--var %s: expected NAME=value", s)
-		}
-		vars[k] = v
-	}
-	return secrets, vars, nil
 }
 
 // localMachines are machines that live no longer than the command.
@@ -315,12 +249,7 @@ func localMachines(ctx context.Context, f runFlags, log *slog.Logger, stderr io.
 	if err != nil {
 		return nil, nil, err
 	}
-	switch f.isolation {
-	case "auto", "qemu", "process":
-		mc.isolation = f.isolation
-	default:
-		return nil, nil, usagef("--isolation %s: expected auto, qemu or process", f.isolation)
-	}
+	mc.isolation = f.isolation
 	if f.image != "" {
 		mc.image = f.image
 	}
@@ -359,57 +288,4 @@ func (noLogs) Close() error { return nil }
 func colorful(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == ""
-}
-
-func envOr(name, otherwise string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
-	}
-	return otherwise
-}
-
-// localEvent is the event that GitHub would send for the repository as it is.
-func localEvent(name string, src *localSource, f runFlags) (tgr.Event, error) {
-	ev := src.event(name)
-	payload := map[string]any{
-		"ref": ev.Ref, "before": ev.BaseSHA, "after": ev.SHA,
-		"repository": map[string]any{"id": ev.Repo.ID, "full_name": ev.Repo.FullName, "name": filepath.Base(ev.Repo.FullName),
-			"owner": map[string]any{"login": filepath.Dir(ev.Repo.FullName)}, "default_branch": ev.Repo.DefaultBranch, "clone_url": ev.Repo.CloneURL},
-		"sender": map[string]any{"login": ev.Actor}, "head_commit": map[string]any{"id": ev.SHA, "timestamp": time.Now().Format(time.RFC3339)},
-	}
-	switch name {
-	case "pull_request", "pull_request_target":
-		ev.Action = "opened"
-		payload["action"], payload["number"] = ev.Action, ev.Number
-		payload["pull_request"] = map[string]any{"number": ev.Number, "head": map[string]any{"ref": ev.HeadRef, "sha": ev.HeadSHA},
-			"base": map[string]any{"ref": ev.BaseRef, "sha": ev.BaseSHA}}
-	case "workflow_dispatch":
-		inputs := map[string]any{}
-		for _, kv := range f.inputs {
-			k, v, ok := strings.Cut(kv, "=")
-			if !ok {
-				return ev, fmt.Errorf("--input %s: expected name=value", kv)
-			}
-			inputs[k] = v
-		}
-		payload["inputs"] = inputs
-	}
-	if len(f.inputs) > 0 && name != "workflow_dispatch" {
-		return ev, fmt.Errorf("--input is for workflow_dispatch, and the event is %s", name)
-	}
-	data, err := json.Marshal(payload)
-	if f.payload != "" {
-		data, err = os.ReadFile(f.payload)
-		if err == nil && !json.Valid(data) {
-			err = fmt.Errorf("%s is not JSON", f.payload)
-		}
-		var given struct {
-			Action string `json:"action"`
-		}
-		if err == nil && json.Unmarshal(data, &given) == nil && given.Action != "" {
-			ev.Action = given.Action
-		}
-	}
-	ev.Payload = data
-	return ev, err
 }
