@@ -249,7 +249,11 @@ func (r *run) sourceError(ctx context.Context, u *unit, what string, err error) 
 	case code == tgr.NotFound, code == tgr.Invalid, code == tgr.Unauthorized, code == tgr.Workflow:
 		return workflowError(r.file(u.sc), u.src.Pos, "%s: %s", what, tgr.MessageOf(err))
 	}
-	return &tgr.Error{Op: "job.source", Code: tgr.Unavailable, Message: what + ": " + tgr.MessageOf(err), Err: err}
+	e := &tgr.Error{Op: "job.source", Code: tgr.Unavailable, Message: what + ": " + tgr.MessageOf(err), Err: err}
+	if inner := new(tgr.Error); errors.As(err, &inner) {
+		e.Err = inner.Err // its message is in ours
+	}
+	return e
 }
 
 // scanAction collects the metadata files of a repository.
@@ -316,13 +320,9 @@ func (r *run) uses(u *unit) error {
 
 // inputs evaluates what an action is given: its step's `with`, then the defaults of the metadata.
 func (r *run) inputs(u *unit) ([]pair, error) {
-	var given []pair
-	for _, w := range u.src.With {
-		value, err := r.text(w.Value, u.sc, u, u.src.Pos, "with."+w.Name)
-		if err != nil {
-			return nil, err
-		}
-		given = append(given, pair{w.Name, value})
+	given, err := r.evalPairs("with", u.src.With, u.sc, u, u.src.Pos)
+	if err != nil {
+		return nil, err
 	}
 	var list []pair
 	for _, in := range u.action.meta.Inputs {

@@ -1,14 +1,15 @@
 package runner
 
 import (
+	"fmt"
 	"path"
 	"strings"
 
 	"github.com/terraphim/tgr/workflow"
 )
 
-// node runs the main part of a JavaScript action. A pre part that has not run yet, because the action is local and came
-// only with the checkout, runs right before it.
+// node runs the main part of a JavaScript action. The pre part of a local action never runs, as on GitHub: the action
+// comes only with the checkout.
 func (r *run) node(u *unit) error {
 	inputs, err := r.inputs(u)
 	if err != nil {
@@ -16,18 +17,8 @@ func (r *run) node(u *unit) error {
 	}
 	r.usesHeader(u, shownInputs(inputs))
 	runs := u.action.meta.Runs
-	if runs.Pre != "" && !u.preDone {
-		ok, err := r.hookCondition(u, runs.PreIf, "runs.pre-if")
-		if err != nil {
-			return err
-		}
-		u.preDone = true
-		u.sc.register(u)
-		if ok {
-			if err := r.nodeProcess(u, runs.Pre, inputs); err != nil {
-				return err
-			}
-		}
+	if runs.Pre != "" && u.action.repo == "" {
+		r.warn(u.rec, fmt.Sprintf("`pre` execution is not supported for local action from '%s'", u.src.Uses))
 	}
 	u.sc.register(u)
 	return r.nodeProcess(u, runs.Main, inputs)

@@ -111,9 +111,7 @@ func githubContext(r *run) map[string]any {
 		"api_url":     "https://api.github.com",
 		"graphql_url": "https://api.github.com/graphql",
 	}
-	for k, v := range r.job.GitHub {
-		g[strings.ToLower(k)] = v
-	}
+	maps.Copy(g, r.job.GitHub)
 	delete(g, "event")
 	g["token"] = r.job.Token
 	g["job"] = r.job.Job.Key

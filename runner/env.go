@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/terraphim/tgr/expr"
+	"github.com/terraphim/tgr/workflow"
 )
 
 // Bounds of what a job collects. Linux takes 2 MiB of arguments and environment.
@@ -42,25 +43,55 @@ func (v *vars) set(name, value string) {
 // jobEnv evaluates the env of the workflow and of the job. Neither sees itself.
 func (r *run) jobEnv() error {
 	job := r.job.Job
-	for _, e := range r.job.Plan.Env {
-		value, err := r.text(e.Value, r.top, nil, job.Pos, "env."+e.Name)
-		if err != nil {
-			return err
-		}
-		r.env.set(e.Name, value)
+	shared, err := r.evalPairs("env", r.job.Plan.Env, r.top, nil, job.Pos)
+	if err != nil {
+		return err
 	}
-	var own []pair
-	for _, e := range job.Env {
-		value, err := r.text(e.Value, r.top, nil, job.Pos, "env."+e.Name)
-		if err != nil {
-			return err
-		}
-		own = append(own, pair{e.Name, value})
+	own, err := r.evalPairs("env", job.Env, r.top, nil, job.Pos)
+	if err != nil {
+		return err
 	}
-	for _, p := range own {
+	for _, p := range slices.Concat(shared, own) {
 		r.env.set(p.Name, p.Value)
 	}
 	return nil
+}
+
+// evalPairs evaluates the entries of an env or with mapping. In the place of workflow.Insert stand the entries of the
+// mapping that its value evaluates to.
+func (r *run) evalPairs(key string, entries []workflow.EnvVar, sc *scope, u *unit, pos workflow.Pos) ([]pair, error) {
+	var list []pair
+	for _, e := range entries {
+		if e.Name != workflow.Insert {
+			value, err := r.text(e.Value, sc, u, pos, key+"."+e.Name)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, pair{e.Name, value})
+			continue
+		}
+		v, err := r.eval(e.Value, sc, u, pos, key)
+		if err != nil {
+			return nil, err
+		}
+		if v.Object() == nil && v.Kind() != expr.KindNull {
+			return nil, workflowError(r.file(sc), pos, "%s: a mapping was expected, and '%s' is none", key, excerpt(e.Value))
+		}
+		if v.Object() == nil {
+			continue
+		}
+		for _, k := range v.Object().Keys() {
+			inner, _, err := v.Object().Get(k)
+			if err != nil {
+				return nil, err
+			}
+			if inner.Object() != nil || inner.Kind() == expr.KindArray {
+				return nil, workflowError(r.file(sc), pos, "%s: '%s' is neither a string nor a number", key, excerpt(k))
+			}
+			list = append(list, pair{k, inner.Text()})
+		}
+	}
+	return list, nil
 }
 
 // envContext is the env context of a step: the job's, then what the steps that use the actions around it add,

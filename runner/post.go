@@ -127,7 +127,6 @@ func (r *run) pre(u *unit) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	u.preDone = true
 	u.sc.register(u)
 	r.usesHeader(u, shownInputs(inputs))
 	return true, r.nodeProcess(u, runs.Pre, inputs)

@@ -254,6 +254,9 @@ func (r *run) setUp(rec *record) ([]*unit, error) {
 	if err := r.jobEnv(); err != nil {
 		return nil, err
 	}
+	if err := r.fits(); err != nil {
+		return nil, err
+	}
 	if err := r.noContainers(); err != nil {
 		return nil, err
 	}
@@ -291,6 +294,21 @@ func (r *run) describe(rec *record) {
 	}
 	r.log(rec, "Prepare workflow directory")
 	r.log(rec, "Prepare all required actions")
+}
+
+// fits refuses a job that wants another kind of machine: what it would do here says nothing about it.
+func (r *run) fits() error {
+	about := r.config.Runner
+	for _, label := range r.job.Instance.RunsOn {
+		l := strings.ToLower(label)
+		other := strings.HasPrefix(l, "windows") && about.OS != "Windows" || strings.HasPrefix(l, "macos") && about.OS != "macOS" ||
+			(l == "arm64" || strings.HasSuffix(l, "-arm")) && about.Arch != "ARM64"
+		if other {
+			return workflowError(r.job.Plan.File, r.job.Job.Pos, "job '%s' runs on '%s', and this machine is %s on %s",
+				r.job.Job.Key, excerpt(label), about.OS, about.Arch)
+		}
+	}
+	return nil
 }
 
 // noContainers refuses jobs that need a container engine. An image that evaluates to nothing asks for none.

@@ -28,7 +28,6 @@ type unit struct {
 	failures []string
 
 	pre     *hook   // what is to run before the job's first step
-	preDone bool    // it has run
 	warned  bool    // of its inputs
 	posted  bool    // what is to run after the job is registered
 	inner   []*unit // steps of the composite action that it uses
@@ -54,9 +53,6 @@ func (r *run) units(steps []workflow.Step, sc *scope, file string) ([]*unit, err
 		s := &steps[i]
 		if s.Background || s.Wait != nil || s.WaitAll || s.Cancel != "" || s.Parallel != nil {
 			return nil, workflowError(file, s.Pos, "steps with background, wait, wait-all, cancel or parallel are not supported")
-		}
-		if s.Run == "" && s.Uses == "" {
-			return nil, workflowError(file, s.Pos, "a step needs run or uses")
 		}
 		units = append(units, &unit{run: r, sc: sc, src: s})
 	}
@@ -132,15 +128,9 @@ func (r *run) step(base context.Context, u *unit) error {
 // admit evaluates the step's env and condition, in this order, as the condition may use it.
 func (r *run) admit(u *unit) (run bool, err error) {
 	u.env, u.outputs, u.failures, u.dir = nil, vars{}, nil, r.dirFor()
-	var own []pair
-	for _, e := range u.src.Env {
-		value, err := r.text(e.Value, u.sc, u, u.src.Pos, "env."+e.Name)
-		if err != nil {
-			return false, err
-		}
-		own = append(own, pair{e.Name, value})
+	if u.env, err = r.evalPairs("env", u.src.Env, u.sc, u, u.src.Pos); err != nil {
+		return false, err
 	}
-	u.env = own
 	s := r.stateOf(u.sc)
 	run, err = r.condition(u.src.If, u.sc, u, s, u.src.Pos, "if")
 	if err != nil || !run {
@@ -170,7 +160,7 @@ func (r *run) attempt(base context.Context, u *unit) error {
 	limit, done := r.clock.limit(base, timeout)
 	defer done()
 	u.limit = limit
-	if u.src.Run != "" {
+	if u.src.Uses == "" { // an empty script is one, too
 		err = r.script(u)
 	} else {
 		err = r.uses(u)
