@@ -63,7 +63,16 @@ type Run struct {
 	Created      time.Time  `json:"created_at"`
 	Started      time.Time  `json:"started_at,omitzero"`
 	Finished     time.Time  `json:"finished_at,omitzero"`
+	Group        Group      `json:"concurrency,omitzero"`
 	Plan         []byte     `json:"-"` // workflow.Plan as JSON; empty until planned
+}
+
+// Group is a concurrency group that a run or a job is in: of those in one group, one goes on at a time. The zero value is
+// no group. Its name counts within one repository, without regard to case, and apart for pull requests from forks.
+type Group struct {
+	Name        string `json:"name"`
+	CancelOther bool   `json:"cancel_in_progress,omitempty"` // who comes cancels who goes on
+	QueueMax    bool   `json:"queue_max,omitempty"`          // who comes waits behind those who wait; otherwise in their place
 }
 
 // JobKind tells the job that plans a run from those that the workflow asked for.
@@ -100,6 +109,8 @@ type Job struct {
 	Isolation       string            `json:"isolation,omitempty"` // mode of that machine: "qemu (tcg)", "process"
 	Steps           []Step            `json:"steps,omitempty"`
 	Annotations     []Annotation      `json:"annotations,omitempty"`
+	Summary         string            `json:"summary,omitempty"` // Markdown that its steps wrote; hostile
+	Group           Group             `json:"concurrency,omitzero"`
 	Created         time.Time         `json:"created_at"`
 	Started         time.Time         `json:"started_at,omitzero"`
 	Finished        time.Time         `json:"finished_at,omitzero"`

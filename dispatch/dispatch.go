@@ -41,8 +41,10 @@ type Runs interface {
 	// Planned completes the plan job and replaces the accepted run by what was planned.
 	Planned(ctx context.Context, job tgr.JobID, token string, p Planned) ([]tgr.RunID, error)
 	// Settle calls fn on the run and the jobs of its attempt, applies its Change, and folds the jobs into the run: all
-	// in one transaction. A run that is completed is left alone.
+	// in one transaction. A run that is completed, or waits for its concurrency group, is left alone.
 	Settle(ctx context.Context, run tgr.RunID, fn func(tgr.Run, []tgr.Job) (Change, error)) error
+	// Nudged lists, once, the runs that are to be settled because another one left, or wants, a concurrency group.
+	Nudged() []tgr.RunID
 	// Unsettled lists the runs that are not completed.
 	Unsettled(ctx context.Context) ([]tgr.RunID, error)
 	// Expire takes back the jobs whose lease has ended, or that owner held (if not ""): queued again while a try is

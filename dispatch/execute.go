@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 
 	"github.com/terraphim/tgr"
@@ -106,7 +107,26 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Lo
 		s.say("##[error]This is not your workflow's fault: %v", err)
 	}
 	return JobResult{Conclusion: res.Conclusion, Blame: res.Blame, Reason: res.Reason,
-		Outputs: res.Outputs, Steps: res.Steps, Annotations: res.Annotations}, err
+		Outputs: res.Outputs, Steps: res.Steps, Annotations: res.Annotations, Summary: summary(res.Summaries)}, err
+}
+
+// maxSummary is how much of what a job's steps wrote to their summaries is kept: half of what a check run may show.
+const maxSummary = 32 << 10
+
+// summary joins the summaries of a job's steps, as GitHub shows them: one below the other.
+func summary(steps []runner.Summary) string {
+	const more = "\n\n(The rest is cut off.)"
+	var b strings.Builder
+	for _, s := range steps {
+		if b.Len() > 0 {
+			b.WriteString("\n\n")
+		}
+		b.WriteString(s.Markdown)
+		if b.Len() > maxSummary {
+			return strings.ToValidUTF8(b.String()[:maxSummary-len(more)], "") + more
+		}
+	}
+	return b.String()
 }
 
 // acquire gets a machine, unless either context or the time for it ends.
@@ -143,6 +163,7 @@ func (d *Dispatcher) jobOf(ctx context.Context, l *Lease) (runner.Job, error) {
 	if err != nil {
 		return runner.Job{}, err
 	}
+	l.Run.WorkflowName = p.Name // ours may say more
 	return runner.Job{
 		Plan: p, Job: j, Instance: in.Instance, GitHub: d.githubContext(l.Run, token), Event: l.Run.Event.Payload,
 		Vars: vars, Secrets: secrets, Needs: in.Needs, Inputs: p.Inputs, Token: token,

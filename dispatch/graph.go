@@ -48,8 +48,10 @@ func (g *graph) settle(j *workflow.Job) {
 	for _, row := range g.rows[j.Key] {
 		switch {
 		case row.Status.Done():
-		case row.Status == tgr.Pending:
+		case row.Status == tgr.Pending && len(row.Instance) == 0:
 			g.pending(j, row)
+		case row.Status == tgr.Pending && g.run.CancelReason != "": // it waits for its group
+			g.change.Cancel[row.ID] = g.run.CancelReason
 		case g.run.CancelReason != "" && !g.outlivesCancel(j):
 			g.change.Cancel[row.ID] = g.run.CancelReason
 		case failed != "":
@@ -109,6 +111,7 @@ func (g *graph) queued(j *workflow.Job, row tgr.Job, in settled) tgr.Job {
 		Run: row.Run, Attempt: row.Attempt, Kind: tgr.WorkJob, Key: j.Key, Name: in.Name, Needs: j.Needs,
 		Index: in.Index, Total: in.Total, MaxParallel: in.MaxParallel, Instance: data, Labels: in.RunsOn,
 		ContinueOnError: in.ContinueOnError, Status: tgr.Queued,
+		Group: tgr.Group{Name: in.ConcurrencyKey, CancelOther: in.CancelOther, QueueMax: in.QueueMax},
 	}
 }
 

@@ -6,10 +6,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/runner"
 	"github.com/terraphim/tgr/workflow"
 )
 
@@ -243,5 +245,53 @@ func TestNeedOf(t *testing.T) {
 				t.Errorf("needOf = %+v, want %+v", got, tt.want)
 			}
 		})
+	}
+}
+
+// A job that waits for its concurrency group was decided on: it is not expanded again, and ends with its run.
+func TestNextLeavesWhoWaitsForAGroup(t *testing.T) {
+	p := compile(t, `
+on: push
+jobs:
+  deploy: {concurrency: {group: "prod-${{ github.ref_name }}", queue: max}, runs-on: x, steps: [{run: "true"}]}
+`)
+	scope := &workflow.Scope{GitHub: map[string]any{"ref_name": "main"}}
+	jobs := rows(t, p, "deploy")
+	c := next(p, tgr.Run{}, jobs, scope, nil)
+	want := tgr.Group{Name: "prod-main", QueueMax: true}
+	if got := c.Expand[1]; len(got) != 1 || got[0].Group != want {
+		t.Fatalf("expanded to %+v, want one job in the group %+v", got, want)
+	}
+	waiting := c.Expand[1][0]
+	waiting.ID, waiting.Status = 2, tgr.Pending
+	if got := brief(next(p, tgr.Run{}, []tgr.Job{waiting}, scope, nil), []tgr.Job{waiting}); got != nil {
+		t.Errorf("while it waits: %v", got)
+	}
+	got := brief(next(p, tgr.Run{CancelReason: "by ada"}, []tgr.Job{waiting}, scope, nil), []tgr.Job{waiting})
+	if diff := cmp.Diff([]string{"cancel deploy: by ada"}, got); diff != "" {
+		t.Errorf("when its run is cancelled (-want +got):\n%s", diff)
+	}
+}
+
+func TestDistinguish(t *testing.T) {
+	runs := []PlannedRun{{WorkflowName: "CI", WorkflowFile: ".github/workflows/a.yml"}, {WorkflowName: "Docs", WorkflowFile: ".github/workflows/d.yml"},
+		{WorkflowName: "CI", WorkflowFile: ".github/workflows/b.yml"}}
+	distinguish(runs)
+	var got []string
+	for _, r := range runs {
+		got = append(got, r.WorkflowName)
+	}
+	if diff := cmp.Diff([]string{"CI [a.yml]", "Docs", "CI [b.yml]"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSummaryIsBounded(t *testing.T) {
+	if got := summary([]runner.Summary{{Step: 1, Markdown: "one"}, {Step: 2, Markdown: "two"}}); got != "one\n\ntwo" {
+		t.Errorf("summary %q", got)
+	}
+	got := summary([]runner.Summary{{Step: 1, Markdown: strings.Repeat("ü", maxSummary)}})
+	if len(got) > maxSummary || !utf8.ValidString(got) || !strings.HasSuffix(got, "cut off.)") {
+		t.Errorf("%d bytes, valid %v, ends with %q", len(got), utf8.ValidString(got), got[len(got)-20:])
 	}
 }

@@ -9,7 +9,8 @@ import (
 	"github.com/terraphim/tgr"
 )
 
-// Memory keeps runs and jobs in memory, for `tgr run`: what the store promises, but for surviving the process.
+// Memory keeps runs and jobs in memory, for `tgr run`: what the store promises, but for surviving the process and for
+// concurrency groups, which nobody means who runs a workflow by hand.
 // Its zero value is ready; it is safe for concurrent use.
 type Memory struct {
 	mu   sync.Mutex
@@ -222,6 +223,9 @@ func (m *Memory) apply(id tgr.RunID, c Change) {
 	}
 }
 
+// Nudged implements Runs.
+func (m *Memory) Nudged() []tgr.RunID { return nil }
+
 // Unsettled implements Runs.
 func (m *Memory) Unsettled(context.Context) ([]tgr.RunID, error) {
 	m.mu.Lock()
@@ -298,7 +302,7 @@ func (m *Memory) fold(id tgr.RunID) {
 
 func (j *memoryJob) complete(r JobResult) {
 	j.Status, j.Conclusion, j.Blame, j.Reason = tgr.Completed, r.Conclusion, r.Blame, r.Reason
-	j.Outputs, j.Annotations, j.Finished, j.token = r.Outputs, r.Annotations, time.Now(), ""
+	j.Outputs, j.Annotations, j.Summary, j.Finished, j.token = r.Outputs, r.Annotations, r.Summary, time.Now(), ""
 	if r.Steps != nil {
 		j.Steps = r.Steps
 	}

@@ -122,6 +122,7 @@ func (d *Dispatcher) compileAll(ctx context.Context, ev tgr.Event, s *sink) (Pla
 		}
 		p.Runs = append(p.Runs, *run)
 	}
+	distinguish(p.Runs)
 	switch {
 	case len(files) == 0:
 		p.Reason = "the commit has no workflow in .github/workflows"
@@ -129,6 +130,20 @@ func (d *Dispatcher) compileAll(ctx context.Context, ev tgr.Event, s *sink) (Pla
 		p.Reason = "no workflow is started by this event: " + strings.Join(reasons, "; ")
 	}
 	return p, nil
+}
+
+// distinguish adds the file to the name of workflows that share one: a commit status has nothing but its name, and the
+// success of one must not hide the failure of another.
+func distinguish(runs []PlannedRun) {
+	n := map[string]int{}
+	for _, r := range runs {
+		n[r.WorkflowName]++
+	}
+	for i := range runs {
+		if r := &runs[i]; n[r.WorkflowName] > 1 {
+			r.WorkflowName = fmt.Sprintf("%.40s [%.30s]", r.WorkflowName, path.Base(r.WorkflowFile))
+		}
+	}
 }
 
 // compile compiles one workflow file. Without a run, the reason says which filter said no.
@@ -170,11 +185,15 @@ func (d *Dispatcher) compile(ev tgr.Event, f File, t workflow.Trigger, files []F
 	if err != nil {
 		return fail(err.Error())
 	}
-	title, err := plan.EvalRunName(&workflow.Scope{GitHub: withEvent(d.githubContext(tgr.Run{Event: ev, WorkflowFile: f.Path, WorkflowName: plan.Name}, ""), ev.Payload), Inputs: plan.Inputs})
-	if err != nil {
+	run = &PlannedRun{WorkflowFile: f.Path, WorkflowName: plan.Name, Plan: data}
+	scope := &workflow.Scope{GitHub: withEvent(d.githubContext(tgr.Run{Event: ev, WorkflowFile: f.Path, WorkflowName: plan.Name}, ""), ev.Payload), Inputs: plan.Inputs}
+	if run.Title, err = plan.EvalRunName(scope); err != nil {
 		return fail(err.Error())
 	}
-	run = &PlannedRun{WorkflowFile: f.Path, WorkflowName: plan.Name, Title: title, Plan: data}
+	g := &run.Group
+	if g.Name, g.CancelOther, g.QueueMax, err = plan.EvalConcurrency(scope); err != nil {
+		return fail(err.Error())
+	}
 	for _, j := range plan.Jobs {
 		run.Jobs = append(run.Jobs, tgr.Job{Kind: tgr.WorkJob, Key: j.Key, Name: or(j.Name, j.Key), Needs: j.Needs, Status: tgr.Pending})
 	}

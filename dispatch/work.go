@@ -39,6 +39,7 @@ type PlannedRun struct {
 	WorkflowFile string
 	WorkflowName string
 	Title        string
+	Group        tgr.Group
 	Plan         []byte         // workflow.Plan as JSON
 	Jobs         []tgr.Job      // pending; Key, Name and Needs are set
 	Conclusion   tgr.Conclusion // StartupFailure for a workflow that could not be compiled: no jobs, and a Reason
@@ -47,7 +48,7 @@ type PlannedRun struct {
 
 // Change is what Settle does to the jobs of a run. Each map is by id of a job that has not been completed.
 type Change struct {
-	Expand map[tgr.JobID][]tgr.Job // a pending job is replaced by these, which are queued
+	Expand map[tgr.JobID][]tgr.Job // a pending job is replaced by these, which are queued, or wait for their Group
 	Skip   map[tgr.JobID]string    // completed as skipped, for that reason
 	Fail   map[tgr.JobID]JobResult // completed without having run, as the result says
 	Cancel map[tgr.JobID]string    // cancelled at once, or marked for the machine that runs it, for that reason
@@ -61,6 +62,7 @@ type JobResult struct {
 	Outputs     map[string]string
 	Steps       []tgr.Step
 	Annotations []tgr.Annotation
+	Summary     string // Markdown, bounded
 }
 
 // Progress is what a running job shows of itself. Zero fields leave what is recorded as it is.

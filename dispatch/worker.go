@@ -134,6 +134,16 @@ func (d *Dispatcher) settleAll(ctx context.Context) error {
 // Settle lets the jobs of a run go on as far as their needs allow.
 // It is to be called after anything about the run changed; calling it once too often does no harm.
 func (d *Dispatcher) Settle(ctx context.Context, id tgr.RunID) error {
+	for todo := []tgr.RunID{id}; len(todo) > 0; todo = append(todo[1:], d.c.Runs.Nudged()...) {
+		if err := d.settleOne(ctx, todo[0]); err != nil {
+			return err
+		}
+	}
+	d.Wake()
+	return nil
+}
+
+func (d *Dispatcher) settleOne(ctx context.Context, id tgr.RunID) error {
 	for changed := true; changed; {
 		// A job that is skipped or fails without running may free others: go on until nothing changes.
 		changed = false
@@ -149,7 +159,6 @@ func (d *Dispatcher) Settle(ctx context.Context, id tgr.RunID) error {
 	if d.c.Observe.Settled != nil {
 		d.c.Observe.Settled(id)
 	}
-	d.Wake()
 	return nil
 }
 
@@ -166,6 +175,7 @@ func (d *Dispatcher) change(run tgr.Run, jobs []tgr.Job) (Change, error) {
 	if err != nil {
 		return Change{}, err
 	}
+	run.WorkflowName = p.Name // ours may say more
 	return next(p, run, jobs, &workflow.Scope{
 		GitHub: withEvent(d.githubContext(run, token), run.Event.Payload), Vars: vars, Secrets: secrets, Inputs: p.Inputs,
 	}, d.c.Keep), nil

@@ -105,8 +105,12 @@ func Reports(run tgr.Run, jobs []tgr.Job, o ReportOptions) []Outgoing {
 		}
 		b.whole()
 	}
-	for _, j := range work {
-		b.job(j)
+	names := distinct(work)
+	for i, j := range work {
+		// Only when its matrix is expanded is it known how many jobs it is, and their names.
+		if j.Status != tgr.Pending || len(j.Instance) > 0 {
+			b.job(j, names[i])
+		}
 	}
 	if run.Event.Number > 0 && strings.HasPrefix(run.Event.Name, "pull_request") {
 		b.comment(work)
@@ -169,9 +173,32 @@ func (b *builder) status(context string, r StatusReport) {
 	b.add(KindStatus, strconv.FormatInt(b.run.Event.Repo.ID, 10)+"/"+b.sha+"/"+context, r)
 }
 
+// distinct are the names of jobs: with the key where a job of another key has the same name, and with the index where
+// another instance of its matrix has, such as where long values are cut off. The success of one must not
+// hide the failure of the other.
+func distinct(jobs []tgr.Job) []string {
+	names := make([]string, len(jobs))
+	byName, byKey := map[string]int{}, map[[2]string]int{}
+	for i, j := range jobs {
+		names[i] = clip(plain(jobName(j)), 100)
+		byName[names[i]]++
+		byKey[[2]string{names[i], j.Key}]++
+	}
+	for i, j := range jobs {
+		same, alike := byKey[[2]string{names[i], j.Key}], byName[names[i]]
+		if alike > same {
+			names[i] += " [" + clip(plain(j.Key), 30) + "]"
+		}
+		if same > 1 {
+			names[i] += " #" + strconv.Itoa(j.Index+1)
+		}
+	}
+	return names
+}
+
 // job reports one job as status and check run.
-func (b *builder) job(j tgr.Job) {
-	name := clip(b.workflow()+" / "+plain(cmp.Or(j.Name, j.Key))+" ("+b.run.Event.Name+")", 250)
+func (b *builder) job(j tgr.Job, name string) {
+	name = clip(clip(b.workflow(), 80)+" / "+name+" ("+b.run.Event.Name+")", 250)
 	url := b.o.URL(b.run.ID, j.ID)
 	said := b.describe(j)
 	b.status(name, StatusReport{State: stateOf(j), Description: said, TargetURL: url})
@@ -188,6 +215,7 @@ func (b *builder) job(j tgr.Job) {
 		if j.Conclusion.Failed() {
 			c.Text = b.lines(j)
 		}
+		c.Text = strings.TrimPrefix(c.Text+"\n"+j.Summary, "\n") // a Markdown block ends with an empty line
 	}
 	b.add(KindCheck, j.ID.String(), c)
 }

@@ -110,6 +110,16 @@ func TestReportsOfJobs(t *testing.T) {
 	}
 }
 
+// No two jobs of a run share a name, because a commit status has nothing else.
+func TestDistinctNames(t *testing.T) {
+	long := strings.Repeat("x", 120)
+	jobs := []tgr.Job{{Key: "a", Name: "test"}, {Key: "b", Name: "test"}, {Key: "c"}, {Key: "d", Name: long, Index: 0}, {Key: "d", Name: long + "y", Index: 1}}
+	want := []string{"test [a]", "test [b]", "c", long[:100] + "… #1", long[:100] + "… #2"}
+	if diff := cmp.Diff(want, distinct(jobs)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestReportStates(t *testing.T) {
 	for _, tt := range []struct {
 		name                     string
@@ -117,7 +127,8 @@ func TestReportStates(t *testing.T) {
 		state, check, conclusion string
 		says                     string
 	}{
-		{"pending", tgr.Job{Status: tgr.Pending, Reason: "needs build"}, "pending", "queued", "", "Waiting: needs build"},
+		{"waiting for its needs", tgr.Job{Status: tgr.Pending, Reason: "needs build"}, "", "", "", ""},
+		{"waiting for its group", tgr.Job{Status: tgr.Pending, Instance: []byte("{}"), Reason: "its turn will come"}, "pending", "queued", "", "Waiting: its turn will come"},
 		{"queued", tgr.Job{Status: tgr.Queued}, "pending", "queued", "", "Queued"},
 		{"running", tgr.Job{Status: tgr.InProgress, Started: epoch}, "pending", "in_progress", "", "In progress"},
 		{"success", tgr.Job{Status: tgr.Completed, Conclusion: tgr.Success, Started: epoch, Finished: epoch.Add(2 * time.Hour)}, "success", "completed", "success", "Successful in 2h 0m"},

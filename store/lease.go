@@ -63,6 +63,7 @@ func next(ctx context.Context, q querier, kinds []tgr.JobKind) (tgr.JobID, error
 	}
 	var id tgr.JobID
 	err := q.QueryRowContext(ctx, `SELECT id FROM jobs j WHERE status = 'queued' AND kind IN (`+strings.Join(marks, ", ")+`)
+		AND NOT EXISTS (SELECT 1 FROM members m WHERE m.run_id = j.run_id AND m.job_id = 0 AND m.waiting = 1)
 		AND (max_parallel = 0 OR max_parallel > (SELECT COUNT(*) FROM jobs o
 			WHERE o.run_id = j.run_id AND o.attempt = j.attempt AND o.key = j.key AND o.status = 'in_progress'))
 		ORDER BY queued, id LIMIT 1`, args...).Scan(&id)
@@ -118,12 +119,16 @@ func (s *Store) Beat(ctx context.Context, id tgr.JobID, token string, lease time
 // UpdateSteps replaces the steps of a running job. A step goes only forward ([tgr.NextStep]); steps may be
 // added, never removed.
 func (s *Store) UpdateSteps(ctx context.Context, id tgr.JobID, token string, steps []tgr.Step) error {
-	return s.change(ctx, "steps", id, token, func(_ *tx, j *job) error { return j.step(steps) })
+	return s.change(ctx, "steps", id, token, func(t *tx, j *job) error {
+		t.touch(j.Run)
+		return j.step(steps)
+	})
 }
 
 // SetMachine records the machine that a running job was given, and its isolation.
 func (s *Store) SetMachine(ctx context.Context, id tgr.JobID, token, machine, isolation string) error {
-	return s.change(ctx, "machine", id, token, func(_ *tx, j *job) error {
+	return s.change(ctx, "machine", id, token, func(t *tx, j *job) error {
+		t.touch(j.Run)
 		j.Machine, j.Isolation = machine, isolation
 		return nil
 	})
@@ -137,6 +142,7 @@ type JobResult struct {
 	Outputs     map[string]string
 	Steps       []tgr.Step // nil: as UpdateSteps left them
 	Annotations []tgr.Annotation
+	Summary     string     // Markdown
 	Reports     []Outgoing // for the outbox, in the same transaction
 }
 
@@ -152,7 +158,7 @@ func (s *Store) Finish(ctx context.Context, id tgr.JobID, token string, res JobR
 				return err
 			}
 		}
-		j.Outputs, j.Annotations = res.Outputs, res.Annotations
+		j.Outputs, j.Annotations, j.Summary = res.Outputs, res.Annotations, res.Summary
 		if err := t.enqueue(res.Reports); err != nil {
 			return err
 		}

@@ -217,7 +217,7 @@ func (m *model) actions(t *rapid.T, queued map[tgr.JobID]int) {
 // clear leaves nothing to claim to the next model.
 func (m *model) clear() {
 	if r := must(m.e.Run(m.e.ctx, m.run)); !r.Status.Done() {
-		m.e.must(m.e.CancelRun(m.e.ctx, m.run, 0, "", "x"))
+		m.e.cancelAll(m.run)
 		must(m.e.OwnerGone(m.e.ctx, "w"))
 	}
 }

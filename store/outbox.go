@@ -27,7 +27,8 @@ type Report struct {
 }
 
 // Report enqueues body under key. Where a report of that key waits already, body takes its place and keeps the
-// earlier due time, unless it was put off by ReportRetry: then the later one, so that a back-off holds.
+// earlier due time, unless it was put off by ReportRetry: then the later one, so that a back-off holds. A body that
+// is the last one of its key again changes nothing.
 func (s *Store) Report(ctx context.Context, key string, due time.Time, body []byte) error {
 	return s.write(ctx, "report", func(t *tx) error { return t.report(key, due, body) })
 }
@@ -43,7 +44,8 @@ func (t *tx) report(key string, due time.Time, body []byte) error {
 		ON CONFLICT (key) DO UPDATE SET version = reports.version + 1, body = excluded.body, due = CASE
 			WHEN reports.version = reports.sent THEN excluded.due
 			WHEN (reports.due < excluded.due) = (reports.tries = 0) THEN reports.due
-			ELSE excluded.due END`, key, nanos(due), nanos(t.now), body)
+			ELSE excluded.due END
+		WHERE reports.body <> excluded.body`, key, nanos(due), nanos(t.now), body)
 	if err != nil {
 		return fmt.Errorf("enqueue report %q: %w", key, err)
 	}

@@ -21,7 +21,8 @@ type PlannedRun struct {
 	WorkflowFile string // required
 	WorkflowName string
 	Title        string
-	Plan         []byte    // workflow.Plan as JSON
+	Plan         []byte // workflow.Plan as JSON
+	Group        tgr.Group
 	Jobs         []tgr.Job // Key, Name and Needs are used; each starts pending. Keys are distinct
 
 	// Conclusion, if not empty, completes the run at once, without jobs: StartupFailure for a workflow that could
@@ -139,9 +140,13 @@ func (t *tx) plan(run *tgr.Run, p PlannedRun) error {
 	if err != nil {
 		return fmt.Errorf("number run %d: %w", run.ID, err)
 	}
-	run.WorkflowFile, run.WorkflowName, run.Title = p.WorkflowFile, p.WorkflowName, p.Title
-	err = t.exec(fmt.Sprintf("plan run %d", run.ID), "UPDATE runs SET number = $1, workflow_file = $2, workflow_name = $3, title = $4, plan = $5 WHERE id = $6",
-		run.Number, p.WorkflowFile, p.WorkflowName, p.Title, p.Plan, run.ID)
+	run.WorkflowFile, run.WorkflowName, run.Title, run.Group = p.WorkflowFile, p.WorkflowName, p.Title, p.Group
+	group, err := encode(run.Group, len(run.Group.Name))
+	if err != nil {
+		return err
+	}
+	err = t.exec(fmt.Sprintf("plan run %d", run.ID), "UPDATE runs SET number = $1, workflow_file = $2, workflow_name = $3, title = $4, plan = $5, grp = $6 WHERE id = $7",
+		run.Number, p.WorkflowFile, p.WorkflowName, p.Title, p.Plan, group, run.ID)
 	if err != nil {
 		return err
 	}
@@ -160,5 +165,6 @@ func (t *tx) plan(run *tgr.Run, p PlannedRun) error {
 			return err
 		}
 	}
+	t.enter(run.ID, 0, run.Group)
 	return t.fold(run.ID)
 }

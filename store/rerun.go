@@ -35,7 +35,7 @@ func (s *Store) Rerun(ctx context.Context, id tgr.RunID, again Again) (attempt i
 			return err
 		}
 		run.Attempt++
-		run.Status, run.Conclusion, run.Reason, run.Started, run.Finished = tgr.Queued, "", "", time.Time{}, time.Time{}
+		run.Status, run.Conclusion, run.Reason, run.CancelReason, run.Started, run.Finished = tgr.Queued, "", "", "", time.Time{}, time.Time{}
 		attempt = run.Attempt
 		if err := t.saveRun(&run); err != nil {
 			return err
@@ -55,6 +55,13 @@ func (s *Store) Rerun(ctx context.Context, id tgr.RunID, again Again) (attempt i
 				return err
 			}
 		}
+		// The run's own group comes first: its jobs enter theirs when it holds it.
+		if run.Group.Name == "" {
+			if err := t.enterJobs(run); err != nil {
+				return err
+			}
+		}
+		t.enter(id, 0, run.Group)
 		return t.fold(id)
 	})
 	if err != nil {
@@ -121,7 +128,10 @@ func (j *job) anew(now time.Time) *job {
 func (j *job) again(now time.Time) *job {
 	n := j.anew(now)
 	n.Name, n.Index, n.Total, n.Instance, n.Labels, n.ContinueOnError = j.Name, j.Index, j.Total, j.Instance, j.Labels, j.ContinueOnError
-	n.maxParallel, n.Status, n.queued = j.maxParallel, tgr.Queued, now
+	n.maxParallel, n.Group = j.maxParallel, j.Group
+	if n.Group.Name == "" { // else it waits for its group
+		n.Status, n.queued = tgr.Queued, now
+	}
 	return n
 }
 

@@ -74,16 +74,16 @@ type job struct {
 
 const jobColumns = `id, run_id, attempt, kind, key, name, template, origin, needs, idx, total, instance, labels, continue_on_error,
 	max_parallel, status, conclusion, blame, reason, tries, outputs, machine, isolation, steps, annotations,
-	created, queued, started, finished, owner, token, lease_until, cancel, cancel_reason`
+	created, queued, started, finished, owner, token, lease_until, cancel, cancel_reason, grp, summary`
 
 // scanJob reads a row of jobColumns.
 func scanJob(scan func(...any) error) (*job, error) {
 	var j job
-	var needs, instance, labels, outputs, steps, annotations string
+	var needs, instance, labels, outputs, steps, annotations, group string
 	var created, queued, started, finished, until int64
 	err := scan(&j.ID, &j.Run, &j.Attempt, &j.Kind, &j.Key, &j.Name, &j.template, &j.origin, &needs, &j.Index, &j.Total, &instance, &labels,
 		&j.ContinueOnError, &j.maxParallel, &j.Status, &j.Conclusion, &j.Blame, &j.Reason, &j.Tries, &outputs, &j.Machine,
-		&j.Isolation, &steps, &annotations, &created, &queued, &started, &finished, &j.owner, &j.token, &until, &j.cancel, &j.cancelReason)
+		&j.Isolation, &steps, &annotations, &created, &queued, &started, &finished, &j.owner, &j.token, &until, &j.cancel, &j.cancelReason, &group, &j.Summary)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func scanJob(scan func(...any) error) (*job, error) {
 	for _, c := range []struct {
 		name, text string
 		into       any
-	}{{"needs", needs, &j.Needs}, {"labels", labels, &j.Labels}, {"outputs", outputs, &j.Outputs}, {"steps", steps, &j.Steps}, {"annotations", annotations, &j.Annotations}} {
+	}{{"needs", needs, &j.Needs}, {"labels", labels, &j.Labels}, {"outputs", outputs, &j.Outputs}, {"steps", steps, &j.Steps}, {"annotations", annotations, &j.Annotations}, {"group", group, &j.Group}} {
 		if err := decode(fmt.Sprintf("%s of job %d", c.name, j.ID), c.text, c.into); err != nil {
 			return nil, err
 		}
@@ -153,17 +153,18 @@ func (t *tx) insert(j *job) error {
 	outputs, err3 := encode(j.Outputs, len(j.Outputs))
 	steps, err4 := encode(j.Steps, len(j.Steps))
 	annotations, err5 := encode(j.Annotations, len(j.Annotations))
-	if err := firstOf(err1, err2, err3, err4, err5); err != nil {
+	group, err6 := encode(j.Group, len(j.Group.Name))
+	if err := firstOf(err1, err2, err3, err4, err5, err6); err != nil {
 		return fmt.Errorf("encode job %q: %w", j.Key, err)
 	}
 	err := t.QueryRow(`INSERT INTO jobs (run_id, attempt, kind, key, name, template, origin, needs, idx, total, instance, labels,
 		continue_on_error, max_parallel, status, conclusion, blame, reason, tries, outputs, machine, isolation, steps, annotations,
-		created, queued, started, finished)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)
+		created, queued, started, finished, grp, summary)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)
 		RETURNING id`,
 		j.Run, j.Attempt, j.Kind, j.Key, j.Name, j.template, j.origin, needs, j.Index, j.Total, string(j.Instance), labels,
 		flag(j.ContinueOnError), j.maxParallel, j.Status, j.Conclusion, j.Blame, j.Reason, j.Tries, outputs, j.Machine, j.Isolation, steps, annotations,
-		nanos(j.Created), nanos(j.queued), nanos(j.Started), nanos(j.Finished)).Scan(&j.ID)
+		nanos(j.Created), nanos(j.queued), nanos(j.Started), nanos(j.Finished), group, j.Summary).Scan(&j.ID)
 	if err != nil {
 		return fmt.Errorf("add job %q of run %d: %w", j.Key, j.Run, err)
 	}
@@ -178,11 +179,16 @@ func (t *tx) save(j *job, from tgr.Status) error {
 	if err := firstOf(err1, err2, err3); err != nil {
 		return fmt.Errorf("encode job %d: %w", j.ID, err)
 	}
+	if j.Status.Done() && j.Group.Name != "" {
+		if err := t.leave(j.Run, j.ID); err != nil {
+			return err
+		}
+	}
 	return t.exec(fmt.Sprintf("save job %d", j.ID), `UPDATE jobs SET status = $1, conclusion = $2, blame = $3, reason = $4, tries = $5, outputs = $6,
 		machine = $7, isolation = $8, steps = $9, annotations = $10, queued = $11, started = $12, finished = $13, owner = $14,
-		token = $15, lease_until = $16, cancel = $17, cancel_reason = $18 WHERE id = $19 AND status = $20`,
+		token = $15, lease_until = $16, cancel = $17, cancel_reason = $18, summary = $19 WHERE id = $20 AND status = $21`,
 		j.Status, j.Conclusion, j.Blame, j.Reason, j.Tries, outputs, j.Machine, j.Isolation, steps, annotations, nanos(j.queued),
-		nanos(j.Started), nanos(j.Finished), j.owner, j.token, nanos(j.until), flag(j.cancel), j.cancelReason, j.ID, from)
+		nanos(j.Started), nanos(j.Finished), j.owner, j.token, nanos(j.until), flag(j.cancel), j.cancelReason, j.Summary, j.ID, from)
 }
 
 func firstOf(errs ...error) error {

@@ -9,7 +9,7 @@ import (
 )
 
 const runColumns = `r.id, r.delivery, r.number, r.attempt, r.workflow_file, r.workflow_name, r.title, r.status, r.conclusion, r.reason,
-	r.created, r.started, r.finished, d.event`
+	r.cancel_reason, r.grp, r.created, r.started, r.finished, d.event`
 
 // findRuns reads the runs that tail (WHERE …) selects; full adds their plans and payloads.
 func findRuns(ctx context.Context, q querier, full bool, tail string, args ...any) ([]tgr.Run, error) {
@@ -26,9 +26,9 @@ func findRuns(ctx context.Context, q querier, full bool, tail string, args ...an
 	for rows.Next() {
 		var r tgr.Run
 		var created, started, finished int64
-		var event string
+		var event, group string
 		into := []any{&r.ID, &r.Delivery, &r.Number, &r.Attempt, &r.WorkflowFile, &r.WorkflowName, &r.Title, &r.Status, &r.Conclusion, &r.Reason,
-			&created, &started, &finished, &event}
+			&r.CancelReason, &group, &created, &started, &finished, &event}
 		var payload []byte
 		if full {
 			into = append(into, &r.Plan, &payload)
@@ -38,6 +38,9 @@ func findRuns(ctx context.Context, q querier, full bool, tail string, args ...an
 		}
 		r.Created, r.Started, r.Finished = moment(created), moment(started), moment(finished)
 		if err := decode(fmt.Sprintf("event of run %d", r.ID), event, &r.Event); err != nil {
+			return nil, err
+		}
+		if err := decode(fmt.Sprintf("group of run %d", r.ID), group, &r.Group); err != nil {
 			return nil, err
 		}
 		if len(payload) > 0 {
@@ -150,10 +153,12 @@ func (s *Store) Unsettled(ctx context.Context) ([]tgr.RunID, error) {
 	return ids, s.dialect.fault("unsettled", err)
 }
 
-// CancelRun cancels the current attempt of a run, or of it one job where job is not 0. Jobs that are pending or
-// queued complete as cancelled at once; those that run are marked, which Beat tells their worker. by is a person or
-// a part of the system, for the reason: "cancelled by ada: superseded". An error of [tgr.Conflict] means that the run,
-// or that job, is completed.
+// CancelRun cancels the current attempt of a run, or of it one job where job is not 0. A run that has begun gets its
+// CancelReason, and Settle decides what that means for each of its jobs: some run in spite of it, such as those with
+// `if: always()`. Everything else (a run that waits to be planned or for its group, a run that was to be cancelled
+// already, a single job) is cancelled without further questions: jobs that are pending or queued complete at once,
+// those that run are marked, which Beat tells their worker. by is a person or a part of the system, for the
+// reason: "cancelled by ada: superseded". An error of [tgr.Conflict] means that the run, or that job, is completed.
 func (s *Store) CancelRun(ctx context.Context, id tgr.RunID, only tgr.JobID, reason, by string) error {
 	why := "cancelled by " + by
 	if reason != "" {
@@ -167,42 +172,56 @@ func (s *Store) CancelRun(ctx context.Context, id tgr.RunID, only tgr.JobID, rea
 		if run.Status.Done() {
 			return tgr.Errorf("store.cancel", tgr.Conflict, "run %d is completed (%s)", id, run.Conclusion)
 		}
-		jobs, err := t.cancellable(run, only)
-		if err != nil {
+		waits, err := t.waits(run)
+		switch {
+		case err != nil:
 			return err
+		case only != 0:
+			return t.cancelJob(run, only, why)
+		case waits || run.WorkflowFile == "" || run.CancelReason != "":
+			return t.cancelAll(run, why)
 		}
-		for _, j := range jobs {
-			if err := t.stop(j, why); err != nil {
-				return err
-			}
-		}
-		if only == 0 && run.Reason == "" {
-			run.Reason = why
-			if err := t.saveRun(&run); err != nil {
-				return err
-			}
+		run.CancelReason = why
+		if err := t.saveRun(&run); err != nil {
+			return err
 		}
 		return t.fold(id)
 	})
 }
 
-// cancellable lists the jobs of run's current attempt that are not completed: all, or the one asked for.
-func (t *tx) cancellable(run tgr.Run, only tgr.JobID) ([]*job, error) {
-	jobs, err := findJobs(context.Background(), t, "WHERE run_id = $1 AND attempt = $2 AND status <> 'completed' ORDER BY id", run.ID, run.Attempt)
-	if err != nil || only == 0 {
-		return jobs, err
-	}
-	for _, j := range jobs {
-		if j.ID == only {
-			return []*job{j}, nil
+// cancelAll cancels every job of a run's current attempt, whatever its condition says.
+func (t *tx) cancelAll(run tgr.Run, why string) error {
+	if run.CancelReason == "" {
+		run.CancelReason = why
+		if err := t.saveRun(&run); err != nil {
+			return err
 		}
 	}
-	j, err := findJob(context.Background(), t, only)
+	jobs, err := findJobs(context.Background(), t, "WHERE run_id = $1 AND attempt = $2 AND status <> 'completed' ORDER BY id", run.ID, run.Attempt)
+	if err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		if err := t.stop(j, why); err != nil {
+			return err
+		}
+	}
+	return t.fold(run.ID)
+}
+
+// cancelJob cancels one job of a run's current attempt.
+func (t *tx) cancelJob(run tgr.Run, id tgr.JobID, why string) error {
+	j, err := findJob(context.Background(), t, id)
 	switch {
 	case err != nil:
-		return nil, err
+		return err
 	case j.Run != run.ID || j.Attempt != run.Attempt:
-		return nil, tgr.Errorf("store.cancel", tgr.NotFound, "run %d has no job %d in attempt %d", run.ID, only, run.Attempt)
+		return tgr.Errorf("store.cancel", tgr.NotFound, "run %d has no job %d in attempt %d", run.ID, id, run.Attempt)
+	case j.Status.Done():
+		return tgr.Errorf("store.cancel", tgr.Conflict, "job %d is completed (%s)", id, j.Conclusion)
 	}
-	return nil, tgr.Errorf("store.cancel", tgr.Conflict, "job %d is completed (%s)", only, j.Conclusion)
+	if err := t.stop(j, why); err != nil {
+		return err
+	}
+	return t.fold(run.ID)
 }

@@ -27,9 +27,9 @@ func (c Change) Empty() bool {
 
 // Expansion is what a pending job becomes.
 type Expansion struct {
-	// Jobs are its instances: Name, Index, Total, Instance, Labels and ContinueOnError are used; Key, Needs and the
-	// rest come from the pending job. Each is queued, or stays pending with its Reason where its Status says so, for
-	// a later Queue.
+	// Jobs are its instances: Name, Index, Total, Instance, Labels, ContinueOnError and Group are used; Key, Needs and
+	// the rest come from the pending job. Each is queued, or stays pending: with a Group until it is the one whose
+	// turn it is, or with its Reason where its Status says so, for a later Queue.
 	Jobs        []tgr.Job
 	MaxParallel int // how many of them may run at once; 0: no limit
 }
@@ -44,7 +44,7 @@ type Failure struct {
 // Settle moves a run on. It calls fn in a write transaction with the run (with its plan and payload) and the
 // work jobs of its current attempt as they are at that moment, applies the change that fn returns, derives the
 // run's status with [tgr.Fold] and stores it where it differs. An error of fn is returned and nothing is written.
-// A run that is completed, or not planned, is left alone: fn is not called. fn must be quick, must not block and
+// A run that is completed, not planned, or waits for its concurrency group is left alone: fn is not called. fn must be quick, must not block and
 // must not call the store.
 func (s *Store) Settle(ctx context.Context, run tgr.RunID, fn func(run tgr.Run, jobs []tgr.Job) (Change, error)) error {
 	return s.write(ctx, "settle", func(t *tx) error {
@@ -54,6 +54,9 @@ func (s *Store) Settle(ctx context.Context, run tgr.RunID, fn func(run tgr.Run, 
 		}
 		if r.Status.Done() || r.WorkflowFile == "" {
 			return nil
+		}
+		if waits, err := t.waits(r); err != nil || waits {
+			return err
 		}
 		jobs, err := work(context.Background(), t, run, r.Attempt)
 		if err != nil {
@@ -152,8 +155,8 @@ func (t *tx) expand(j *job, e Expansion) error {
 		n := j.anew(t.now)
 		n.Attempt, n.Created, n.maxParallel = j.Attempt, j.Created, e.MaxParallel
 		n.Name, n.Index, n.Total, n.Instance, n.Labels, n.ContinueOnError = i.Name, i.Index, i.Total, i.Instance, i.Labels, i.ContinueOnError
-		n.Reason = i.Reason
-		if i.Status != tgr.Pending {
+		n.Reason, n.Group = i.Reason, i.Group
+		if i.Status != tgr.Pending && i.Group.Name == "" {
 			if err := n.enqueue(t.now, ""); err != nil {
 				return err
 			}
@@ -161,6 +164,7 @@ func (t *tx) expand(j *job, e Expansion) error {
 		if err := t.insert(n); err != nil {
 			return err
 		}
+		t.enter(n.Run, n.ID, n.Group)
 	}
 	return t.exec(fmt.Sprintf("replace job %d", j.ID), "DELETE FROM jobs WHERE id = $1 AND status = 'pending'", j.ID)
 }

@@ -26,7 +26,7 @@ func (j *job) claim(now time.Time, owner string, lease time.Duration) error {
 	}
 	j.Status, j.Started = tgr.InProgress, now
 	j.Tries++
-	j.Machine, j.Isolation, j.Steps, j.Annotations, j.Outputs = "", "", nil, nil, nil
+	j.Machine, j.Isolation, j.Summary, j.Steps, j.Annotations, j.Outputs = "", "", "", nil, nil, nil
 	j.owner, j.token, j.until = owner, tgr.NewToken(), now.Add(lease)
 	return nil
 }
@@ -151,6 +151,9 @@ func (t *tx) fold(id tgr.RunID) error {
 			out[i] = j.outcome()
 		}
 		status, conclusion = tgr.Fold(out)
+		if conclusion == tgr.Cancelled {
+			reason = run.CancelReason
+		}
 	}
 	if status != run.Status || reason != run.Reason {
 		run.Status, run.Conclusion, run.Reason = status, conclusion, reason
@@ -169,13 +172,19 @@ func (t *tx) saveRun(run *tgr.Run) error {
 	if run.Status.Done() {
 		run.Finished = t.now
 	}
-	return t.exec(fmt.Sprintf("save run %d", run.ID),
-		"UPDATE runs SET status = $1, conclusion = $2, reason = $3, started = $4, finished = $5, attempt = $6 WHERE id = $7",
-		run.Status, run.Conclusion, run.Reason, nanos(run.Started), nanos(run.Finished), run.Attempt, run.ID)
+	if run.Status.Done() && run.Group.Name != "" {
+		if err := t.leave(run.ID, 0); err != nil {
+			return err
+		}
+	}
+	return t.exec(fmt.Sprintf("save run %d", run.ID), `UPDATE runs SET status = $1, conclusion = $2, reason = $3, started = $4, finished = $5,
+		attempt = $6, cancel_reason = $7 WHERE id = $8`,
+		run.Status, run.Conclusion, run.Reason, nanos(run.Started), nanos(run.Finished), run.Attempt, run.CancelReason, run.ID)
 }
 
 // notify asks Config.Reports what to report of a change, and enqueues it.
 func (t *tx) notify(run tgr.Run, jobs []tgr.Job) error {
+	t.touch(run.ID)
 	if t.s.cfg.Reports == nil {
 		return nil
 	}

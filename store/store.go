@@ -11,6 +11,9 @@ import (
 	"database/sql"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/terraphim/tgr"
@@ -30,6 +33,9 @@ type Config struct {
 	// goes to the outbox in the same transaction, so that no change is left unreported. It must be quick, must
 	// not block and must not call the store.
 	Reports func(run tgr.Run, jobs []tgr.Job) []Outgoing
+
+	// Changed, if not nil, is called when a change of a run, of its jobs or of their steps is durable. It must not block.
+	Changed func(run tgr.RunID)
 }
 
 // Store is an open database. Its methods may be called concurrently.
@@ -39,6 +45,9 @@ type Store struct {
 	w       *sql.DB // one connection: used by the writer goroutine alone
 	r       *sql.DB // read only
 	writer  *writer
+
+	mu     sync.Mutex
+	nudged map[tgr.RunID]bool // runs to be settled because of another run's change
 }
 
 // Open opens the database of cfg, makes it if there is none, and brings its schema up to date. A schema newer
@@ -58,7 +67,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := d.migrate(ctx, w, cfg.Log); err != nil {
 		return nil, d.fault("open", errors.Join(err, r.Close(), w.Close()))
 	}
-	s := &Store{cfg: cfg, dialect: d, w: w, r: r}
+	s := &Store{cfg: cfg, dialect: d, w: w, r: r, nudged: map[tgr.RunID]bool{}}
 	s.writer = newWriter(s)
 	return s, nil
 }
@@ -67,6 +76,28 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 func (s *Store) Close() error {
 	s.writer.close()
 	return errors.Join(s.r.Close(), s.w.Close())
+}
+
+// committed tells of what a transaction did, now that it is durable.
+func (s *Store) committed(t *tx) {
+	s.mu.Lock()
+	maps.Copy(s.nudged, t.nudged)
+	s.mu.Unlock()
+	if s.cfg.Changed != nil {
+		for run := range t.touched {
+			s.cfg.Changed(run)
+		}
+	}
+}
+
+// Nudged returns the runs that are to be settled because another one left a concurrency group, or wants it: those since
+// the last call. A caller that loses them finds them among [Store.Unsettled].
+func (s *Store) Nudged() []tgr.RunID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := slices.Sorted(maps.Keys(s.nudged))
+	clear(s.nudged)
+	return ids
 }
 
 // Ping reports whether the database can be written to.

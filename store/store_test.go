@@ -160,6 +160,16 @@ func (e *env) finish(l *store.Lease, c tgr.Conclusion) {
 	e.must(e.Finish(e.ctx, l.Job.ID, l.Token, store.JobResult{Conclusion: c, Outputs: map[string]string{"from": l.Job.Name}}))
 }
 
+// cancelAll asks twice, which leaves nothing pending.
+func (e *env) cancelAll(run tgr.RunID) {
+	e.t.Helper()
+	for range 2 {
+		if !must(e.Run(e.ctx, run)).Status.Done() {
+			e.must(e.CancelRun(e.ctx, run, 0, "", "ada"))
+		}
+	}
+}
+
 // shape is what a run and its jobs look like.
 func (e *env) shape(run tgr.RunID) []string {
 	e.t.Helper()
@@ -541,9 +551,15 @@ func TestCancel(t *testing.T) {
 		e.code(e.CancelRun(e.ctx, run, b[2].ID, "", "ada"), tgr.Conflict)
 		e.code(e.CancelRun(e.ctx, run, 9999, "", "ada"), tgr.NotFound)
 		e.must(e.CancelRun(e.ctx, run, 0, "superseded", "run 8"))
+		e.looks(run, "run #1.1: in_progress", "c: pending", "a (0): in_progress", "b (0): completed (cancelled)", "b (1): queued")
+		e.must(e.Settle(e.ctx, run, func(r tgr.Run, jobs []tgr.Job) (store.Change, error) { // all but c, which has if: always()
+			return store.Change{Cancel: map[tgr.JobID]string{a.Job.ID: r.CancelReason, b[3].ID: r.CancelReason}}, nil
+		}))
+		e.looks(run, "run #1.1: in_progress", "c: pending", "a (0): in_progress", "b (0): completed (cancelled)", "b (1): completed (cancelled)")
+		e.must(e.CancelRun(e.ctx, run, 0, "", "ada")) // once more: that too
 		e.looks(run, "run #1.1: in_progress", "c: completed (cancelled)", "a (0): in_progress", "b (0): completed (cancelled)", "b (1): completed (cancelled)")
 		cancel, why, err := e.Beat(e.ctx, a.Job.ID, a.Token, time.Minute)
-		if err != nil || !cancel || why != "cancelled by run 8: superseded" {
+		if err != nil || !cancel || why != "cancelled by ada" {
 			t.Fatalf("Beat = %v, %q, %v", cancel, why, err)
 		}
 		if back, err := e.Release(e.ctx, a.Job.ID, a.Token, "shutting down"); err != nil || back {
@@ -551,7 +567,7 @@ func TestCancel(t *testing.T) {
 		}
 		r, err := e.Run(e.ctx, run)
 		e.must(err)
-		if r.Conclusion != tgr.Cancelled || r.Reason != why {
+		if r.Conclusion != tgr.Cancelled || r.Reason != "cancelled by run 8: superseded" {
 			t.Fatalf("run = %s (%s)", r.Conclusion, r.Reason)
 		}
 		e.code(e.CancelRun(e.ctx, run, 0, "", "ada"), tgr.Conflict)
@@ -651,13 +667,13 @@ func TestRerun(t *testing.T) {
 			t.Fatalf("claimed %+v", l.Job)
 		}
 		e.finish(l, tgr.Success)
-		e.must(e.CancelRun(e.ctx, run, 0, "", "ada"))
+		e.cancelAll(run)
 		_, err = e.Rerun(e.ctx, run, store.Again{Job: 9999})
 		e.code(err, tgr.Conflict)
 		test := byKey(must(e.Jobs(e.ctx, run, 2)), "test")[0]
 		_, err = e.Rerun(e.ctx, run, store.Again{Job: test.ID})
 		e.must(err)
-		e.must(e.CancelRun(e.ctx, run, 0, "", "ada"))
+		e.cancelAll(run)
 		if _, err = e.Rerun(e.ctx, run, store.Again{}); err != nil {
 			t.Fatal(err)
 		}

@@ -39,7 +39,15 @@ type tx struct {
 	*sql.Tx
 	s   *Store
 	now time.Time
+
+	left    []string           // groups that the operation has left
+	entries []entry            // groups that the operation enters
+	touched map[tgr.RunID]bool // runs of the transaction that changed
+	nudged  map[tgr.RunID]bool // runs of the transaction that are to be settled
 }
+
+// touch has Config.Changed told of a run when the transaction is durable.
+func (t *tx) touch(run tgr.RunID) { t.touched[run] = true }
 
 func newWriter(s *Store) *writer {
 	w := &writer{s: s, ops: make(chan *op, batch), gone: make(chan struct{})}
@@ -134,7 +142,7 @@ func (w *writer) run(ops []*op, errs []error) error {
 	if err != nil {
 		return err
 	}
-	t := &tx{Tx: begun, s: w.s, now: w.s.cfg.Now().UTC()}
+	t := &tx{Tx: begun, s: w.s, now: w.s.cfg.Now().UTC(), touched: map[tgr.RunID]bool{}, nudged: map[tgr.RunID]bool{}}
 	for i, o := range ops {
 		if !o.taken.CompareAndSwap(false, true) {
 			continue
@@ -151,7 +159,11 @@ func (w *writer) run(ops []*op, errs []error) error {
 			return errors.Join(err, t.Rollback())
 		}
 	}
-	return t.Commit()
+	if err := t.Commit(); err != nil {
+		return err
+	}
+	w.s.committed(t)
+	return nil
 }
 
 // call makes a panic of fn, which may be another room's function, that op's error: other writes share its goroutine.
@@ -161,7 +173,11 @@ func call(fn func(*tx) error, t *tx) (err error) {
 			err = &tgr.Error{Op: "store.write", Code: tgr.Internal, Message: "a bug", Err: fmt.Errorf("panic: %v\n%s", p, debug.Stack())}
 		}
 	}()
-	return fn(t)
+	t.left, t.entries = nil, nil
+	if err := fn(t); err != nil {
+		return err
+	}
+	return t.regroup()
 }
 
 // exec runs a statement that must change exactly one row.

@@ -92,6 +92,7 @@ func hostileStore() *memory {
 	job.Name, job.Key, job.Reason, job.Isolation, job.Conclusion = hostile, hostile, hostile, hostile, tgr.Conclusion(hostile)
 	job.Steps = []tgr.Step{{Number: 1, Name: hostile, Reason: hostile, Status: tgr.Status(hostile)}}
 	job.Annotations = []tgr.Annotation{{Level: hostile, Message: hostile + "\nsecond", Title: hostile, File: hostile}}
+	job.Summary = hostile
 	m.setJob(job)
 	m.append(70, 1, tgr.LogLine{Step: 1, Text: hostile}, tgr.LogLine{Step: 1, Text: "\x1b[31m" + hostile}, tgr.LogLine{Step: 2, Text: strings.Repeat("long ", 10_000)})
 	m.closeLog(70, 1)

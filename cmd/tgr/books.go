@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"iter"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/terraphim/tgr"
@@ -35,6 +37,43 @@ func (s *server) observer() dispatch.Observer {
 		Finished: func(_ tgr.Run, _ tgr.Job, r dispatch.JobResult) { s.metrics.ObserveJob(string(r.Conclusion)) },
 		Faulted:  func(b tgr.Blame) { s.metrics.CountError(string(b)) },
 		Settled:  func(tgr.RunID) { s.reports.wake() },
+	}
+}
+
+// watchers are who wants to know when a run changes: streams of events. The zero value is ready.
+type watchers struct {
+	mu   sync.Mutex
+	runs map[tgr.RunID][]chan struct{}
+}
+
+// add returns a channel that gets a value after the run has changed, until stop is called.
+func (w *watchers) add(run tgr.RunID) (changed <-chan struct{}, stop func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.runs == nil {
+		w.runs = map[tgr.RunID][]chan struct{}{}
+	}
+	ch := make(chan struct{}, 1) // one value stands for all changes that were not looked at
+	w.runs[run] = append(w.runs[run], ch)
+	return ch, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.runs[run] = slices.DeleteFunc(w.runs[run], func(c chan struct{}) bool { return c == ch })
+		if len(w.runs[run]) == 0 {
+			delete(w.runs, run)
+		}
+	}
+}
+
+// changed tells those who watch the run.
+func (w *watchers) changed(run tgr.RunID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, ch := range w.runs[run] {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
 	}
 }
 

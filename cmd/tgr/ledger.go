@@ -50,7 +50,7 @@ func (l ledger) Progress(ctx context.Context, job tgr.JobID, token string, p dis
 // Finish implements dispatch.Jobs.
 func (l ledger) Finish(ctx context.Context, job tgr.JobID, token string, r dispatch.JobResult) error {
 	return l.Store.Finish(ctx, job, token, store.JobResult{Conclusion: r.Conclusion, Blame: r.Blame, Reason: r.Reason,
-		Outputs: r.Outputs, Steps: r.Steps, Annotations: r.Annotations})
+		Outputs: r.Outputs, Steps: r.Steps, Annotations: r.Annotations, Summary: r.Summary})
 }
 
 // Release implements dispatch.Jobs.
@@ -64,7 +64,7 @@ func (l ledger) Planned(ctx context.Context, job tgr.JobID, token string, p disp
 	out := store.Planned{Reason: p.Reason, Event: &p.Event}
 	for _, r := range p.Runs {
 		out.Runs = append(out.Runs, store.PlannedRun{WorkflowFile: r.WorkflowFile, WorkflowName: r.WorkflowName,
-			Title: r.Title, Plan: r.Plan, Jobs: r.Jobs, Conclusion: r.Conclusion, Reason: r.Reason})
+			Title: r.Title, Group: r.Group, Plan: r.Plan, Jobs: r.Jobs, Conclusion: r.Conclusion, Reason: r.Reason})
 	}
 	return l.Store.Planned(ctx, job, token, out)
 }

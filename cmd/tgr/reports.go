@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -65,13 +64,11 @@ func (r *reports) auth(ctx context.Context, repo string) (string, error) {
 	return r.client.RepoToken(ctx, repo)
 }
 
-// of makes the reports of a run as it is now. Without credentials there are none: they would wait for ever. A job that
-// waits for its needs is not reported: only when its matrix is expanded is it known how many it is, and their names.
+// of makes the reports of a run as it is now. Without credentials there are none: they would wait for ever.
 func (r *reports) of(run tgr.Run, jobs []tgr.Job) []store.Outgoing {
 	if !r.client.CanReport() {
 		return nil
 	}
-	jobs = slices.DeleteFunc(slices.Clone(jobs), func(j tgr.Job) bool { return j.Status == tgr.Pending })
 	var out []store.Outgoing
 	for _, o := range github.Reports(run, jobs, github.ReportOptions{URL: r.link, Lines: r.whyFailed}) {
 		out = append(out, store.Outgoing{Key: o.Key, Body: o.Body})

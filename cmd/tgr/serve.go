@@ -75,6 +75,7 @@ type server struct {
 	dispatch *dispatch.Dispatcher
 	reports  *reports
 	web      *web.Server
+	watch    watchers
 	url      string // where people reach it
 	closers  []func() error
 }
@@ -138,7 +139,8 @@ func (s *server) open(ctx context.Context, secrets [][]byte) error {
 	if s.reports, err = newReports(s.c, s.log, s.url); err != nil {
 		return err
 	}
-	if s.store, err = store.Open(ctx, store.Config{Path: filepath.Join(dir, "tgr.db"), Log: s.log, Reports: s.reports.of}); err != nil {
+	if s.store, err = store.Open(ctx, store.Config{Path: filepath.Join(dir, "tgr.db"), Log: s.log,
+		Reports: s.reports.of, Changed: s.watch.changed}); err != nil {
 		return err
 	}
 	s.closers = append(s.closers, s.store.Close)
@@ -197,7 +199,7 @@ func (s *server) openWeb(secrets [][]byte, machines *machines) error {
 		return err
 	}
 	s.web, err = web.New(web.Config{
-		Runs: runBook{s.store}, Logs: logBook{s.logs, s.store}, Control: control{s}, Metrics: s.metrics, Webhook: hook,
+		Runs: runBook{s.store}, Logs: logBook{s.logs, s.store}, Control: control{s}, Metrics: s.metrics, Webhook: hook, Changed: s.watch.add,
 		Token: s.c.get("api-token"), Version: version(), Log: s.log,
 		Ready: map[string]func(context.Context) error{"database": s.store.Ping, "machines": machines.Ready},
 	})

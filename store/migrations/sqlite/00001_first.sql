@@ -25,6 +25,8 @@ CREATE TABLE runs (
   status        TEXT    NOT NULL CHECK (status IN ('pending', 'queued', 'in_progress', 'completed')),
   conclusion    TEXT    NOT NULL DEFAULT '',
   reason        TEXT    NOT NULL DEFAULT '',
+  cancel_reason TEXT    NOT NULL DEFAULT '', -- of the current attempt: it is to be cancelled
+  grp           TEXT    NOT NULL DEFAULT '', -- tgr.Group
   created       INTEGER NOT NULL,
   started       INTEGER NOT NULL DEFAULT 0,
   finished      INTEGER NOT NULL DEFAULT 0,
@@ -78,6 +80,8 @@ CREATE TABLE jobs (
   lease_until       INTEGER NOT NULL DEFAULT 0,
   cancel            INTEGER NOT NULL DEFAULT 0,  -- a running job is to be cancelled
   cancel_reason     TEXT    NOT NULL DEFAULT '',
+  grp               TEXT    NOT NULL DEFAULT '', -- tgr.Group
+  summary           TEXT    NOT NULL DEFAULT '',
   CHECK ((status = 'completed') = (conclusion <> '')),
   CHECK ((status = 'in_progress') = (token <> ''))
 );
@@ -85,6 +89,19 @@ CREATE INDEX jobs_run ON jobs (run_id, attempt);
 CREATE INDEX jobs_queue ON jobs (queued, id) WHERE status = 'queued';
 CREATE INDEX jobs_leases ON jobs (lease_until) WHERE status = 'in_progress';
 CREATE INDEX jobs_open ON jobs (status) WHERE status <> 'completed';
+
+-- Who is in a concurrency group: runs and jobs that are not completed, in the order in which they came.
+CREATE TABLE members (
+  seq     INTEGER PRIMARY KEY AUTOINCREMENT,
+  grp     TEXT    NOT NULL,               -- namespace and name
+  run_id  INTEGER NOT NULL REFERENCES runs (id),
+  job_id  INTEGER NOT NULL,               -- 0: the run itself
+  waiting INTEGER NOT NULL,               -- 0: it holds the group
+  spec    TEXT    NOT NULL,               -- tgr.Group
+  UNIQUE (run_id, job_id)
+);
+CREATE UNIQUE INDEX members_holder ON members (grp) WHERE waiting = 0;
+CREATE INDEX members_grp ON members (grp, seq);
 
 CREATE TABLE reports (
   key       TEXT    PRIMARY KEY,
@@ -101,6 +118,7 @@ CREATE INDEX reports_due ON reports (due) WHERE version > sent;
 
 -- +goose Down
 DROP TABLE reports;
+DROP TABLE members;
 DROP TABLE jobs;
 DROP TABLE run_numbers;
 DROP TABLE runs;
