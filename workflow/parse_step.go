@@ -21,11 +21,20 @@ func (r *reader) targets(self *Step, ids []*node, names ids) {
 		case strings.EqualFold(id.text, self.ID):
 			r.errorf(id, "steps", "step '%s' cannot wait for or cancel itself", id.text)
 		case !known:
-			r.errorf(id, "steps", "there is no step '%s' before this one%s", id.text, similar(id.text, names.given()))
+			r.errorf(id, "steps", "there is no step '%s' before this one%s", id.text, r.similarID(id.text, names))
 		case given != inBackground:
 			r.warnf(id.pos(), "steps", "the step '%s' does not run in the background", id.text)
 		}
 	}
+}
+
+// similarID is the nearest of the ids that are given, unless too many problems were found or there are too many ids to look
+// through for each.
+func (r *reader) similarID(written string, names ids) string {
+	if r.full() || len(names) > 200 {
+		return ""
+	}
+	return similar(written, names.given())
 }
 
 func (r *reader) stepList(n *node, names ids) []Step {

@@ -10,10 +10,12 @@ import (
 	"github.com/terraphim/tgr/expr"
 )
 
-// maxProblems bounds how many problems are collected for one file, maxExcerptColumn where an excerpt is still made.
+// maxProblems bounds how many problems are collected for one file, maxExcerptColumn where an excerpt is still made, and
+// maxQuoted the bytes of the file that a message repeats.
 const (
 	maxProblems      = 500
 	maxExcerptColumn = 2000
+	maxQuoted        = 1000
 )
 
 // reader checks a document against the grammar and collects problems. One reader serves one file.
@@ -34,18 +36,28 @@ func newReader(file string, src []byte) *reader {
 // errorf reports an error at a node.
 func (r *reader) errorf(n *node, rule, format string, args ...any) {
 	n.bad = true
-	r.report(n.pos(), SeverityError, rule, fmt.Sprintf(format, args...))
+	r.report(n.pos(), SeverityError, rule, message(format, args))
 }
 
 // follow reports an error unless another one was already reported at that place: it would be its consequence.
 func (r *reader) follow(at Pos, rule, format string, args ...any) {
 	if !r.seen[at] {
-		r.report(at, SeverityError, rule, fmt.Sprintf(format, args...))
+		r.report(at, SeverityError, rule, message(format, args))
 	}
 }
 
 func (r *reader) warnf(at Pos, rule, format string, args ...any) {
-	r.report(at, SeverityWarning, rule, fmt.Sprintf(format, args...))
+	r.report(at, SeverityWarning, rule, message(format, args))
+}
+
+// message formats a message with the beginnings of long texts.
+func message(format string, args []any) string {
+	for i, a := range args {
+		if s, ok := a.(string); ok && len(s) > maxQuoted {
+			args[i] = strings.ToValidUTF8(s[:maxQuoted], "") + "…"
+		}
+	}
+	return fmt.Sprintf(format, args...)
 }
 
 func (r *reader) report(at Pos, sev Severity, rule, message string) {

@@ -101,6 +101,9 @@ func parseYAML(src []byte, limits Limits) (*node, *Problem) {
 	if len(bytes.TrimSpace(src)) == 0 {
 		return nil, &Problem{Rule: "yaml", Line: 1, Column: 1, Message: "the file is empty"}
 	}
+	if crowded(src, limits.Nodes) {
+		return nil, &Problem{Rule: "limit", Line: 1, Column: 1, Message: fmt.Sprintf("the file holds more than %d nodes", limits.Nodes)}
+	}
 	var doc yaml.Node
 	err := yaml.Load(src, &doc, yaml.WithV4Defaults(), yaml.WithUniqueKeys(false), yaml.WithPlugin(&guard{limits: limits}))
 	if err != nil {
