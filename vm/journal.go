@@ -55,6 +55,9 @@ const journalFile = "journal.jsonl"
 // maxJournal bounds a record, in bytes: what is larger was not written by us.
 const maxJournal = 1 << 20
 
+// unfinished begins the name of a folder that is not a machine's yet.
+const unfinished = ".new-"
+
 // unfinishedAge is how old a folder without a record must be before Reap takes it for the rest of a crash.
 const unfinishedAge = time.Minute
 
@@ -84,7 +87,7 @@ func (j Journal) Open(id, provider string) (*Record, error) {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
 	// A folder appears under its name with its first line in it, or not at all.
-	tmp, err := os.MkdirTemp(j.Dir, ".new-")
+	tmp, err := MakeFolder(j.Dir, unfinished)
 	if err != nil {
 		return nil, fmt.Errorf("journal of machine %s: %w", id, err)
 	}
@@ -167,7 +170,7 @@ func (j Journal) Reap(ctx context.Context, keep func(id string) bool) ([]Reaped,
 		e, err := readEntry(dir)
 		if err != nil || !ValidID(name) {
 			// Nothing is made before the first line is written: there is only the folder.
-			if info, err := os.Lstat(dir); err == nil && time.Since(info.ModTime()) > unfinishedAge {
+			if info, err := os.Lstat(dir); madeByTheDead(name, unfinished) || err == nil && time.Since(info.ModTime()) > unfinishedAge {
 				reaped = append(reaped, Reaped{Entry: Entry{ID: name}, Err: removeAll(dir)})
 			}
 			continue
@@ -193,7 +196,7 @@ func (j Journal) folders() ([]string, error) {
 	}
 	var names []string
 	for _, d := range list {
-		if d.IsDir() && (ValidID(d.Name()) || strings.HasPrefix(d.Name(), ".new-")) {
+		if d.IsDir() && (ValidID(d.Name()) || strings.HasPrefix(d.Name(), unfinished)) {
 			names = append(names, d.Name())
 		}
 	}

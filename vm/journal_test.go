@@ -288,6 +288,15 @@ func TestReapUnfinished(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// One whose maker is gone does not have to wait.
+	gone, err := FindProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Start++
+	if err := os.Mkdir(filepath.Join(j.Dir, unfinished+maker(gone)+"-1"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := j.Reap(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
