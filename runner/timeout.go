@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/terraphim/tgr/workflow"
@@ -85,7 +86,7 @@ func (c *clock) reason(runner string) string {
 	case errors.Is(cause, context.Canceled):
 		return "The operation was canceled."
 	default:
-		return "The operation was canceled: " + cause.Error()
+		return "The operation was canceled: " + strings.TrimPrefix(cause.Error(), "cancelled: ")
 	}
 }
 

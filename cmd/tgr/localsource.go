@@ -38,16 +38,16 @@ type localSource struct {
 	log    *slog.Logger
 
 	snapshot func() (string, string, error) // makes the commit that is checked out, once: its repository and SHA
-	tmp      string
+	tmp      string                         // folder for that, which the caller removes
 }
 
 // openLocalSource looks at the repository that dir is in. A folder that is in none is a working tree all the same.
-func openLocalSource(ctx context.Context, dir string, log *slog.Logger) (*localSource, error) {
+func openLocalSource(ctx context.Context, dir, tmp string, log *slog.Logger) (*localSource, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
-	s := &localSource{dir: abs, log: log}
+	s := &localSource{dir: abs, tmp: tmp, log: log}
 	// Each process costs as much as a step: few of them, and at the same time.
 	questions := [][]string{
 		{"rev-parse", "--show-toplevel", "HEAD", "--symbolic-full-name", "HEAD"},
@@ -153,14 +153,6 @@ func fullName(origin, dir string) string {
 		return path.Join(parts[len(parts)-2:]...)
 	}
 	return "local/" + filepath.Base(dir)
-}
-
-// Close removes what the source made.
-func (s *localSource) Close() error {
-	if s.tmp == "" {
-		return nil
-	}
-	return os.RemoveAll(s.tmp)
 }
 
 // choose turns -W into paths of workflow files.
@@ -332,7 +324,7 @@ func (c localCheckout) Checkout(ctx context.Context, r runner.CheckoutRequest) (
 // commitTree commits the working tree as it is, ignored files left out, into a repository of its own that borrows the
 // objects of the user's: nothing is written to that one. A clean tree is HEAD itself.
 func (s *localSource) commitTree(ctx context.Context) (repo, sha string, err error) {
-	if s.tmp, err = os.MkdirTemp("", "tgr-source-"); err != nil {
+	if err := os.MkdirAll(s.tmp, 0o700); err != nil {
 		return "", "", err
 	}
 	repo = filepath.Join(s.tmp, "repo.git")

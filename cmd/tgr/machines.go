@@ -23,6 +23,7 @@ type machineConfig struct {
 	image     string
 	network   string // none or user
 	dir       string // state of the machines
+	mortal    bool   // the machines are of no use to anybody when this process has ended
 	size      vm.Spec
 }
 
@@ -73,6 +74,9 @@ func openProcesses(c machineConfig, log *slog.Logger) (*machines, error) {
 	agent, err := agentCommand()
 	if err != nil {
 		return nil, err
+	}
+	if c.mortal {
+		agent = append(agent, "-orphans", "3s")
 	}
 	log.Warn("NO ISOLATION: jobs run as processes of this host and of this user; use it only for code that you trust")
 	p := process.New(process.Config{Agent: agent, Dir: c.dir})
@@ -129,7 +133,7 @@ func openQEMU(ctx context.Context, c machineConfig, journal vm.Journal, log *slo
 	}
 	cfg := qemu.Config{
 		Image:   qemu.Image{Kernel: im.Kernel, Initrd: im.Initrd, Root: im.Root, Overlay: im.CloneOverlay},
-		Journal: journal, CacheDir: filepath.Dir(c.dir), Log: log,
+		Journal: journal, Log: log,
 	}
 	if c.network == "user" {
 		cfg.Network = "user"

@@ -22,12 +22,15 @@ type printer struct {
 	quiet bool // no log lines
 	many  bool // several jobs: each line says whose it is
 	steps map[tgr.JobID][]tgr.Step
-	err   error // the first error of writing
+
+	err    error         // the first error of writing
+	broken chan struct{} // closed with it
+	ended  bool          // nothing more is shown
 }
 
 func newPrinter(out io.Writer, asJSON, color bool) *printer {
 	return &printer{out: out, json: asJSON, color: color,
-		steps: map[tgr.JobID][]tgr.Step{}}
+		steps: map[tgr.JobID][]tgr.Step{}, broken: make(chan struct{})}
 }
 
 // record is one JSON line. Type is log, step, job or run.
@@ -42,9 +45,30 @@ type record struct {
 }
 
 func (p *printer) write(s string) {
-	if _, err := io.WriteString(p.out, s); err != nil && p.err == nil {
-		p.err = err
+	if p.ended {
+		return
 	}
+	if _, err := io.WriteString(p.out, s); err != nil {
+		p.err, p.ended = err, true
+		close(p.broken)
+	}
+}
+
+// say shows a word of ours.
+func (p *printer) say(s string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.json {
+		p.write(s)
+	}
+}
+
+// end shows a last word; whatever happens from then on is of no interest any more.
+func (p *printer) end(s string) {
+	p.say(s)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ended = true
 }
 
 func (p *printer) record(r record) {

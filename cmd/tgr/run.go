@@ -7,13 +7,18 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"path/filepath"
 	"runtime"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/dispatch"
+	"github.com/terraphim/tgr/vm"
 )
 
 // runFlags are what `tgr run` was asked for.
@@ -86,11 +91,19 @@ func runLocal(ctx context.Context, stdout, stderr io.Writer, event string, f run
 	if err := f.check(); err != nil {
 		return usageError{err}
 	}
-	src, err := openLocalSource(ctx, f.dir, log)
+	// A terminal that is closed is an interrupt; a reader that goes away is an error of writing, and not our death.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP)
+	defer stop()
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	dir, err := runFolder(ctx, log)
+	if err != nil {
+		return ours(err)
+	}
+	defer os.RemoveAll(dir)
+	src, err := openLocalSource(ctx, f.dir, filepath.Join(dir, "source"), log)
 	if err != nil {
 		return usageError{err}
 	}
-	defer src.Close()
 	ev, err := localEvent(ctx, event, src, f)
 	if err != nil {
 		return usageError{err}
@@ -102,7 +115,7 @@ func runLocal(ctx context.Context, stdout, stderr io.Writer, event string, f run
 	if src.only, err = src.choose(f.files); err != nil {
 		return usageError{err}
 	}
-	machines, cleanup, err := localMachines(ctx, f, log, stderr)
+	machines, cleanup, err := localMachines(ctx, f, filepath.Join(dir, "machines"), log, stderr)
 	if err != nil {
 		return ours(err)
 	}
@@ -114,7 +127,8 @@ func runLocal(ctx context.Context, stdout, stderr io.Writer, event string, f run
 	l.id = l.memory.Accept(ev)
 	d := dispatch.New(dispatch.Config{
 		Jobs: l.memory, Runs: l.memory, Source: src, Machines: machines, Logs: noLogs{}, Log: log,
-		Edit: f.edit, Keep: l.wanted.keep, Workers: max(1, f.parallel),
+		Edit: f.edit, Keep: l.wanted.keep, Workers: f.parallel,
+		Lease: 400 * time.Millisecond, // nobody else wants the jobs; a cancellation is noticed within a quarter of it
 		Secrets: func(context.Context, tgr.Run) (map[string]string, map[string]string, string, error) {
 			return secrets, vars, secrets["GITHUB_TOKEN"], nil
 		},
@@ -143,21 +157,24 @@ func (l *localRun) run(ctx context.Context, d *dispatch.Dispatcher) {
 	go func() {
 		defer close(ended)
 		if err := d.Run(work); err != nil {
-			l.out.write("tgr: " + err.Error() + "\n")
+			l.out.say("tgr: " + err.Error() + "\n")
 		}
 	}()
 	select {
 	case <-l.done:
+	case <-l.out.broken:
 	case <-ctx.Done():
 		l.memory.Cancel("interrupted")
 		again := make(chan os.Signal, 1)
 		notifyInterrupt(again)
 		if err := d.Settle(work, l.id); err != nil {
-			l.out.write("tgr: " + err.Error() + "\n")
+			l.out.say("tgr: " + err.Error() + "\n")
 		}
 		select {
 		case <-l.done:
+		case <-l.out.broken:
 		case <-again:
+			l.out.end("tgr: interrupted again: everything ends at once\n")
 		}
 	}
 	stop()
@@ -239,8 +256,29 @@ func (l *localRun) verdict(stderr io.Writer) error {
 	return nil
 }
 
+// runFolder makes the folder for all that a run needs on the host, and removes what is left of runs that were killed,
+// with their machines. It is not below the working tree, and its name is short: the path of a socket may have 107 bytes.
+func runFolder(ctx context.Context, log *slog.Logger) (string, error) {
+	const prefix = "tgr-run-"
+	dead, err := vm.DeadFolders(os.TempDir(), prefix)
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range dead {
+		reaped, err := vm.Journal{Dir: filepath.Join(dir, "machines")}.Reap(ctx, nil)
+		for _, r := range reaped {
+			err = errors.Join(err, r.Err)
+		}
+		if err == nil {
+			err = os.RemoveAll(dir)
+		}
+		log.Warn("removed what a run that was killed left", "folder", dir, "machines", len(reaped), "error", err)
+	}
+	return vm.MakeFolder(os.TempDir(), prefix)
+}
+
 // localMachines are machines that live no longer than the command.
-func localMachines(ctx context.Context, f runFlags, log *slog.Logger, stderr io.Writer) (*machines, func(), error) {
+func localMachines(ctx context.Context, f runFlags, dir string, log *slog.Logger, stderr io.Writer) (*machines, func(), error) {
 	c, err := loadConfig(newConfigCmd().Flags())
 	if err != nil {
 		return nil, nil, err
@@ -254,20 +292,16 @@ func localMachines(ctx context.Context, f runFlags, log *slog.Logger, stderr io.
 		mc.image = f.image
 	}
 	mc.network = f.network
-	// Not below the working tree, and short: the path of a socket may have 107 bytes.
-	if mc.dir, err = os.MkdirTemp("", "tgr-"); err != nil {
-		return nil, nil, err
-	}
+	mc.dir, mc.mortal = dir, true
 	m, err := openMachines(ctx, mc, log)
 	if err != nil {
-		os.RemoveAll(mc.dir)
 		return nil, nil, err
 	}
 	if mc.isolation == "process" {
 		fmt.Fprintln(stderr, "tgr: NO ISOLATION: jobs run as processes of this host and of this user")
 	}
 	return m, func() {
-		if err := errors.Join(m.Close(), os.RemoveAll(mc.dir)); err != nil {
+		if err := m.Close(); err != nil {
 			fmt.Fprintln(stderr, "tgr:", err)
 		}
 	}, nil
