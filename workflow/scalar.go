@@ -10,64 +10,63 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// scalarNode reads a scalar by YAML 1.2's core schema, as GitHub does: on, yes and no are strings, 0o17 and 0x1F
+// setScalar reads a scalar by YAML 1.2's core schema, as GitHub does: on, yes and no are strings, 0o17 and 0x1F
 // are numbers, 010 is ten.
-func scalarNode(n *yaml.Node) (*node, error) {
-	out := &node{kind: kindString, line: n.Line, col: n.Column, text: n.Value}
-	quoted := n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
-	out.plain = !quoted
-	if n.Style&yaml.TaggedStyle != 0 {
-		return tagged(out, n)
+func (n *node) setScalar(from *yaml.Node) error {
+	n.kind, n.text = kindString, from.Value
+	quoted := from.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
+	n.plain = !quoted
+	if from.Style&yaml.TaggedStyle != 0 {
+		return n.setTagged(from)
 	}
 	if quoted {
-		return out, nil
+		return nil
 	}
 	switch {
-	case isNull(n.Value):
-		out.kind, out.text = kindNull, ""
-	case isTrue(n.Value):
-		out.kind, out.bool, out.text = kindBool, true, "true"
-	case isFalse(n.Value):
-		out.kind, out.text = kindBool, "false"
+	case isNull(n.text):
+		n.kind, n.text = kindNull, ""
+	case isTrue(n.text):
+		n.kind, n.bool, n.text = kindBool, true, "true"
+	case isFalse(n.text):
+		n.kind, n.text = kindBool, "false"
 	default:
-		if f, ok := parseNumber(n.Value); ok {
-			out.setNumber(f)
+		if f, ok := parseNumber(n.text); ok {
+			n.setNumber(f)
 		}
 	}
-	return out, nil
+	return nil
 }
 
 func (n *node) setNumber(f float64) {
 	n.kind, n.number, n.text = kindNumber, f, expr.Num(f).Text()
 }
 
-// tagged reads a scalar with an explicit tag.
-func tagged(out *node, n *yaml.Node) (*node, error) {
-	value := n.Value
-	switch n.ShortTag() {
+// setTagged reads a scalar with an explicit tag.
+func (n *node) setTagged(from *yaml.Node) error {
+	value, tag := from.Value, from.ShortTag()
+	switch tag {
 	case "!!str", "!":
-		return out, nil
 	case "!!null":
 		if !isNull(value) {
-			return nil, fmt.Errorf("'%s' is not null, as its tag says", value)
+			return fmt.Errorf("'%s' is not null, as its tag says", value)
 		}
-		out.kind, out.text = kindNull, ""
+		n.kind, n.text = kindNull, ""
 	case "!!bool":
 		if !isTrue(value) && !isFalse(value) {
-			return nil, fmt.Errorf("'%s' is not a boolean, as its tag says", value)
+			return fmt.Errorf("'%s' is not a boolean, as its tag says", value)
 		}
-		out.kind, out.bool = kindBool, isTrue(value)
-		out.text = strconv.FormatBool(out.bool)
+		n.kind, n.bool = kindBool, isTrue(value)
+		n.text = strconv.FormatBool(n.bool)
 	case "!!int", "!!float":
 		f, ok := parseNumber(value)
-		if !ok || n.ShortTag() == "!!int" && strings.ContainsAny(strings.TrimPrefix(value, "0x"), ".eE") && !strings.HasPrefix(value, "0x") {
-			return nil, fmt.Errorf("'%s' is not a number, as its tag says", value)
+		if !ok || tag == "!!int" && strings.ContainsAny(value, ".eE") && !strings.HasPrefix(value, "0x") {
+			return fmt.Errorf("'%s' is not a number, as its tag says", value)
 		}
-		out.setNumber(f)
+		n.setNumber(f)
 	default:
-		return nil, fmt.Errorf("the tag '%s' is not supported", n.Tag)
+		return fmt.Errorf("the tag '%s' is not supported", from.Tag)
 	}
-	return out, nil
+	return nil
 }
 
 func isNull(s string) bool {

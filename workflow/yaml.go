@@ -75,9 +75,18 @@ const byteOrderMark = "\xef\xbb\xbf"
 // document turns what the YAML parser read into nodes, within the limits.
 type document struct {
 	limits  Limits
-	anchors map[*yaml.Node]*measured
+	anchors map[*yaml.Node]measured
 	open    map[*yaml.Node]bool
 	err     *Problem
+	nodes   []node // room for the next ones: they are made by the dozen
+}
+
+func (d *document) node(n *yaml.Node) *node {
+	if len(d.nodes) == cap(d.nodes) {
+		d.nodes = make([]node, 0, 32)
+	}
+	d.nodes = append(d.nodes, node{line: n.Line, col: n.Column})
+	return &d.nodes[len(d.nodes)-1]
 }
 
 // measured is a node with what it costs once its aliases are expanded.
@@ -165,18 +174,18 @@ func yamlProblem(err error, src []byte) *Problem {
 	return p
 }
 
-func (d *document) fail(n *yaml.Node, rule, format string, args ...any) *measured {
+func (d *document) fail(n *yaml.Node, rule, format string, args ...any) measured {
 	if d.err == nil {
 		d.err = &Problem{Rule: rule, Line: n.Line, Column: n.Column, Message: fmt.Sprintf(format, args...)}
 	}
-	return &measured{node: &node{line: n.Line, col: n.Column}, size: 1, depth: 1}
+	return measured{node: d.node(n), size: 1, depth: 1}
 }
 
 // convert makes a node of n and counts what it costs. Costs of an anchor are remembered, so that a document is
 // walked once however often its aliases repeat.
-func (d *document) convert(n *yaml.Node, depth int) *measured {
+func (d *document) convert(n *yaml.Node, depth int) measured {
 	if d.err != nil {
-		return &measured{node: &node{}}
+		return measured{node: d.node(n)}
 	}
 	if depth > d.limits.Depth {
 		return d.fail(n, "limit", "nested more than %d levels deep", d.limits.Depth)
@@ -185,33 +194,33 @@ func (d *document) convert(n *yaml.Node, depth int) *measured {
 	case yaml.AliasNode:
 		return d.alias(n, depth)
 	case yaml.ScalarNode:
-		s, err := scalarNode(n)
-		if err != nil {
+		s := d.node(n)
+		if err := s.setScalar(n); err != nil {
 			return d.fail(n, "yaml", "%v", err)
 		}
-		return d.remember(n, &measured{node: s, size: 1, depth: 1})
+		return d.remember(n, measured{node: s, size: 1, depth: 1})
 	case yaml.SequenceNode, yaml.MappingNode:
 		return d.remember(n, d.collection(n, depth))
 	}
 	return d.fail(n, "yaml", "a scalar, a sequence or a mapping was expected")
 }
 
-func (d *document) remember(n *yaml.Node, m *measured) *measured {
+func (d *document) remember(n *yaml.Node, m measured) measured {
 	if n.Anchor != "" {
 		if d.anchors == nil {
-			d.anchors = map[*yaml.Node]*measured{}
+			d.anchors = map[*yaml.Node]measured{}
 		}
 		d.anchors[n] = m
 	}
 	return m
 }
 
-func (d *document) alias(n *yaml.Node, depth int) *measured {
+func (d *document) alias(n *yaml.Node, depth int) measured {
 	if d.open[n.Alias] {
 		return d.fail(n, "yaml", "the anchor '%s' contains itself", n.Value)
 	}
-	m := d.anchors[n.Alias]
-	if m == nil {
+	m, ok := d.anchors[n.Alias]
+	if !ok {
 		return d.fail(n, "yaml", "the anchor '%s' is not defined before it is used", n.Value)
 	}
 	if depth+m.depth-1 > d.limits.Depth {
@@ -220,7 +229,7 @@ func (d *document) alias(n *yaml.Node, depth int) *measured {
 	return m
 }
 
-func (d *document) collection(n *yaml.Node, depth int) *measured {
+func (d *document) collection(n *yaml.Node, depth int) measured {
 	if n.Anchor != "" {
 		if d.open == nil {
 			d.open = map[*yaml.Node]bool{}
@@ -228,8 +237,9 @@ func (d *document) collection(n *yaml.Node, depth int) *measured {
 		d.open[n] = true
 		defer delete(d.open, n)
 	}
-	out := &node{kind: kindSeq, line: n.Line, col: n.Column}
-	m := &measured{node: out, size: 1, depth: 1}
+	out := d.node(n)
+	out.kind = kindSeq
+	m := measured{node: out, size: 1, depth: 1}
 	add := func(c *yaml.Node) *node {
 		cm := d.convert(c, depth+1)
 		m.size += cm.size
