@@ -189,7 +189,7 @@ func checkFile(path string) (checkedFile, error) {
 		a.describe(w)
 		if !workflow.Failed(problems) {
 			_, more := workflow.Compile(w, workflow.Options{Load: localWorkflows(path)})
-			problems = append(problems, more...)
+			problems = slices.Concat(problems, more, missingWorkflows(w))
 		}
 	}
 	a.add(problems)
@@ -206,22 +206,45 @@ func readWorkflow(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, 1<<20))
 }
 
+// localFile is the file that a job's uses names in the repository of the workflow file at path; "" if it is another
+// repository's.
+func localFile(path, uses string) string {
+	dir := filepath.Dir(path)
+	name, local := strings.CutPrefix(uses, "./.github/workflows/")
+	if !local {
+		name, local = strings.CutPrefix(uses, "$/.github/workflows/")
+	}
+	if !local || !filepath.IsLocal(name) || !isWorkflowFolder(dir) {
+		return ""
+	}
+	return filepath.Join(dir, name)
+}
+
+// missingWorkflows warns of the reusable workflows of the same repository that are not there: perhaps not yet.
+func missingWorkflows(w *workflow.Workflow) []workflow.Problem {
+	var out []workflow.Problem
+	for _, j := range w.Jobs {
+		file := localFile(w.File, j.Uses)
+		if file == "" {
+			continue
+		}
+		if _, err := os.Stat(file); err != nil {
+			at := j.At["uses"]
+			out = append(out, workflow.Problem{File: w.File, Line: at.Line, Column: at.Column, Rule: "uses",
+				Severity: workflow.SeverityWarning, Message: fmt.Sprintf("'%s' is not there", j.Uses)})
+		}
+	}
+	return out
+}
+
 // localWorkflows loads the reusable workflows of the repository that a workflow file is in. Those of other repositories,
 // and files that are not there, are not available.
 func localWorkflows(path string) func(string) (string, []byte, error) {
-	dir := filepath.Dir(path)
-	if !isWorkflowFolder(dir) {
-		return nil
-	}
 	return func(uses string) (string, []byte, error) {
-		name, local := strings.CutPrefix(uses, "./.github/workflows/")
-		if !local {
-			name, local = strings.CutPrefix(uses, "$/.github/workflows/")
-		}
-		if !local || !filepath.IsLocal(name) {
+		file := localFile(path, uses)
+		if file == "" {
 			return "", nil, nil
 		}
-		file := filepath.Join(dir, name)
 		src, err := readWorkflow(file)
 		if os.IsNotExist(err) {
 			return "", nil, nil

@@ -69,7 +69,8 @@ jobs:
     runs-on: ubuntu-latest
     steps:
       - runn: echo
-  warn: {runs-on: x, steps: [{wait: nobody}]}
+  warn: {runs-on: x, permissions: {id-token: read}}
+  gone: {uses: ./.github/workflows/gone.yml}
 `
 
 func repository() map[string]string {
@@ -92,9 +93,9 @@ func TestCheckText(t *testing.T) {
 .github/workflows/bad.yaml:6:9: error: there is not enough info to determine what you meant; add one of these keys: 'cancel', 'parallel', 'run', 'shell', 'uses', 'wait', 'wait-all', 'with', 'working-directory' [required]
           - runn: echo
             ^
-.github/workflows/bad.yaml:7:30: warning: there is no background step 'nobody' before this one [steps]
-      warn: {runs-on: x, steps: [{wait: nobody}]}
-                                 ^
+.github/workflows/bad.yaml:7:46: warning: unexpected value 'read'; expected one of 'write', 'none' [unexpected-value]
+      warn: {runs-on: x, permissions: {id-token: read}}
+                                                 ^
 actions/a/action.yml:1:7: error: 'main' is required for an action that runs with 'node20' [required]
     runs: {using: node20}
           ^
