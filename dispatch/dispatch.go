@@ -32,7 +32,8 @@ type Jobs interface {
 	Progress(ctx context.Context, job tgr.JobID, token string, p Progress) error
 	// Finish completes the job.
 	Finish(ctx context.Context, job tgr.JobID, token string, r JobResult) error
-	// Release puts the job back into the queue, for a fault of ours.
+	// Release puts the job back into the queue, for a fault of ours. After too many tries it completes as our failure
+	// instead, for that reason.
 	Release(ctx context.Context, job tgr.JobID, token, reason string) error
 }
 

@@ -341,7 +341,7 @@ func TestShutdown(t *testing.T) {
 	h.push(func([]tgr.Run, map[tgr.RunID][]tgr.Job) bool { return h.log.has("started") })
 	h.stop()
 	_, jobs := h.memory.All()
-	if j := jobs[1][1]; j.Status != tgr.Queued || !strings.Contains(j.Reason, "will be retried") {
+	if j := jobs[1][1]; j.Status != tgr.Queued || !strings.Contains(j.Reason, "the server was stopped") {
 		t.Fatalf("after the stop the job is %s: %q; want it queued", j.Status, j.Reason)
 	}
 	if err := os.WriteFile(flag, nil, 0o600); err != nil {

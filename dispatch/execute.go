@@ -35,11 +35,11 @@ func (d *Dispatcher) execute(ctx context.Context, l *Lease) {
 		log.Warn("the job was given to another worker; what happened here is dropped")
 		return
 	case err != nil && ctx.Err() != nil:
-		err = d.c.Jobs.Release(record, l.Job.ID, l.Token, "the server was stopped; the job will be retried")
+		d.release(record, l, "the server was stopped", log)
 	case err != nil && l.Job.Tries < maxTries:
 		log.Error("our fault: the job will be retried", "error", err)
 		d.faulted(tgr.BlameOurs)
-		err = d.c.Jobs.Release(record, l.Job.ID, l.Token, "retried after a fault of ours: "+err.Error())
+		d.release(record, l, "retried after a fault of ours: "+err.Error(), log)
 	default:
 		if err != nil {
 			log.Error("our fault: no try is left", "error", err)
@@ -50,12 +50,16 @@ func (d *Dispatcher) execute(ctx context.Context, l *Lease) {
 		}
 		log.Info("job ended", "conclusion", result.Conclusion, "blame", result.Blame, "reason", result.Reason)
 		d.finish(record, l, result, log)
-		err = nil
-	}
-	if err != nil {
-		log.Error("put a job back into the queue", "error", err)
 	}
 	d.settle(record, l.Run.ID)
+}
+
+// release puts a job back into the queue, when nothing more can be done about an error than to log it: the lease will
+// expire.
+func (d *Dispatcher) release(ctx context.Context, l *Lease, reason string, log *slog.Logger) {
+	if err := d.c.Jobs.Release(ctx, l.Job.ID, l.Token, reason); err != nil {
+		log.Error("put a job back into the queue", "error", err)
+	}
 }
 
 // runJob gets a machine and runs the job on it. The error is a fault of ours.

@@ -137,7 +137,11 @@ func (m *Memory) Release(_ context.Context, id tgr.JobID, token, reason string) 
 	if err != nil {
 		return err
 	}
-	j.Status, j.Reason, j.token = tgr.Queued, reason, ""
+	if j.Tries >= maxTries {
+		j.complete(JobResult{Conclusion: tgr.Failure, Blame: tgr.BlameOurs, Reason: reason})
+	} else {
+		j.Status, j.Reason, j.token = tgr.Queued, reason, ""
+	}
 	m.fold(j.Run)
 	return nil
 }

@@ -41,19 +41,16 @@ func (d *Dispatcher) plan(ctx context.Context, l *Lease) {
 		return
 	case errors.Is(cause, errCancelled):
 		d.finish(record, l, JobResult{Conclusion: tgr.Cancelled, Reason: cause.Error()}, log)
-	case ctx.Err() != nil, code != tgr.NotFound && code != tgr.Invalid && l.Job.Tries < maxTries:
-		log.Error("our fault: the event will be planned again", "error", err)
-		if err := d.c.Jobs.Release(record, l.Job.ID, l.Token, err.Error()); err != nil {
-			log.Error("put a plan job back into the queue", "error", err)
-		}
+	case ctx.Err() != nil:
+		d.release(record, l, "the server was stopped", log)
+	case code == tgr.NotFound || code == tgr.Invalid: // the commit or the repository is gone
+		log.Error("the event could not be planned", "blame", tgr.BlameUser, "error", err)
+		d.faulted(tgr.BlameUser)
+		d.finish(record, l, JobResult{Conclusion: tgr.Failure, Blame: tgr.BlameUser, Reason: err.Error()}, log)
 	default:
-		blame := tgr.BlameOurs
-		if code == tgr.NotFound || code == tgr.Invalid {
-			blame = tgr.BlameUser // the commit or the repository is gone
-		}
-		log.Error("the event could not be planned", "blame", blame, "error", err)
-		d.faulted(blame)
-		d.finish(record, l, JobResult{Conclusion: tgr.Failure, Blame: blame, Reason: err.Error()}, log)
+		log.Error("our fault: planning failed", "try", l.Job.Tries, "error", err)
+		d.faulted(tgr.BlameOurs)
+		d.release(record, l, err.Error(), log)
 	}
 	d.settle(record, l.Run.ID)
 }
@@ -151,19 +148,20 @@ func (d *Dispatcher) compile(ev tgr.Event, f File, t workflow.Trigger, files []F
 	fail := func(reason string) (*PlannedRun, string) {
 		return &PlannedRun{WorkflowFile: f.Path, WorkflowName: f.Path, Conclusion: tgr.StartupFailure, Reason: reason}, ""
 	}
+	asked := dispatched(ev)
+	if asked != "" && asked != f.Path && asked != path.Base(f.Path) {
+		return nil, "it is not " + asked + ", which was asked for"
+	}
 	if f.Err != nil {
 		return fail(f.Err.Error())
 	}
 	w, problems := workflow.Parse(f.Path, f.Data)
 	if reason := firstErrors(problems); reason != "" {
 		// Nobody knows what would have started it: say so on every push and pull request, as GitHub does.
-		if ev.Name != "push" && ev.Name != "pull_request" {
+		if ev.Name != "push" && ev.Name != "pull_request" && asked == "" {
 			return nil, reason
 		}
 		return fail(reason)
-	}
-	if file := dispatched(ev); file != "" && file != f.Path && file != path.Base(f.Path) {
-		return nil, "it is not the workflow that was asked for"
 	}
 	m := w.Match(t)
 	if m.Err != nil {

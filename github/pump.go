@@ -28,6 +28,7 @@ type Outbox interface {
 	NextReports(ctx context.Context, now time.Time, limit int) ([]Report, error)
 	ReportDone(ctx context.Context, key string, version int64, remoteID string) error
 	ReportRetry(ctx context.Context, key string, version int64, at time.Time, reason string) error
+	ReportDefer(ctx context.Context, key string, version int64, at time.Time) error // another one has failed
 	ReportDrop(ctx context.Context, key string, version int64, reason string) error
 }
 
@@ -51,6 +52,7 @@ type Pump struct {
 
 	mu     sync.Mutex
 	paces  map[string]*rate.Limiter // by owner
+	pauses map[string]time.Time     // by owner: until when GitHub asked for a pause, or is thought not to be there
 	remote map[string]string        // remote ids that a failed delivery returned, by key: what was made is not made twice
 }
 
@@ -71,7 +73,7 @@ func NewPump(c PumpConfig) *Pump {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Pump{c: c, paces: make(map[string]*rate.Limiter), remote: make(map[string]string)}
+	return &Pump{c: c, paces: make(map[string]*rate.Limiter), pauses: make(map[string]time.Time), remote: make(map[string]string)}
 }
 
 const (
@@ -146,6 +148,10 @@ func ownerOf(r Report) string {
 
 // group delivers the reports of one owner in order. When GitHub asks for a pause, or does not answer, all the rest wait.
 func (p *Pump) group(ctx context.Context, owner string, reports []Report) {
+	if until := p.pause(owner); until.After(p.c.Now()) {
+		p.putOff(ctx, reports, until) // what is new since then
+		return
+	}
 	for i, r := range reports {
 		if p.pace(owner).Wait(ctx) != nil {
 			return // stopping: the reports stay due
@@ -161,13 +167,31 @@ func (p *Pump) group(ctx context.Context, owner string, reports []Report) {
 		if wait == 0 {
 			continue
 		}
-		for _, rest := range reports[i+1:] {
-			at := p.c.Now().Add(wait)
-			if err := p.c.Outbox.ReportRetry(ctx, rest.Key, rest.Version, at, "waits for the reports before it"); err != nil {
-				p.c.Log.Error("put off a report", "report", rest.Key, "error", err)
-			}
-		}
+		until := p.c.Now().Add(wait)
+		p.mu.Lock()
+		p.pauses[owner] = until
+		p.mu.Unlock()
+		p.putOff(ctx, reports[i+1:], until)
 		return
+	}
+}
+
+// pause returns until when an owner's reports are to wait, and forgets it when that is over.
+func (p *Pump) pause(owner string) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	until := p.pauses[owner]
+	if !until.After(p.c.Now()) {
+		delete(p.pauses, owner)
+	}
+	return until
+}
+
+func (p *Pump) putOff(ctx context.Context, reports []Report, until time.Time) {
+	for _, r := range reports {
+		if err := p.c.Outbox.ReportDefer(ctx, r.Key, r.Version, until); err != nil {
+			p.c.Log.Error("put off a report", "report", r.Key, "error", err)
+		}
 	}
 }
 
@@ -211,7 +235,9 @@ func (p *Pump) deliver(ctx context.Context, r Report) (wait time.Duration, err e
 	case failed == nil:
 		return 0, p.c.Outbox.ReportDone(ctx, r.Key, r.Version, remote)
 	case again:
-		wait = max(after, backoff(r.Tries))
+		if wait = after; wait <= 0 {
+			wait = backoff(r.Tries)
+		}
 		p.c.Log.Warn("a report will be sent again", "report", r.Key, "tries", r.Tries+1, "after", wait, "error", failed)
 		return wait, p.c.Outbox.ReportRetry(ctx, r.Key, r.Version, p.c.Now().Add(wait), failed.Error())
 	}

@@ -388,6 +388,10 @@ func (o *outbox) ReportRetry(_ context.Context, key string, version int64, at ti
 	return o.end(key, version, func(e *entry) { e.Tries++; e.due = at })
 }
 
+func (o *outbox) ReportDefer(_ context.Context, key string, version int64, at time.Time) error {
+	return o.end(key, version, func(e *entry) { e.due = at })
+}
+
 func (o *outbox) ReportDrop(_ context.Context, key string, version int64, reason string) error {
 	return o.end(key, version, func(e *entry) { e.sent, e.drop = version, reason })
 }
@@ -502,6 +506,19 @@ func TestPumpOwners(t *testing.T) {
 		}
 		if n, _ := p.Once(t.Context()); n != 0 {
 			t.Errorf("%d reports are due during the pause", n)
+		}
+		box.put("status/new", "ada/engine") // nobody has put that one off yet
+		if _, err := p.Once(t.Context()); err != nil || calls["ada"] != 1 {
+			t.Errorf("%d calls, %v: a pause holds for new reports too", calls["ada"], err)
+		}
+		time.Sleep(time.Hour)
+		if _, err := p.Once(t.Context()); err != nil || calls["ada"] != 2 {
+			t.Errorf("%d calls, %v: the pause is over", calls["ada"], err)
+		}
+		for key, e := range box.reports {
+			if e.Tries > 2 {
+				t.Errorf("%s was tried %d times", key, e.Tries)
+			}
 		}
 	})
 }

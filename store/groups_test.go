@@ -145,6 +145,8 @@ func TestJobGroups(t *testing.T) {
 				if _, err := e.Release(e.ctx, l.Job.ID, l.Token, "no boot"); err != nil {
 					t.Fatal(err)
 				}
+				e.nothing() // and is given a moment to pass
+				e.clock.add(time.Second)
 				l = e.claim()
 			}
 			e.finish(l, tgr.Failure)

@@ -40,7 +40,7 @@ func (s *Store) Claim(ctx context.Context, req ClaimRequest) (*Lease, error) {
 		req.Kinds = []tgr.JobKind{tgr.PlanJob, tgr.WorkJob}
 	}
 	// Workers ask often and mostly in vain: a read finds that out without a write transaction.
-	if _, err := next(ctx, s.r, req.Kinds); err != nil {
+	if _, err := next(ctx, s.r, req.Kinds, s.cfg.Now()); err != nil {
 		return nil, s.dialect.fault("claim", err)
 	}
 	var l *Lease
@@ -56,13 +56,13 @@ func (s *Store) Claim(ctx context.Context, req ClaimRequest) (*Lease, error) {
 }
 
 // next finds the job to claim, or returns ErrNothing.
-func next(ctx context.Context, q querier, kinds []tgr.JobKind) (tgr.JobID, error) {
-	marks, args := make([]string, len(kinds)), make([]any, len(kinds))
+func next(ctx context.Context, q querier, kinds []tgr.JobKind, now time.Time) (tgr.JobID, error) {
+	marks, args := make([]string, len(kinds)), []any{nanos(now)}
 	for i, k := range kinds {
-		marks[i], args[i] = fmt.Sprintf("$%d", i+1), k
+		marks[i], args = fmt.Sprintf("$%d", i+2), append(args, k)
 	}
 	var id tgr.JobID
-	err := q.QueryRowContext(ctx, `SELECT id FROM jobs j WHERE status = 'queued' AND kind IN (`+strings.Join(marks, ", ")+`)
+	err := q.QueryRowContext(ctx, `SELECT id FROM jobs j WHERE status = 'queued' AND not_before <= $1 AND kind IN (`+strings.Join(marks, ", ")+`)
 		AND NOT EXISTS (SELECT 1 FROM members m WHERE m.run_id = j.run_id AND m.job_id = 0 AND m.waiting = 1)
 		AND (max_parallel = 0 OR max_parallel > (SELECT COUNT(*) FROM jobs o
 			WHERE o.run_id = j.run_id AND o.attempt = j.attempt AND o.key = j.key AND o.status = 'in_progress'))
@@ -75,7 +75,7 @@ func next(ctx context.Context, q querier, kinds []tgr.JobKind) (tgr.JobID, error
 
 func (t *tx) claim(req ClaimRequest) (*Lease, error) {
 	ctx := context.Background()
-	id, err := next(ctx, t, req.Kinds)
+	id, err := next(ctx, t, req.Kinds, t.now)
 	if err != nil {
 		return nil, err
 	}
@@ -183,8 +183,8 @@ func (s *Store) end(ctx context.Context, op string, id tgr.JobID, token string, 
 	})
 }
 
-// Release gives a running job back, for a fault of ours: to the queue where it has a try left (requeued), else
-// it completes as a failure of ours with the reason. A job that was to be cancelled completes as cancelled.
+// Release gives a running job back, for a fault of ours: to the queue where it has a try left (requeued), from which it
+// can be claimed after a pause that doubles with each try; else it completes as a failure of ours with the reason. A job that was to be cancelled completes as cancelled.
 func (s *Store) Release(ctx context.Context, id tgr.JobID, token, reason string) (requeued bool, err error) {
 	err = s.end(ctx, "release", id, token, func(t *tx, j *job) error {
 		requeued, err = j.giveBack(t.now, reason)

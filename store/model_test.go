@@ -35,18 +35,19 @@ type modelJob struct {
 	until      time.Time
 	cancel     bool
 	parallel   int
+	notBefore  time.Time
 }
 
 func (m *modelJob) end(c tgr.Conclusion) { m.status, m.conclusion, m.token = tgr.Completed, c, "" }
 
-func (m *modelJob) lost() {
+func (m *modelJob) lost(now time.Time) {
 	switch {
 	case m.cancel:
 		m.end(tgr.Cancelled)
 	case m.tries >= store.MaxTries:
 		m.end(tgr.Failure)
 	default:
-		m.status, m.token = tgr.Queued, ""
+		m.status, m.token, m.notBefore = tgr.Queued, "", now.Add(time.Second<<(m.tries-1))
 	}
 }
 
@@ -71,7 +72,7 @@ func (m *model) claimable(order func(a, b *modelJob) int) *modelJob {
 				running++
 			}
 		}
-		if j.status == tgr.Queued && (j.parallel == 0 || running < j.parallel) && (best == nil || order(j, best) < 0) {
+		if j.status == tgr.Queued && !j.notBefore.After(m.e.clock.now()) && (j.parallel == 0 || running < j.parallel) && (best == nil || order(j, best) < 0) {
 			best = j
 		}
 	}
@@ -129,7 +130,7 @@ func (m *model) actions(t *rapid.T, queued map[tgr.JobID]int) {
 	e, last := m.e, len(m.jobs)
 	order := func(a, b *modelJob) int { return queued[a.id] - queued[b.id] }
 	requeue := func(j *modelJob) {
-		if j.lost(); j.status == tgr.Queued {
+		if j.lost(e.clock.now()); j.status == tgr.Queued {
 			last++
 			queued[j.id] = last
 		}

@@ -114,6 +114,11 @@ func (s *Store) ReportRetry(ctx context.Context, key string, version int64, at t
 	return s.sent(ctx, key, "UPDATE reports SET tries = tries + 1, due = $3, reason = $4 WHERE key = $1 AND version >= $2", version, nanos(at), reason)
 }
 
+// ReportDefer puts key off until at because another report has failed: it counts as one failure at most.
+func (s *Store) ReportDefer(ctx context.Context, key string, version int64, at time.Time) error {
+	return s.sent(ctx, key, "UPDATE reports SET due = $3, tries = CASE WHEN tries = 0 THEN 1 ELSE tries END WHERE key = $1 AND version >= $2", version, nanos(at))
+}
+
 // ReportDrop gives up version of key for reason; a later version stays due.
 func (s *Store) ReportDrop(ctx context.Context, key string, version int64, reason string) error {
 	return s.sent(ctx, key, `UPDATE reports SET tries = 0, reason = $3,

@@ -101,6 +101,7 @@ func TestReportsHook(t *testing.T) {
 		e.must(e.Settle(e.ctx, run, func(tgr.Run, []tgr.Job) (store.Change, error) { return store.Change{}, nil }))
 		_, err = e.Release(e.ctx, l.Job.ID, l.Token, "no boot")
 		e.must(err)
+		e.clock.add(time.Second)
 		shows("queued a=queued")
 		e.finish(e.claim(), tgr.Success)
 		step++ // of the claim

@@ -65,6 +65,7 @@ type job struct {
 	origin       tgr.JobID
 	maxParallel  int
 	queued       time.Time
+	notBefore    time.Time
 	owner        string
 	token        string
 	until        time.Time
@@ -74,16 +75,16 @@ type job struct {
 
 const jobColumns = `id, run_id, attempt, kind, key, name, template, origin, needs, idx, total, instance, labels, continue_on_error,
 	max_parallel, status, conclusion, blame, reason, tries, outputs, machine, isolation, steps, annotations,
-	created, queued, started, finished, owner, token, lease_until, cancel, cancel_reason, grp, summary`
+	created, queued, started, finished, owner, token, lease_until, cancel, cancel_reason, grp, summary, not_before`
 
 // scanJob reads a row of jobColumns.
 func scanJob(scan func(...any) error) (*job, error) {
 	var j job
 	var needs, instance, labels, outputs, steps, annotations, group string
-	var created, queued, started, finished, until int64
+	var created, queued, started, finished, until, notBefore int64
 	err := scan(&j.ID, &j.Run, &j.Attempt, &j.Kind, &j.Key, &j.Name, &j.template, &j.origin, &needs, &j.Index, &j.Total, &instance, &labels,
 		&j.ContinueOnError, &j.maxParallel, &j.Status, &j.Conclusion, &j.Blame, &j.Reason, &j.Tries, &outputs, &j.Machine,
-		&j.Isolation, &steps, &annotations, &created, &queued, &started, &finished, &j.owner, &j.token, &until, &j.cancel, &j.cancelReason, &group, &j.Summary)
+		&j.Isolation, &steps, &annotations, &created, &queued, &started, &finished, &j.owner, &j.token, &until, &j.cancel, &j.cancelReason, &group, &j.Summary, &notBefore)
 	if err != nil {
 		return nil, err
 	}
@@ -91,6 +92,7 @@ func scanJob(scan func(...any) error) (*job, error) {
 		j.Instance = json.RawMessage(instance)
 	}
 	j.Created, j.queued, j.Started, j.Finished, j.until = moment(created), moment(queued), moment(started), moment(finished), moment(until)
+	j.notBefore = moment(notBefore)
 	for _, c := range []struct {
 		name, text string
 		into       any
@@ -186,9 +188,9 @@ func (t *tx) save(j *job, from tgr.Status) error {
 	}
 	return t.exec(fmt.Sprintf("save job %d", j.ID), `UPDATE jobs SET status = $1, conclusion = $2, blame = $3, reason = $4, tries = $5, outputs = $6,
 		machine = $7, isolation = $8, steps = $9, annotations = $10, queued = $11, started = $12, finished = $13, owner = $14,
-		token = $15, lease_until = $16, cancel = $17, cancel_reason = $18, summary = $19 WHERE id = $20 AND status = $21`,
+		token = $15, lease_until = $16, cancel = $17, cancel_reason = $18, summary = $19, not_before = $20 WHERE id = $21 AND status = $22`,
 		j.Status, j.Conclusion, j.Blame, j.Reason, j.Tries, outputs, j.Machine, j.Isolation, steps, annotations, nanos(j.queued),
-		nanos(j.Started), nanos(j.Finished), j.owner, j.token, nanos(j.until), flag(j.cancel), j.cancelReason, j.Summary, j.ID, from)
+		nanos(j.Started), nanos(j.Finished), j.owner, j.token, nanos(j.until), flag(j.cancel), j.cancelReason, j.Summary, nanos(j.notBefore), j.ID, from)
 }
 
 func firstOf(errs ...error) error {

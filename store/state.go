@@ -56,10 +56,24 @@ func (j *job) giveBack(now time.Time, reason string) (requeued bool, err error) 
 	switch {
 	case j.cancel:
 		return false, j.complete(now, tgr.Cancelled, "", j.cancelReason)
-	case j.Tries >= MaxTries:
+	case j.Tries >= j.maxTries():
 		return false, j.complete(now, tgr.Failure, tgr.BlameOurs, fmt.Sprintf("%s; given up after %d tries", reason, j.Tries))
 	}
-	return true, j.enqueue(now, fmt.Sprintf("%s; try %d of %d follows", reason, j.Tries+1, MaxTries))
+	err = j.enqueue(now, fmt.Sprintf("%s; try %d of %d follows", reason, j.Tries+1, j.maxTries()))
+	j.notBefore = now.Add(min(time.Second<<max(0, j.Tries-1), longestPause))
+	return true, err
+}
+
+// longestPause is the longest that a job waits after a fault of ours.
+const longestPause = 2 * time.Minute
+
+// maxTries is how often j may be tried. Planning costs little, and what keeps it from succeeding is most often that
+// GitHub is not there: it gets six minutes.
+func (j *job) maxTries() int {
+	if j.Kind == tgr.PlanJob {
+		return maxPlans
+	}
+	return MaxTries
 }
 
 // outcome is what Fold needs of j.

@@ -22,6 +22,9 @@ import (
 // MaxTries is how often a job is given a machine before a fault of ours becomes its conclusion.
 const MaxTries = 3
 
+// maxPlans is how often an event is planned before a fault of ours becomes its run's conclusion.
+const maxPlans = 10
+
 // Config says where the database is. Path is required.
 type Config struct {
 	Path string           // the SQLite file. Its folder is made with mode 0700, the file with 0600; ":memory:" is refused

@@ -510,6 +510,7 @@ func TestLeases(t *testing.T) {
 		}
 		_, _, err = e.Beat(e.ctx, stale.Job.ID, stale.Token, time.Minute)
 		e.code(err, tgr.Conflict)
+		e.clock.add(time.Second)
 		second := e.claim()
 		if second.Job.ID != stale.Job.ID || second.Token == stale.Token || second.Job.Tries != 2 {
 			t.Fatalf("second try = %+v", second)
@@ -520,6 +521,7 @@ func TestLeases(t *testing.T) {
 		if back, err := e.Release(e.ctx, second.Job.ID, second.Token, "the machine did not boot"); err != nil || !back {
 			t.Fatalf("Release = %v, %v; want it back in the queue", back, err)
 		}
+		e.clock.add(2 * time.Second)
 		third := e.claim()
 		e.must(e.UpdateSteps(e.ctx, third.Job.ID, third.Token, []tgr.Step{{Number: 1, Status: tgr.InProgress}, {Number: 2, Status: tgr.Pending}}))
 		if gone, err := e.OwnerGone(e.ctx, "someone else"); err != nil || len(gone) != 0 {
@@ -572,6 +574,33 @@ func TestCancel(t *testing.T) {
 		}
 		e.code(e.CancelRun(e.ctx, run, 0, "", "ada"), tgr.Conflict)
 		e.code(e.CancelRun(e.ctx, 9999, 0, "", "ada"), tgr.NotFound)
+	})
+}
+
+// An event whose planning fails for a fault of ours is planned again, later and later, for minutes.
+func TestPlanningIsRetried(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		run, began := e.accept("d"), e.clock.now()
+		for tries, back := 1, true; back; tries++ {
+			l := e.claim()
+			if l.Job.Tries != tries {
+				t.Fatalf("try %d, want %d", l.Job.Tries, tries)
+			}
+			var err error
+			back, err = e.Release(e.ctx, l.Job.ID, l.Token, "GitHub does not answer")
+			e.must(err)
+			if back {
+				e.nothing()
+				e.clock.add(min(time.Second<<(tries-1), 2*time.Minute))
+			}
+		}
+		if took := e.clock.now().Sub(began); took < 5*time.Minute || took > 10*time.Minute {
+			t.Errorf("given up after %s", took)
+		}
+		r := must(e.Run(e.ctx, run))
+		if r.Conclusion != tgr.Failure || r.Reason != "GitHub does not answer; given up after 10 tries" {
+			t.Errorf("%s: %s", r.Conclusion, r.Reason)
+		}
 	})
 }
 

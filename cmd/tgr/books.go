@@ -180,9 +180,6 @@ func (c control) Dispatch(ctx context.Context, d web.Dispatch) ([]tgr.RunID, err
 	}
 	repo := known[0].Event.Repo
 	ref := d.Ref
-	if ref == "" {
-		ref = repo.DefaultBranch
-	}
 	if !strings.HasPrefix(ref, "refs/") {
 		ref = "refs/heads/" + ref
 	}

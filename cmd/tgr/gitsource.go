@@ -24,6 +24,12 @@ func (s gitSource) Fetch(ctx context.Context, ev tgr.Event) (tgr.Event, error) {
 		// The merge commit of a pull request goes when the next push comes; its head stays.
 		sha, err = s.Source.Fetch(ctx, ev.Repo, ev.HeadSHA, "")
 	}
+	if branch, ok := strings.CutPrefix(ev.Ref, "refs/heads/"); ok && ev.Name == "workflow_dispatch" && tgr.CodeOf(err) == tgr.NotFound {
+		// Who starts a workflow by hand may name a tag.
+		if tag, terr := s.Source.Fetch(ctx, ev.Repo, ev.SHA, "refs/tags/"+branch); terr == nil {
+			ev.Ref, sha, err = "refs/tags/"+branch, tag, nil
+		}
+	}
 	if err != nil {
 		return ev, err
 	}

@@ -228,6 +228,13 @@ func (s *Server) Script(f Fault) {
 	s.faults = append(s.faults, &f)
 }
 
+// Unscript forgets the faults that have not been used up.
+func (s *Server) Unscript() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = nil
+}
+
 // fault applies the first scripted fault that matches; true: the request was answered.
 func (s *Server) fault(w http.ResponseWriter, r *http.Request) bool {
 	s.mu.Lock()

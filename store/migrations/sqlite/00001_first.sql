@@ -73,6 +73,7 @@ CREATE TABLE jobs (
   annotations       TEXT    NOT NULL DEFAULT '',
   created           INTEGER NOT NULL,
   queued            INTEGER NOT NULL DEFAULT 0,
+  not_before        INTEGER NOT NULL DEFAULT 0, -- a fault of ours is given time to pass
   started           INTEGER NOT NULL DEFAULT 0,
   finished          INTEGER NOT NULL DEFAULT 0,
   owner             TEXT    NOT NULL DEFAULT '',
