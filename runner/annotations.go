@@ -100,16 +100,24 @@ func (r *run) log(rec *record, text string) {
 		text = strings.TrimSuffix(text, "\n")
 	}
 	for line := range strings.SplitSeq(r.mask.mask(strings.ToValidUTF8(text, "\ufffd")), "\n") {
-		for len(line) > r.config.Limits.LineBytes {
-			at := r.config.Limits.LineBytes
-			for at > 1 && !utf8.RuneStart(line[at]) {
-				at--
-			}
-			r.emit(rec, line[:at])
-			line = line[at:]
-		}
-		r.emit(rec, line)
+		r.emitAll(rec, line)
 	}
+}
+
+// logLine is log for one line of valid UTF-8.
+func (r *run) logLine(rec *record, line string) { r.emitAll(rec, r.mask.mask(line)) }
+
+// emitAll hands a masked line to the sink, in pieces if it is long.
+func (r *run) emitAll(rec *record, line string) {
+	for len(line) > r.config.Limits.LineBytes {
+		at := r.config.Limits.LineBytes
+		for at > 1 && !utf8.RuneStart(line[at]) {
+			at--
+		}
+		r.emit(rec, line[:at])
+		line = line[at:]
+	}
+	r.emit(rec, line)
 }
 
 // emit hands one masked line to the sink.

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"strings"
+	"unicode/utf8"
 )
 
 // command is a workflow command that a process printed: `::name key=value::data` or `##[name key=value]data`.
@@ -44,6 +45,15 @@ func registeredCommand(name string) bool {
 
 // maxProps bounds the properties of one command; a command has at most six.
 const maxProps = 64
+
+// mayBeCommand is a quick look at a line: false is certain.
+func mayBeCommand(line string) bool {
+	if line == "" {
+		return false
+	}
+	plain := line[0] > ' ' && line[0] < utf8.RuneSelf && line[0] != ':'
+	return !plain || strings.Contains(line, "##[")
+}
 
 // parseCommand reads one line as a command of either syntax; ok is false for plain text.
 // registered says which names are commands.

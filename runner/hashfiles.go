@@ -5,11 +5,11 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"path"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/terraphim/tgr/guest"
 	"github.com/terraphim/tgr/workflow"
@@ -28,6 +28,13 @@ const (
 // find lists the workspace and sha256sum reads the files, in the machine, without a shell; the patterns are matched
 // here. A job that replaces these programs spoils only its own hash.
 func (r *run) hashFiles(patterns []string) (string, error) {
+	follow := false
+	if len(patterns) > 0 && strings.HasPrefix(patterns[0], "--") {
+		if follow = strings.EqualFold(patterns[0], "--follow-symbolic-links"); !follow {
+			return "", userError("hashFiles: invalid option '%s'; the option is --follow-symbolic-links", excerpt(patterns[0]))
+		}
+		patterns = patterns[1:]
+	}
 	g, err := parseGlobs(patterns, r.config.Dirs.Workspace, r.config.Dirs.Home)
 	if err != nil {
 		return "", err
@@ -35,21 +42,18 @@ func (r *run) hashFiles(patterns []string) (string, error) {
 	if len(g) == 0 {
 		return "", nil
 	}
-	list, err := r.tool(nil, append([]string{"find"}, append(g.roots(), "(", "-type", "f", "-o", "-type", "l", ")", "-print0")...)...)
+	find := []string{"find", "-P"}
+	if follow {
+		find[1] = "-L"
+	}
+	list, err := r.tool(nil, append(find, append(g.roots(), "(", "-type", "f", "-o", "-type", "l", ")", "-print0")...)...)
 	if err != nil {
 		return "", err
 	}
-	var files []string
-	for _, f := range strings.Split(string(list), "\x00") {
-		if strings.HasPrefix(f, r.config.Dirs.Workspace+"/") && g.match(f) {
-			files = append(files, f)
-		}
-	}
+	files := g.choose(strings.Split(string(list), "\x00"), r.config.Dirs.Workspace)
 	if len(files) == 0 {
 		return "", nil
 	}
-	slices.SortFunc(files, comparePaths)
-	files = slices.Compact(files)
 	sums, err := r.tool([]byte(strings.Join(files, "\x00")+"\x00"), "xargs", "-0", "-r", "sha256sum", "-b", "-z", "--")
 	if err != nil {
 		return "", err
@@ -148,28 +152,10 @@ func parseGlobs(patterns []string, workspace, home string) (globs, error) {
 			if len(line) > maxHashPattern {
 				return nil, userError("hashFiles: a pattern of %d bytes", len(line))
 			}
-			g := glob{}
-			for strings.HasPrefix(line, "!") {
-				g.negate, line = !g.negate, strings.TrimSpace(line[1:])
-			}
-			switch {
-			case line == "~" || strings.HasPrefix(line, "~/"):
-				line = home + line[1:]
-			case !strings.HasPrefix(line, "/"):
-				line = workspace + "/" + line
-			}
-			segments := cleanSegments(line)
-			for _, s := range segments {
-				if s == ".." {
-					return nil, userError("hashFiles: invalid pattern '%s': relative pathing '.' and '..' is not allowed", excerpt(p))
-				}
-			}
-			g.root = literalRoot(segments)
-			re, err := regexp.Compile(globRegexp(segments))
+			g, err := parseGlob(line, workspace, home)
 			if err != nil {
-				return nil, userError("hashFiles: pattern '%s': %v", excerpt(p), err)
+				return nil, err
 			}
-			g.re = re
 			positive = positive || !g.negate
 			list = append(list, g)
 		}
@@ -180,27 +166,109 @@ func parseGlobs(patterns []string, workspace, home string) (globs, error) {
 	return list, nil
 }
 
-func cleanSegments(p string) []string {
-	var segments []string
-	for _, s := range strings.Split(p, "/") {
-		if s != "" && s != "." {
-			segments = append(segments, s)
+func parseGlob(line, workspace, home string) (glob, error) {
+	g := glob{}
+	text := line
+	for strings.HasPrefix(text, "!") {
+		g.negate, text = !g.negate, strings.TrimSpace(text[1:])
+	}
+	if text == "" {
+		return g, userError("hashFiles: the pattern '%s' is empty", excerpt(line))
+	}
+	for i, s := range cleanSegments(text) {
+		literal, _ := literalSegment(s)
+		if literal == ".." || literal == "." && (i > 0 || text[0] == '/') {
+			return g, userError("hashFiles: invalid pattern '%s': relative pathing '.' and '..' is not allowed", excerpt(line))
 		}
 	}
-	return segments
+	switch {
+	case text == "~" || strings.HasPrefix(text, "~/"):
+		text = escapeGlob(home) + text[1:]
+	case text == "." || strings.HasPrefix(text, "./"):
+		text = escapeGlob(workspace) + text[1:]
+	case text[0] != '/':
+		text = escapeGlob(workspace) + "/" + text
+	}
+	segments := cleanSegments(text)
+	g.root = literalRoot(segments)
+	re, err := regexp.Compile(globRegexp(segments, strings.HasSuffix(text, "/")))
+	if err != nil {
+		return g, userError("hashFiles: pattern '%s': %v", excerpt(line), err)
+	}
+	g.re = re
+	return g, nil
+}
+
+func cleanSegments(p string) []string {
+	return slices.DeleteFunc(strings.Split(p, "/"), func(s string) bool { return s == "" })
+}
+
+// escapeGlob makes a pattern that matches a path alone.
+func escapeGlob(p string) string {
+	return strings.NewReplacer(`\`, `\\`, "[", "[[]", "?", "[?]", "*", "[*]").Replace(p)
 }
 
 // literalRoot is the folder of a pattern's leading segments that hold no wildcard.
 func literalRoot(segments []string) string {
-	n := 0
-	for n < len(segments) && !strings.ContainsAny(segments[n], "*?[") {
-		n++
+	var literals []string
+	for _, s := range segments {
+		literal, ok := literalSegment(s)
+		if !ok || literal == "" {
+			break
+		}
+		literals = append(literals, literal)
 	}
-	return "/" + strings.Join(segments[:n], "/")
+	return "/" + strings.Join(literals, "/")
+}
+
+// literalSegment is the name that a segment without wildcards matches. A set of one character is no wildcard.
+func literalSegment(s string) (string, bool) {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '\\' && i+1 < len(s):
+			i++
+			b.WriteByte(s[i])
+		case c == '*' || c == '?':
+			return "", false
+		case c == '[':
+			set, n := literalSet(s[i:])
+			switch {
+			case utf8.RuneCountInString(set) > 1:
+				return "", false
+			case set != "":
+				b.WriteString(set)
+				i += n - 1
+			default:
+				b.WriteByte(c)
+			}
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return b.String(), true
+}
+
+// literalSet is what stands between [ and ], escapes undone, and the length with the brackets; "" if there is no ].
+func literalSet(s string) (set string, n int) {
+	var b strings.Builder
+	for i := 1; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '\\' && i+1 < len(s):
+			i++
+			b.WriteByte(s[i])
+		case c == ']':
+			return b.String(), i + 1
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return "", 0
 }
 
 // globRegexp translates a pattern: * and ? stay within a segment, ** as a whole segment stands for any number of them.
-func globRegexp(segments []string) string {
+// One that ends in a slash matches folders, and so only what is below them.
+func globRegexp(segments []string, folder bool) string {
 	var b strings.Builder
 	b.WriteString("^")
 	for i, s := range segments {
@@ -214,45 +282,123 @@ func globRegexp(segments []string) string {
 		}
 		b.WriteString("/" + segmentRegexp(s))
 	}
-	b.WriteString("(?:/.*)?$")
+	if folder {
+		b.WriteString("/.*$")
+	} else {
+		b.WriteString("(?:/.*)?$")
+	}
 	return "(?s)" + b.String()
 }
 
 func segmentRegexp(s string) string {
 	var b strings.Builder
-	for i := 0; i < len(s); i++ {
+	for i := 0; i < len(s); {
 		switch c := s[i]; c {
 		case '*':
-			for i+1 < len(s) && s[i+1] == '*' {
+			for i < len(s) && s[i] == '*' {
 				i++
 			}
 			b.WriteString("[^/]*")
 		case '?':
 			b.WriteString("[^/]")
+			i++
 		case '[':
-			if end := strings.IndexByte(s[i+1:], ']'); end > 0 {
-				set := s[i+1 : i+1+end]
-				b.WriteByte('[')
-				if set[0] == '!' || set[0] == '^' {
-					b.WriteString("^/")
-					set = set[1:]
-				}
-				b.WriteString(strings.NewReplacer(`\`, `\\`, `[`, `\[`, `^`, `\^`).Replace(set))
-				b.WriteByte(']')
-				i += end + 1
-				continue
-			}
-			b.WriteString(`\[`)
-		case '\\':
-			if i+1 < len(s) {
-				i++
-				b.WriteString(regexp.QuoteMeta(s[i : i+1]))
-			}
+			set, n := classRegexp(s[i:])
+			b.WriteString(set)
+			i += n
 		default:
-			b.WriteString(regexp.QuoteMeta(s[i : i+1]))
+			if c == '\\' && i+1 < len(s) {
+				i++
+			}
+			_, n := utf8.DecodeRuneInString(s[i:])
+			b.WriteString(regexp.QuoteMeta(s[i : i+n]))
+			i += n
 		}
 	}
 	return b.String()
+}
+
+// nothing is a regular expression that matches nothing.
+const nothing = `[^\x00-\x{10FFFF}]`
+
+// posixClasses are the classes of a set, as minimatch translates them.
+const posixClasses = ` [:alnum:]=\p{L}\p{Nl}\p{Nd} [:alpha:]=\p{L}\p{Nl} [:ascii:]=\x00-\x7f [:blank:]=\p{Zs}\t [:cntrl:]=\p{Cc}` +
+	` [:digit:]=\p{Nd} [:lower:]=\p{Ll} [:punct:]=\p{P} [:space:]=\p{Z}\t\r\n\v\f [:upper:]=\p{Lu} [:word:]=\p{L}\p{Nl}\p{Nd}\p{Pc} [:xdigit:]=A-Fa-f0-9 `
+
+// classRegexp translates the set that s begins with, and says how long it is. A [ that is not closed is a character.
+func classRegexp(s string) (string, int) {
+	var b strings.Builder
+	i, negate := 1, false
+	if i < len(s) && (s[i] == '!' || s[i] == '^') {
+		i, negate = i+1, true
+	}
+	start, from := i, rune(-1)
+	for ; i < len(s); start = -1 {
+		if s[i] == ']' && i != start {
+			return closeClass(b.String(), negate, i+1, len(s))
+		}
+		escaped := s[i] == '\\' && i+1 < len(s)
+		if escaped {
+			i++
+		}
+		if name := posixClass(s[i:]); name != "" && !escaped {
+			if from >= 0 {
+				return nothing, len(s)
+			}
+			_, set, _ := strings.Cut(posixClasses, " "+name+"=")
+			set, _, _ = strings.Cut(set, " ")
+			b.WriteString(set)
+			i += len(name)
+			continue
+		}
+		c, n := utf8.DecodeRuneInString(s[i:])
+		i += n
+		rest := s[i:]
+		switch {
+		case from >= 0:
+			if c >= from {
+				b.WriteString(quoteInClass(from) + "-" + quoteInClass(c))
+			}
+			from = -1
+		case strings.HasPrefix(rest, "-]"):
+			b.WriteString(quoteInClass(c) + `\-`)
+			i++
+		case strings.HasPrefix(rest, "-"):
+			from = c
+			i++
+		default:
+			b.WriteString(quoteInClass(c))
+		}
+	}
+	return `\[`, 1
+}
+
+// closeClass is a set's regular expression. One without a character in it, as of a range that ends before it begins,
+// matches nothing, and with it all of the pattern.
+func closeClass(set string, negate bool, n, whole int) (string, int) {
+	switch {
+	case set == "":
+		return nothing, whole
+	case negate:
+		return "[^/" + set + "]", n
+	}
+	return "[" + set + "]", n
+}
+
+// posixClass is the class that s begins with: [:alpha:]
+func posixClass(s string) string {
+	end := strings.Index(s, ":]")
+	if !strings.HasPrefix(s, "[:") || end < 0 || !strings.Contains(posixClasses, " "+s[:end+2]+"=") {
+		return ""
+	}
+	return s[:end+2]
+}
+
+func quoteInClass(c rune) string {
+	if strings.ContainsRune(`\[]^-`, c) {
+		return `\` + string(c)
+	}
+	return string(c)
 }
 
 // match applies the patterns in order: each adds what it matches, or takes it away.
@@ -266,21 +412,43 @@ func (g globs) match(file string) bool {
 	return in
 }
 
-// roots are the folders to search, none of them within another.
+// roots are the folders to search, none of them within another, in the order of the patterns.
 func (g globs) roots() []string {
-	var all []string
+	var all, roots []string
 	for _, p := range g {
 		if !p.negate {
 			all = append(all, p.root)
 		}
 	}
-	slices.Sort(all)
-	var roots []string
 	for _, root := range all {
-		covered := slices.ContainsFunc(roots, func(r string) bool { return root == r || strings.HasPrefix(root, path.Join(r, "")+"/") })
-		if !covered {
+		covered := func(r string) bool { return r != root && within(root, r) }
+		if !slices.Contains(roots, root) && !slices.ContainsFunc(all, covered) {
 			roots = append(roots, root)
 		}
 	}
 	return roots
+}
+
+// within reports whether a path is a folder or below it.
+func within(p, folder string) bool {
+	return p == folder || strings.HasPrefix(p, strings.TrimSuffix(folder, "/")+"/")
+}
+
+// choose returns the files of a list that are in the workspace and match, in the order in which @actions/glob finds
+// them: root by root, and in each as a depth-first walk.
+func (g globs) choose(list []string, workspace string) []string {
+	roots := g.roots()
+	var files []string
+	for _, f := range list {
+		if strings.HasPrefix(f, workspace+"/") && g.match(f) {
+			files = append(files, f)
+		}
+	}
+	root := func(f string) int {
+		return slices.IndexFunc(roots, func(r string) bool { return within(f, r) })
+	}
+	slices.SortFunc(files, func(a, b string) int {
+		return cmp.Or(cmp.Compare(root(a), root(b)), comparePaths(a, b))
+	})
+	return slices.Compact(files)
 }

@@ -27,7 +27,8 @@ type masker struct {
 	bytes  int // of all patterns
 	autos  []*automaton
 	fresh  []string // patterns that are in no automaton yet
-	marks  []span   // scratch
+	filter filter
+	marks  []span // scratch
 }
 
 // span is a half-open range of bytes.
@@ -183,9 +184,17 @@ func (m *masker) longest() int {
 // find returns where masked values are in s, merged where they touch.
 func (m *masker) find(s string) []span {
 	m.build()
+	skip := m.filter.skip(s)
+	if skip == len(s) {
+		return nil
+	}
 	marks := m.marks[:0]
 	for _, a := range m.autos {
-		marks = a.find(s, marks)
+		marks = a.find(s[skip:], marks)
+	}
+	for i := range marks {
+		marks[i].from += skip
+		marks[i].to += skip
 	}
 	m.marks = marks
 	if len(m.autos) > 1 {
@@ -228,6 +237,7 @@ func (m *masker) build() {
 	if len(m.fresh) == 0 {
 		return
 	}
+	m.filter.add(m.fresh, m.seen)
 	patterns := m.fresh
 	for n := len(m.autos); n > 0 && m.autos[n-1].size() <= 2*sizeOf(patterns); n = len(m.autos) {
 		patterns = append(patterns, m.autos[n-1].patterns...)
@@ -235,6 +245,70 @@ func (m *masker) build() {
 	}
 	m.autos = append(m.autos, newAutomaton(patterns))
 	m.fresh = nil
+}
+
+// filter finds quickly how much of a text holds no pattern: it looks at pairs of bytes, and from most of them it sees that
+// no pattern has begun in the bytes before (Wu and Manber, 1994). Its zero value is that of no patterns.
+type filter struct {
+	width int             // length of the shortest pattern, at most maxWidth; 0: there are none
+	step  *[1 << 16]uint8 // by pair: how far it is to the next pair to look at; 0: a pattern may have begun
+}
+
+const maxWidth = 64
+
+// add takes further patterns; all are those that there are, these included.
+func (f *filter) add(fresh []string, all map[string]struct{}) {
+	width := f.width
+	for _, p := range fresh {
+		if width == 0 || len(p) < width {
+			width = min(len(p), maxWidth)
+		}
+	}
+	if width == f.width {
+		for _, p := range fresh {
+			f.enter(p)
+		}
+		return
+	}
+	f.width = width
+	if width < 3 {
+		f.step = nil // nothing could be skipped
+		return
+	}
+	if f.step == nil {
+		f.step = new([1 << 16]uint8)
+	}
+	for i := range f.step {
+		f.step[i] = uint8(width - 1)
+	}
+	for p := range all {
+		f.enter(p)
+	}
+}
+
+func (f *filter) enter(p string) {
+	for i := 0; f.step != nil && i+2 <= f.width; i++ {
+		pair := &f.step[int(p[i])<<8|int(p[i+1])]
+		*pair = min(*pair, uint8(f.width-2-i))
+	}
+}
+
+// skip returns how many bytes at the beginning of s no pattern begins in; len(s): s holds none.
+func (f *filter) skip(s string) int {
+	if f.width == 0 {
+		return len(s)
+	}
+	if f.step == nil {
+		return 0
+	}
+	for i := f.width - 2; i+2 <= len(s); {
+		n := f.step[int(s[i])<<8|int(s[i+1])]
+		if n == 0 {
+			return i - (f.width - 2)
+		}
+		i += int(n)
+	}
+	return len(s)
 }
 
 func sizeOf(patterns []string) (n int) {

@@ -35,26 +35,43 @@ func newOutput(u *unit) *output {
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	n := len(p)
-	for len(p) > 0 && !o.closed {
+	limit := o.unit.run.config.Limits.LineBytes
+	feed, ret := -1, -1 // where the next line feed and carriage return are
+	for i := 0; i < len(p) && !o.closed; {
 		if o.cr {
 			o.cr = false
-			if p[0] == '\n' {
-				p = p[1:]
+			if p[i] == '\n' {
+				i++
 				continue
 			}
 		}
-		end := bytes.IndexAny(p, "\r\n")
-		if end < 0 {
-			o.append(p)
-			break
+		feed, ret = nextByte(p, i, feed, '\n'), nextByte(p, i, ret, '\r')
+		end := min(feed, ret)
+		switch {
+		case end == len(p):
+			o.append(p[i:])
+			return len(p), nil
+		case len(o.buf) == 0 && !o.drop && end-i <= limit:
+			o.line(p[i:end])
+		default:
+			o.append(p[i:end])
+			o.flush()
 		}
-		o.append(p[:end])
-		o.flush()
-		o.cr = p[end] == '\r'
-		p = p[end+1:]
+		o.cr = end == ret
+		i = end + 1
 	}
-	return n, nil
+	return len(p), nil
+}
+
+// nextByte is where b is next in p, from i on: at, if that is not behind i. It is len(p) if there is none.
+func nextByte(p []byte, i, at int, b byte) int {
+	if at >= i {
+		return at
+	}
+	if at = bytes.IndexByte(p[i:], b); at >= 0 {
+		return i + at
+	}
+	return len(p)
 }
 
 // Close logs what is left of a line without an end. Nothing is taken after it.
@@ -139,16 +156,23 @@ func (o *output) flush() {
 		o.drop, o.buf = false, nil
 		return
 	}
-	line := strings.ToValidUTF8(string(o.buf), "\ufffd")
-	if cap(o.buf) > 2*o.unit.run.config.Limits.LineBytes {
+	line := o.buf
+	if o.buf = o.buf[:0]; cap(o.buf) > 2*o.unit.run.config.Limits.LineBytes {
 		o.buf = nil
 	}
-	o.buf = o.buf[:0]
-	if c, ok := parseCommand(line, o.registered); ok && o.carryOut(c) {
-		return
+	o.line(line)
+}
+
+// line takes one whole line.
+func (o *output) line(b []byte) {
+	line := strings.ToValidUTF8(string(b), "\ufffd")
+	if mayBeCommand(line) {
+		if c, ok := parseCommand(line, o.registered); ok && o.carryOut(c) {
+			return
+		}
 	}
 	if !o.unit.run.match(o.unit, line) {
-		o.unit.run.log(o.unit.rec, line)
+		o.unit.run.logLine(o.unit.rec, line)
 	}
 }
 
