@@ -234,11 +234,15 @@ func (c *Client) Signal(ctx context.Context, id string, sig syscall.Signal) erro
 	return err
 }
 
-// Prepare gives the machine its identity, before any user's code runs. It is idempotent; an agent that does not
-// have the machine to itself refuses, with ErrRefused.
+// Prepare gives the machine its identity, before any user's code runs: name and clock, and with id.Entropy a
+// kernel's generator, a machine-id and a boot id that no clone shares. It may be called again; an agent that does
+// not have the machine to itself refuses, with ErrRefused.
 func (c *Client) Prepare(ctx context.Context, id Identity) error {
-	_, err := c.simple(ctx, &request{Op: opPrepare, Identity: &id})
-	return err
+	return inTime(id, func(id Identity) (time.Duration, error) {
+		began := time.Now()
+		_, err := c.simple(ctx, &request{Op: opPrepare, Identity: &id})
+		return time.Since(began), err
+	})
 }
 
 // simple is an operation that is answered with a reply.

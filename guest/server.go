@@ -328,7 +328,7 @@ func (k *callee) do(req *request) error {
 		if !k.s.cfg.Machine || req.Identity == nil {
 			return fmt.Errorf("prepare: %w: the agent has no machine to itself", ErrRefused)
 		}
-		return k.done(reply{}, prepare(req.Identity))
+		return k.done(reply{}, prepareClone(req.Identity))
 	default:
 		return fmt.Errorf("unknown operation %q", clip(string(req.Op), 32))
 	}

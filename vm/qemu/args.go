@@ -14,10 +14,22 @@ const (
 	agentSocket = "agent"
 )
 
-// The descriptors of the listening sockets that QEMU inherits.
+// The descriptors that QEMU inherits: the listening sockets and, for a machine that makes or is restored from a
+// snapshot, its memory and the state of its devices.
 const (
 	qmpFD   = 3
 	agentFD = 4
+	ramFD   = 5
+	stateFD = 6
+)
+
+// backing is where a machine's memory is.
+type backing int
+
+const (
+	anonymous backing = iota // it is the machine's own
+	shared                   // in the file ramFD: a snapshot of the machine can be taken
+	private                  // a copy on write of the file ramFD: the machine is restored from a snapshot
 )
 
 const nobody = "65534:65534" // user and group that own nothing
@@ -33,9 +45,11 @@ type args struct {
 	Network string
 	VCPUs   int
 	Memory  int64
+	TSC     int64    // kHz of the host's time stamp counter; 0: not known
 	Root    bool     // started by root: QEMU gives that up once it has opened its files
 	Listen  bool     // control and agent sockets are inherited as descriptors 3 and 4
 	Append  []string // more words for the kernel's command line
+	Backing backing
 }
 
 func (a args) isolation() string {
@@ -46,7 +60,8 @@ func (a args) isolation() string {
 }
 
 // argv is QEMU's command line without the program: a pure function of its receiver, pinned by a golden file.
-// The same command line, but for the memory's backing and -incoming, restores a snapshot of the machine.
+// The same command line, but for the memory's backing, and -incoming instead of the kernel, restores a snapshot of
+// the machine.
 func (a args) argv() []string {
 	mib := (a.Memory + 1<<20 - 1) >> 20
 	sandbox, drop := "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny", []string(nil)
@@ -59,7 +74,7 @@ func (a args) argv() []string {
 		// microvm has no PCI and no option ROMs: it boots in 1.8 s under emulation where the pc machine takes 2.5 s.
 		"-M", "microvm,pit=off,pic=off,rtc=on,x-option-roms=off,memory-backend=ram0",
 		"-m", strconv.FormatInt(mib, 10) + "M",
-		"-object", fmt.Sprintf("memory-backend-ram,id=ram0,size=%dM", mib),
+		"-object", a.memory(mib),
 		"-smp", strconv.Itoa(a.VCPUs),
 	}
 	v = append(v, drop...)
@@ -68,8 +83,12 @@ func (a args) argv() []string {
 	} else {
 		v = append(v, "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max")
 	}
+	if a.Backing == private {
+		v = append(v, "-incoming", "defer") // the kernel is in the memory already: there is nothing to load
+	} else {
+		v = append(v, "-kernel", a.Image.Kernel, "-initrd", a.Image.Initrd, "-append", strings.Join(a.cmdline(), " "))
+	}
 	v = append(v,
-		"-kernel", a.Image.Kernel, "-initrd", a.Image.Initrd, "-append", strings.Join(a.cmdline(), " "),
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-device", "virtio-rng-device",
 	)
@@ -89,6 +108,18 @@ func (a args) argv() []string {
 		v = append(v, "-netdev", "user,id=net0,ipv6=off", "-device", "virtio-net-device,netdev=net0")
 	}
 	return v
+}
+
+// memory is the guest's memory as an object.
+func (a args) memory(mib int64) string {
+	if a.Backing == anonymous {
+		return fmt.Sprintf("memory-backend-ram,id=ram0,size=%dM", mib)
+	}
+	share := "on"
+	if a.Backing == private {
+		share = "off"
+	}
+	return fmt.Sprintf("memory-backend-file,id=ram0,size=%dM,mem-path=/proc/self/fd/%d,share=%s", mib, ramFD, share)
 }
 
 // disk is a raw file as a virtio disk, which the guest finds by its serial number. Where the host fails to write,
@@ -120,7 +151,12 @@ func (a args) cmdline() []string {
 	if !a.KVM {
 		// Under emulation the calibrations of the time stamp counter and of the delay loop hang on a busy host, so
 		// they are told; mitigations guard a boundary that the emulator does not have.
-		words = append(words, "tsc_early_khz=2000000", "lpj=8000000", "no_timer_check", "mitigations=off")
+		if a.TSC != 0 {
+			words = append(words, "tsc=reliable", fmt.Sprintf("tsc_early_khz=%d", a.TSC))
+		} else {
+			words = append(words, "tsc_early_khz=2000000")
+		}
+		words = append(words, "lpj=8000000", "no_timer_check", "mitigations=off")
 	}
 	if a.Network == "user" {
 		words = append(words, "tgr.net=10.0.2.15/24,10.0.2.2,10.0.2.3")

@@ -33,10 +33,13 @@ type machine struct {
 	dir           *os.File // the machine's folder; sockets are reached through it whatever its path's length
 	cmd           *exec.Cmd
 	qmp           *qmp
-	console       tail // what the guest wrote
-	stderr        tail // what QEMU said
-	started       bool // there is a process, and done will be closed
+	console       tail       // what the guest wrote
+	stderr        tail       // what QEMU said
+	restored      bool       // from a snapshot
+	started       bool       // there is a process, and done will be closed
+	inherit       []*os.File // QEMU's descriptors from ramFD on; the owner is who made the machine
 	ready         chan struct{}
+	migrated      chan error    // how a migration ended, to a file or from one
 	done          chan struct{} // closed when the process has been waited for and err is settled
 
 	mu     sync.Mutex
@@ -54,20 +57,21 @@ type machine struct {
 var (
 	_ vm.VM     = (*machine)(nil)
 	_ vm.Infoer = (*machine)(nil)
+	_ vm.Pauser = (*machine)(nil)
 )
 
 func newMachine(id, isolation string, rec *vm.Record) *machine {
-	return &machine{id: id, isolation: isolation, rec: rec, ready: make(chan struct{}), done: make(chan struct{})}
+	return &machine{id: id, isolation: isolation, rec: rec, ready: make(chan struct{}), migrated: make(chan error, 1), done: make(chan struct{})}
 }
 
 // start makes the overlay, the sockets and the process, and opens the control connection.
-func (m *machine) start(ctx context.Context, p *Provider, a args, s vm.Spec) error {
+func (m *machine) start(ctx context.Context, p *Provider, a args, s vm.Spec, overlay diskMaker) error {
 	binary, err := p.lookBinary()
 	if err != nil {
 		return err
 	}
 	disk := filepath.Join(m.rec.Dir(), overlayFile)
-	if err := p.cfg.Image.Overlay(ctx, disk, orDefault(s.Disk, p.cfg.Disk)); err != nil {
+	if err := overlay(ctx, disk, orDefault(s.Disk, p.cfg.Disk)); err != nil {
 		return &vm.InfraError{Op: "qemu: overlay disk", Err: err}
 	}
 	if m.dir, err = os.Open(m.rec.Dir()); err != nil {
@@ -114,7 +118,7 @@ func (m *machine) spawn(binary string, argv []string) error {
 	m.cmd = exec.Command(binary, argv...)
 	m.cmd.Dir = m.rec.Dir()
 	m.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TMPDIR=" + m.rec.Dir(), m.rec.Env()}
-	m.cmd.ExtraFiles = files
+	m.cmd.ExtraFiles = append(files[:len(files):len(files)], m.inherit...)
 	m.cmd.Stdout, m.cmd.Stderr = &m.console, &m.stderr
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := m.cmd.Start(); err != nil {
@@ -178,6 +182,7 @@ func (m *machine) onEvent(name string, data json.RawMessage) {
 		Reason    string `json:"reason"`    // SHUTDOWN, BLOCK_IO_ERROR
 		Node      string `json:"node-name"` // BLOCK_IO_ERROR
 		Operation string `json:"operation"` // BLOCK_IO_ERROR
+		Status    string `json:"status"`    // MIGRATION
 	}
 	if json.Unmarshal(data, &d) != nil {
 		return
@@ -190,6 +195,8 @@ func (m *machine) onEvent(name string, data json.RawMessage) {
 			m.opened = true
 			close(m.ready)
 		}
+	case "MIGRATION":
+		m.onMigration(d.Status)
 	case "SHUTDOWN":
 		if d.Reason == "guest-shutdown" {
 			m.off = true
@@ -201,6 +208,22 @@ func (m *machine) onEvent(name string, data json.RawMessage) {
 			m.cause = &vm.InfraError{Op: "qemu: " + d.Operation + " disk " + d.Node, Err: errors.New(d.Reason)}
 		}
 		m.cmd.Process.Kill() // it is paused, and nothing would ever resume it
+	}
+}
+
+// onMigration tells how a migration ended.
+func (m *machine) onMigration(status string) {
+	var err error
+	switch status {
+	case "completed":
+	case "failed", "cancelled":
+		err = fmt.Errorf("the migration of its state %s", status)
+	default:
+		return
+	}
+	select {
+	case m.migrated <- err:
+	default:
 	}
 }
 
@@ -300,6 +323,19 @@ func (m *machine) Close() error {
 		}
 	})
 	return m.closeErr
+}
+
+// Pause stops the machine's processors, and with them its clocks, until Resume. It obeys vm.Pauser.
+func (m *machine) Pause(ctx context.Context) error { return m.command(ctx, "stop") }
+
+// Resume obeys vm.Pauser.
+func (m *machine) Resume(ctx context.Context) error { return m.command(ctx, "cont") }
+
+func (m *machine) command(ctx context.Context, name string) error {
+	if err := m.qmp.execute(ctx, name, nil, nil); err != nil {
+		return &vm.InfraError{Op: "qemu: machine " + m.id, Err: err}
+	}
+	return nil
 }
 
 // Info describes the machine.

@@ -114,6 +114,9 @@ func (p *Provider) probe(ctx context.Context, binary string, kvm bool, timeout t
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("it did not boot within %v", timeout))
 	defer cancel()
 	a := args{ID: "probe", KVM: kvm, Image: p.cfg.Image, VCPUs: 1, Memory: 256 << 20, Root: os.Geteuid() == 0, Append: []string{"tgr.probe"}}
+	if !kvm {
+		a.TSC = p.tsc()
+	}
 	cmd := exec.CommandContext(ctx, binary, a.argv()...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var console, stderr tail

@@ -31,6 +31,17 @@ type Image struct {
 	Root   string // ext4, only read
 	// Overlay makes a blank ext4 disk of size bytes at path, which does not exist.
 	Overlay func(ctx context.Context, path string, size int64) error
+	// Hash identifies the contents of the three files; "": there are no snapshots, and every machine is booted.
+	Hash string
+}
+
+type diskMaker = func(ctx context.Context, path string, size int64) error
+
+// Warmup is what a machine does before its snapshot is taken: what it has read by then, no clone reads again.
+type Warmup struct {
+	ID string // names what Run does: a snapshot that was made with another is not used
+	// Run has the machine, whose agent has opened its port, to itself. It leaves nothing that clones must not share.
+	Run func(ctx context.Context, m vm.VM) error
 }
 
 // Config says how machines are made. Image and Journal are required; the zero value of the rest is the default.
@@ -39,7 +50,8 @@ type Config struct {
 	Journal     vm.Journal
 	Binary      string        // default: qemu-system-x86_64 from PATH
 	Accel       string        // default: Auto
-	CacheDir    string        // where the verdict on KVM is kept; default: tgr in the user's cache folder
+	CacheDir    string        // where the verdict on KVM and snapshots are kept; default: tgr in the user's cache folder
+	Warmup      Warmup        // before a snapshot; the zero value is nothing
 	Memory      int64         // bytes of a machine that asks for none; default 1 GiB
 	Disk        int64         // bytes of overlay of a machine that asks for none; default 16 GiB, sparse
 	BootTimeout time.Duration // from the process's start to the agent's port; default 2 minutes
@@ -56,9 +68,15 @@ type Provider struct {
 
 	mu    sync.Mutex
 	accel Verdict // once it is known
+
+	tsc     func() int64 // hostTSC, once
+	goldens goldens
 }
 
-var _ vm.Provider = (*Provider)(nil)
+var (
+	_ vm.Provider = (*Provider)(nil)
+	_ vm.Warmer   = (*Provider)(nil)
+)
 
 // New checks cfg and returns a Provider. It starts nothing: what is missing on the host shows in Start.
 func New(cfg Config) (*Provider, error) {
@@ -77,6 +95,9 @@ func New(cfg Config) (*Provider, error) {
 	}
 	if cfg.Network != "" && cfg.Network != "user" {
 		return nil, fmt.Errorf("qemu: network %q: want nothing or user", cfg.Network)
+	}
+	if cfg.Warmup.Run != nil && cfg.Warmup.ID == "" {
+		return nil, errors.New("qemu: Config.Warmup has no ID")
 	}
 	for _, path := range []*string{&cfg.Image.Kernel, &cfg.Image.Initrd, &cfg.Image.Root, &cfg.Journal.Dir} {
 		abs, err := filepath.Abs(*path) // QEMU runs in the machine's folder
@@ -105,10 +126,11 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Provider{cfg: cfg}, nil
+	return &Provider{cfg: cfg, tsc: sync.OnceValue(hostTSC)}, nil
 }
 
-// Start boots a machine and returns when its agent has opened the port. It obeys vm.Provider.
+// Start restores a machine from the snapshot that Warm made, if there is one, and otherwise boots it; a restored
+// machine may be dialled at once, a booted one when its agent has opened the port. It obeys vm.Provider.
 func (p *Provider) Start(ctx context.Context, s vm.Spec) (vm.VM, error) {
 	begin := time.Now()
 	if ctx.Err() != nil {
@@ -118,12 +140,31 @@ func (p *Provider) Start(ctx context.Context, s vm.Spec) (vm.VM, error) {
 	if err != nil {
 		return nil, err
 	}
+	m, err := p.restoreOrNil(ctx, a, s)
+	if m == nil && err == nil {
+		m, err = p.boot(ctx, a, s, nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	m.boot = time.Since(begin)
+	verb := "machine booted"
+	if m.restored {
+		verb = "machine restored"
+	}
+	p.cfg.Log.Info(verb, "vm", s.ID, "isolation", m.isolation, "took", m.boot.Round(time.Millisecond))
+	return m, nil
+}
+
+// boot boots a machine that inherits files.
+func (p *Provider) boot(ctx context.Context, a args, s vm.Spec, inherit []*os.File) (*machine, error) {
 	rec, err := p.cfg.Journal.Open(s.ID, "qemu")
 	if err != nil {
 		return nil, &vm.InfraError{Op: "qemu: journal", Err: err}
 	}
 	m := newMachine(s.ID, a.isolation(), rec)
-	if err := m.start(ctx, p, a, s); err != nil {
+	m.inherit = inherit
+	if err := m.start(ctx, p, a, s, p.cfg.Image.Overlay); err != nil {
 		err = m.startError(ctx, err)
 		return nil, errors.Join(err, m.Close())
 	}
@@ -132,8 +173,6 @@ func (p *Provider) Start(ctx context.Context, s vm.Spec) (vm.VM, error) {
 		p.cfg.Log.Warn("machine did not boot", "vm", s.ID, "error", err, "console", m.console.String())
 		return nil, errors.Join(err, m.Close())
 	}
-	m.boot = time.Since(begin)
-	p.cfg.Log.Info("machine booted", "vm", s.ID, "isolation", m.isolation, "took", m.boot.Round(time.Millisecond))
 	return m, nil
 }
 
@@ -151,10 +190,14 @@ func (p *Provider) argsFor(ctx context.Context, s vm.Spec) (args, error) {
 			return args{}, &vm.InfraError{Op: "qemu: image", Err: fmt.Errorf("%w: run `tgr image build`", err)}
 		}
 	}
-	return args{
+	a := args{
 		ID: s.ID, KVM: v.KVM, Image: p.cfg.Image, Overlay: overlayFile, Network: p.cfg.Network,
 		VCPUs: max(s.VCPUs, 1), Memory: orDefault(s.Memory, p.cfg.Memory), Root: os.Geteuid() == 0, Listen: true,
-	}, nil
+	}
+	if !v.KVM {
+		a.TSC = p.tsc()
+	}
+	return a, nil
 }
 
 func orDefault(v, def int64) int64 {

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
+	"syscall"
 )
 
 // maxQMP bounds one message of QEMU: a machine that broke out of its guest must not fill our memory.
@@ -86,6 +88,15 @@ func (q *qmp) fail() {
 // execute runs a command and waits for its answer, which it decodes into result unless that is nil.
 // QEMU reads commands only after its greeting, but it may be sent the first one before.
 func (q *qmp) execute(ctx context.Context, command string, arguments, result any) error {
+	return q.send(ctx, command, arguments, result, nil)
+}
+
+// passFile gives QEMU a descriptor of its own for f, under a name for a later command (getfd).
+func (q *qmp) passFile(ctx context.Context, name string, f *os.File) error {
+	return q.send(ctx, "getfd", map[string]string{"fdname": name}, nil, f)
+}
+
+func (q *qmp) send(ctx context.Context, command string, arguments, result any, file *os.File) error {
 	ch := make(chan qmpMessage, 1)
 	q.mu.Lock()
 	if q.pending == nil {
@@ -101,7 +112,7 @@ func (q *qmp) execute(ctx context.Context, command string, arguments, result any
 		ID        int64  `json:"id"`
 	}{command, arguments, id})
 	if err == nil {
-		_, err = q.conn.Write(append(line, '\n'))
+		err = q.write(append(line, '\n'), file)
 	}
 	q.mu.Unlock()
 	if err != nil {
@@ -121,4 +132,18 @@ func (q *qmp) execute(ctx context.Context, command string, arguments, result any
 		}
 		return nil
 	}
+}
+
+// write sends a line, and with it a descriptor if file is not nil, which a unix socket can.
+func (q *qmp) write(line []byte, file *os.File) error {
+	if file == nil {
+		_, err := q.conn.Write(line)
+		return err
+	}
+	c, ok := q.conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("the connection cannot pass a file")
+	}
+	_, _, err := c.WriteMsgUnix(line, syscall.UnixRights(int(file.Fd())), nil)
+	return err
 }

@@ -1,0 +1,37 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+	"net"
+)
+
+// Exercise greets the agent on conn, runs cmd, and closes the stream. It is for a machine that no job has yet, be it
+// to take a snapshot of it or to have it wait: what was run once is in memory, and starts sooner the next time. A
+// command that does not succeed is an error with the end of its output.
+func Exercise(ctx context.Context, conn net.Conn, cmd Cmd) error {
+	c, err := Connect(ctx, conn)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var out lastBytes
+	exit, err := c.Exec(ctx, cmd, &out)
+	if err != nil {
+		return err
+	}
+	if !exit.Success() {
+		return fmt.Errorf("%.100q: status %d %s%s: %s", cmd.Args, exit.Code, exit.Signal, exit.Message, out.b)
+	}
+	return nil
+}
+
+// lastBytes keeps the end of what is written to it.
+type lastBytes struct{ b []byte }
+
+func (l *lastBytes) Write(b []byte) (int, error) {
+	const most = 1 << 10
+	l.b = append(l.b, b...)
+	l.b = append(l.b[:0], l.b[max(0, len(l.b)-most):]...)
+	return len(b), nil
+}

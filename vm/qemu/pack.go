@@ -1,0 +1,129 @@
+package qemu
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// A packed file is what a sparse file holds besides zeros: records of an offset and a length, both 64 bits,
+// big-endian, with as many bytes; the last record is the file's size with length 0. Offsets rise.
+const (
+	pageSize  = 4096
+	packChunk = 256 * pageSize
+	packHead  = 16
+)
+
+// pack writes f packed.
+func pack(w io.Writer, f *os.File) error {
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	b := bufio.NewWriterSize(w, packChunk)
+	buf := make([]byte, packChunk)
+	for pos := int64(0); pos < fi.Size(); {
+		start, end, err := nextData(f, pos, fi.Size())
+		if err != nil {
+			return err
+		}
+		for pos = start; pos < end; {
+			n := min(int64(packChunk), end-pos)
+			if _, err := f.ReadAt(buf[:n], pos); err != nil {
+				return err
+			}
+			if err := packPages(b, buf[:n], pos); err != nil {
+				return err
+			}
+			pos += n
+		}
+	}
+	return errors.Join(packRecord(b, fi.Size(), nil), b.Flush())
+}
+
+// nextData finds the next part of f that is not a hole, in whole pages; start is size where there is none.
+func nextData(f *os.File, pos, size int64) (start, end int64, err error) {
+	start, err = f.Seek(pos, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return size, size, nil
+	} else if err != nil {
+		return 0, 0, err
+	}
+	if end, err = f.Seek(start, unix.SEEK_HOLE); err != nil {
+		return 0, 0, err
+	}
+	return start - start%pageSize, min(size, (end+pageSize-1)/pageSize*pageSize), nil
+}
+
+var zeroPage [pageSize]byte
+
+// packPages writes the runs of pages of b that are not zero; b begins at offset at.
+func packPages(w io.Writer, b []byte, at int64) error {
+	for begin := 0; begin < len(b); {
+		zero := func(i int) bool {
+			page := b[i:min(i+pageSize, len(b))]
+			return bytes.Equal(page, zeroPage[:len(page)])
+		}
+		if zero(begin) {
+			begin += pageSize
+			continue
+		}
+		end := begin + pageSize
+		for end < len(b) && !zero(end) {
+			end += pageSize
+		}
+		end = min(end, len(b))
+		if err := packRecord(w, at+int64(begin), b[begin:end]); err != nil {
+			return err
+		}
+		begin = end
+	}
+	return nil
+}
+
+func packRecord(w io.Writer, at int64, b []byte) error {
+	var head [packHead]byte
+	binary.BigEndian.PutUint64(head[:], uint64(at))
+	binary.BigEndian.PutUint64(head[8:], uint64(len(b)))
+	if _, err := w.Write(head[:]); err != nil {
+		return err
+	}
+	_, err := w.Write(b)
+	return err
+}
+
+var errPacked = errors.New("not a packed file")
+
+// unpack makes f, which is empty, the file that was packed, at most limit bytes long. It reads r to its end.
+func unpack(f *os.File, r io.Reader, limit int64) error {
+	var head [packHead]byte
+	buf := make([]byte, packChunk)
+	for last := uint64(0); ; {
+		if _, err := io.ReadFull(r, head[:]); err != nil {
+			return fmt.Errorf("%w: %w", errPacked, err)
+		}
+		at, n := binary.BigEndian.Uint64(head[:]), binary.BigEndian.Uint64(head[8:])
+		if at < last || at > uint64(limit) || n > packChunk || n > uint64(limit)-at {
+			return fmt.Errorf("%w: %d bytes at %d", errPacked, n, at)
+		}
+		if n == 0 {
+			if k, err := r.Read(head[:1]); k != 0 || !errors.Is(err, io.EOF) {
+				return fmt.Errorf("%w: more after its end (%w)", errPacked, err)
+			}
+			return f.Truncate(int64(at))
+		}
+		if _, err := io.ReadFull(r, buf[:n]); err != nil {
+			return fmt.Errorf("%w: %w", errPacked, err)
+		}
+		if _, err := f.WriteAt(buf[:n], int64(at)); err != nil {
+			return err
+		}
+		last = at + n
+	}
+}

@@ -1,0 +1,121 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/terraphim/tgr/vm"
+)
+
+// restoreOrNil restores a machine, or returns nil where that is not possible: a machine that is booted is as good,
+// so the reason is for the log. An error is the end of ctx.
+func (p *Provider) restoreOrNil(ctx context.Context, a args, s vm.Spec) (*machine, error) {
+	if p.cfg.Image.Hash == "" || p.cfg.CacheDir == "" {
+		return nil, nil
+	}
+	k, err := p.goldenKeyOf(ctx, a, s)
+	var g *golden
+	if err == nil {
+		g, err = p.find(ctx, k.hash())
+	}
+	if err == nil && g == nil {
+		return nil, nil
+	}
+	var m *machine
+	if err == nil {
+		m, err = p.restore(ctx, g, a, s)
+	}
+	if err != nil && ctx.Err() != nil {
+		return nil, &vm.BootError{ID: s.ID, Err: context.Cause(ctx)}
+	}
+	if err != nil {
+		p.cfg.Log.Warn("machine could not be restored from a snapshot, and is booted", "vm", s.ID, "error", err)
+		return nil, nil
+	}
+	return m, nil
+}
+
+// restore makes a machine of a snapshot. A snapshot that QEMU does not take is refused from then on.
+func (p *Provider) restore(ctx context.Context, g *golden, a args, s vm.Spec) (*machine, error) {
+	state, err := reopen(g.state)
+	if err != nil {
+		return nil, &vm.InfraError{Op: "qemu: snapshot", Err: err}
+	}
+	defer state.Close()
+	rec, err := p.cfg.Journal.Open(s.ID, "qemu")
+	if err != nil {
+		return nil, &vm.InfraError{Op: "qemu: journal", Err: err}
+	}
+	a.Backing = private
+	m := newMachine(s.ID, a.isolation(), rec)
+	m.inherit, m.restored = []*os.File{g.memory, state}, true
+	if err := m.start(ctx, p, a, s, g.clone); err != nil {
+		return nil, errors.Join(m.startError(ctx, err), m.Close())
+	}
+	if err := m.incoming(ctx); err != nil {
+		err = errors.Join(m.startError(ctx, err), m.Close())
+		if ctx.Err() == nil {
+			p.goldens.mu.Lock()
+			p.goldens.refuse(g.key)
+			p.goldens.mu.Unlock()
+		}
+		return nil, err
+	}
+	return m, nil
+}
+
+// clone makes a copy of the snapshot's disk. It is a diskMaker.
+func (g *golden) clone(_ context.Context, path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unpack(f, bytes.NewReader(g.disk), 1<<50), f.Close())
+}
+
+// incoming has QEMU take the state of the devices; the memory is there, as a copy on write. Then the machine goes
+// on from where it was stopped.
+func (m *machine) incoming(ctx context.Context) error {
+	if err := m.migration(ctx); err != nil {
+		return err
+	}
+	err := m.qmp.execute(ctx, "migrate-incoming", map[string]string{"uri": fmt.Sprintf("fd:%d", stateFD)}, nil)
+	if err != nil {
+		return err
+	}
+	if err := m.awaitMigration(ctx, restoreWithin); err != nil {
+		return err
+	}
+	return m.Resume(ctx)
+}
+
+// awaitMigration waits for the end of a migration.
+func (m *machine) awaitMigration(ctx context.Context, timeout time.Duration) error {
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case err := <-m.migrated:
+		return err
+	case <-m.done:
+		return errors.Join(errors.New("it ended during the migration of its state"), m.err)
+	case <-timer.C:
+		return fmt.Errorf("the migration of its state did not end within %v", timeout)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// migration says how the machine is migrated: without the memory, which is in a file, and telling when it is done.
+func (m *machine) migration(ctx context.Context) error {
+	type capability struct {
+		Capability string `json:"capability"`
+		State      bool   `json:"state"`
+	}
+	return m.qmp.execute(ctx, "migrate-set-capabilities", map[string]any{
+		"capabilities": []capability{{"x-ignore-shared", true}, {"events", true}},
+	}, nil)
+}
