@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,15 +14,19 @@ import (
 )
 
 // printer shows jobs and steps as they go on: for people a line per step with the log below it, for programs JSON
-// lines. Its methods are safe for concurrent use.
+// lines. Its methods are safe for concurrent use. What they write is out soon after, and when flush returns.
 type printer struct {
 	mu    sync.Mutex
-	out   io.Writer
+	out   *bufio.Writer
+	timer *time.Timer // flushes; it runs while there is something to flush
+	armed bool
 	json  bool
 	color bool
 	quiet bool // no log lines
+	wordy bool // also what a step is given: its script, inputs and environment
 	many  bool // several jobs: each line says whose it is
 	steps map[tgr.JobID][]tgr.Step
+	given map[tgr.JobID]heading
 
 	err    error         // the first error of writing
 	broken chan struct{} // closed with it
@@ -29,8 +34,31 @@ type printer struct {
 }
 
 func newPrinter(out io.Writer, asJSON, color bool) *printer {
-	return &printer{out: out, json: asJSON, color: color,
-		steps: map[tgr.JobID][]tgr.Step{}, broken: make(chan struct{})}
+	p := &printer{out: bufio.NewWriterSize(out, 64<<10), json: asJSON, color: color,
+		steps: map[tgr.JobID][]tgr.Step{}, given: map[tgr.JobID]heading{}, broken: make(chan struct{})}
+	p.timer = time.AfterFunc(time.Hour, p.flush)
+	p.timer.Stop()
+	return p
+}
+
+// flushAfter is how long a line may wait for others to be written with.
+const flushAfter = 20 * time.Millisecond
+
+// flush writes what waits.
+func (p *printer) flush() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.armed = false
+	if p.err == nil {
+		p.fail(p.out.Flush())
+	}
+}
+
+func (p *printer) fail(err error) {
+	if err != nil && p.err == nil {
+		p.err, p.ended = err, true
+		close(p.broken)
+	}
 }
 
 // record is one JSON line. Type is log, step, job or run.
@@ -48,9 +76,11 @@ func (p *printer) write(s string) {
 	if p.ended {
 		return
 	}
-	if _, err := io.WriteString(p.out, s); err != nil {
-		p.err, p.ended = err, true
-		close(p.broken)
+	_, err := p.out.WriteString(s)
+	p.fail(err)
+	if !p.armed {
+		p.armed = true
+		p.timer.Reset(flushAfter)
 	}
 }
 
@@ -90,11 +120,40 @@ func (p *printer) Line(j tgr.Job, l tgr.LogLine) {
 	if j.Kind == tgr.PlanJob || p.quiet {
 		return
 	}
+	if p.leftOut(j.ID, l) {
+		return
+	}
 	text, ok := readable(l.Text)
 	if !ok {
 		return
 	}
-	p.write(p.prefix(j) + p.dim("    │ ") + text + "\n")
+	p.write(p.prefix(j))
+	p.write(p.dim("    │ "))
+	p.write(text)
+	p.write("\n")
+}
+
+// leftOut reports whether a line is part of what a step is given, which GitHub shows folded.
+func (p *printer) leftOut(job tgr.JobID, l tgr.LogLine) bool {
+	if p.wordy || l.Step == 0 {
+		return false
+	}
+	h := p.given[job]
+	switch {
+	case h.step != l.Step: // its first line
+		h = heading{step: l.Step, open: strings.HasPrefix(l.Text, "##[group]Run ")}
+		p.given[job] = h
+		return h.open
+	case h.open && l.Text == "##[endgroup]":
+		p.given[job] = heading{step: l.Step}
+	}
+	return h.open
+}
+
+// heading is whether the lines are seen by which a step of a job says what it is given.
+type heading struct {
+	step int
+	open bool
 }
 
 // Steps shows the steps that began or ended since the last time.
@@ -118,8 +177,14 @@ func (p *printer) Steps(j tgr.Job, steps []tgr.Step) {
 	}
 }
 
+// maxName is how many characters are shown of a step's name, which may be a line of a script.
+const maxName = 100
+
 func (p *printer) step(j tgr.Job, s tgr.Step) {
 	name := printable(s.Name)
+	if short := []rune(name); len(short) > maxName {
+		name = string(short[:maxName-1]) + "…"
+	}
 	switch {
 	case s.Status == tgr.InProgress:
 		p.write(p.prefix(j) + p.paint(36, "  ▶ ") + name + "\n")
@@ -131,6 +196,15 @@ func (p *printer) step(j tgr.Job, s tgr.Step) {
 			note = " (failed, and may)"
 		}
 		p.write(fmt.Sprintf("%s  %s %s%s %s\n", p.prefix(j), p.mark(s.Conclusion), name, note, p.dim(seconds(s.Finished.Sub(s.Started)))))
+	}
+}
+
+// Boot shows that a machine starts, which takes a while.
+func (p *printer) Boot(j tgr.Job) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.json {
+		p.write(p.prefix(j) + p.dim("  … starting a machine") + "\n")
 	}
 }
 
@@ -213,6 +287,9 @@ func seconds(d time.Duration) string {
 // readable is a log line for a terminal: the commands that fold lines are shown as headings, and what could
 // move the cursor, set the title or write to the clipboard is gone. ok is false for a line that shows nothing.
 func readable(text string) (s string, ok bool) {
+	if plain(text) {
+		return text, true
+	}
 	for _, hide := range []string{"##[endgroup]", "::endgroup::"} {
 		if strings.HasPrefix(text, hide) {
 			return "", false
@@ -229,8 +306,24 @@ func readable(text string) (s string, ok bool) {
 	return colored(text), true
 }
 
+// plain reports whether a text can be shown as it is, at a glance: it is ASCII, and neither a command nor a control.
+func plain(s string) bool {
+	if strings.HasPrefix(s, "##[") || strings.HasPrefix(s, "::") {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
 // printable is text without any control character.
 func printable(s string) string {
+	if plain(s) {
+		return s
+	}
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || r == 0xfeff {
 			return ' '

@@ -77,7 +77,7 @@ The exit status is 0 if all jobs succeeded, 1 if one failed, 2 for a bad workflo
 	fs.StringVar(&f.network, "network", "none", "none, or user: see tgr serve")
 	fs.BoolVar(&f.asJSON, "json", false, "print JSON lines: log, step, job and run")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no log lines")
-	fs.BoolVarP(&f.verbose, "verbose", "v", false, "the server's own log, on standard error")
+	fs.BoolVarP(&f.verbose, "verbose", "v", false, "also what each step is given, and, on standard error, a log of our own")
 	fs.IntVar(&f.parallel, "parallel", runtime.NumCPU(), "jobs at once")
 	return cmd
 }
@@ -122,8 +122,9 @@ func runLocal(ctx context.Context, stdout, stderr io.Writer, event string, f run
 	defer cleanup()
 
 	out := newPrinter(stdout, f.asJSON, colorful(stdout))
-	out.quiet, out.many = f.quiet, true
-	l := &localRun{out: out, memory: &dispatch.Memory{}, wanted: newWanted(f.matrix), done: make(chan struct{})}
+	out.quiet, out.wordy, out.many = f.quiet, f.verbose, true
+	defer out.flush()
+	l := &localRun{out: out, memory: &dispatch.Memory{}, wanted: newWanted(f.matrix), boots: f.isolation != "process", done: make(chan struct{})}
 	l.id = l.memory.Accept(ev)
 	d := dispatch.New(dispatch.Config{
 		Jobs: l.memory, Runs: l.memory, Source: src, Machines: machines, Logs: noLogs{}, Log: log,
@@ -144,8 +145,10 @@ type localRun struct {
 	memory *dispatch.Memory
 	wanted *wanted
 	id     tgr.RunID
-	done   chan struct{} // closed when every run is completed
-	shown  map[tgr.JobID]bool
+	done   chan struct{}      // closed when every run is completed
+	boots  bool               // a machine takes seconds
+	begun  map[tgr.JobID]bool // jobs whose machine was said to start
+	shown  map[tgr.JobID]bool // jobs that were said to have ended
 }
 
 // run works until every run is completed. The first interrupt cancels the jobs, which may still clean up; the second
@@ -187,12 +190,16 @@ func (l *localRun) settled(tgr.RunID) {
 	runs, jobs := l.memory.All()
 	l.out.mu.Lock()
 	if l.shown == nil {
-		l.shown = map[tgr.JobID]bool{}
+		l.shown, l.begun = map[tgr.JobID]bool{}, map[tgr.JobID]bool{}
 	}
 	var show []func()
 	open := false
 	for _, r := range runs {
 		for _, j := range jobs[r.ID] {
+			if j.Status == tgr.InProgress && l.boots && !l.begun[j.ID] && j.Kind == tgr.WorkJob {
+				l.begun[j.ID] = true
+				show = append(show, func() { l.out.Boot(j) })
+			}
 			if j.Status.Done() && !l.shown[j.ID] && j.Kind == tgr.WorkJob {
 				l.shown[j.ID] = true
 				show = append(show, func() { l.out.Job(r.WorkflowName, j) })
@@ -241,7 +248,7 @@ func (l *localRun) verdict(stderr io.Writer) error {
 			}
 		}
 	}
-	if l.out.err != nil {
+	if l.out.flush(); l.out.err != nil {
 		return ours(l.out.err)
 	}
 	if code == 0 && started == 0 {
