@@ -162,9 +162,9 @@ func (p *Pump) group(ctx context.Context, owner string, reports []Report) {
 		}
 		if err != nil {
 			p.c.Log.Error("record what became of a report", "report", r.Key, "error", err)
-			return
+			wait = firstBackoff // it will be sent again: not at once
 		}
-		if wait == 0 {
+		if err == nil && wait == 0 {
 			continue
 		}
 		until := p.c.Now().Add(wait)

@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -268,4 +270,59 @@ jobs:
 			t.Errorf("%v", got)
 		}
 	}
+}
+
+// Who follows a log sees all of it, also when the server is killed in the middle and the job is retried.
+func TestFollowAcrossRestart(t *testing.T) {
+	s := openSite(t, "PORT="+freePort(t))
+	wait, open := gate(t)
+	repo := s.repo("acme/follow", map[string]string{workflowDir + "/ci.yml": "on: push\njobs: {a: {runs-on: x, steps: [{run: 'seq 1000; " + wait + "; echo the end'}]}}\n"})
+	id := s.push(repo, nil)
+	s.await("the job", func() bool { return job(s.first(id), "a").Status == tgr.InProgress })
+	cmd := exec.Command("tgr", "runs", "logs", "-f", "--server", s.url, s.first(id).ID.String())
+	file, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	printed := func() string {
+		b, err := os.ReadFile(file.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	cmd.Stdout, cmd.Stderr = file, file
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.await("the first lines", func() bool { return strings.Contains(printed(), "\n1000\n") })
+	s.kill()
+	s.start()
+	open()
+	if got := outcomes(s.completed(id)[0]); got[0] != "completed success" {
+		t.Error(got)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("tgr runs logs -f: %v", err)
+	}
+	out := printed()
+	if _, after, ok := strings.Cut(out, "\n1000\n"); !ok || strings.Count(after, "\n1000\n") != 1 || !strings.Contains(after, "the end") {
+		t.Errorf("want the log of the first try, and then all of the second:\n%.300s … %s", out, out[max(0, len(out)-600):])
+	}
+}
+
+// freePort is a port that nobody listened on a moment ago.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }

@@ -117,7 +117,14 @@ CREATE TABLE reports (
 );
 CREATE INDEX reports_due ON reports (due) WHERE version > sent;
 
+-- One row, written to find out whether anything can be written.
+CREATE TABLE pings (
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+  at INTEGER NOT NULL
+);
+
 -- +goose Down
+DROP TABLE pings;
 DROP TABLE reports;
 DROP TABLE members;
 DROP TABLE jobs;

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/github/githubtest"
+	"github.com/terraphim/tgr/web"
+)
+
+// A hundred pushes at once and two workers: each push has its run, all end, and the oldest are served first.
+func TestManyPushes(t *testing.T) {
+	const pushes = 100
+	s := openSite(t, "MAX_CONCURRENT_WORKFLOWS=2", "TGR_WEBHOOK_RATE=1000", "GITHUB_APP_ID=")
+	repo := s.repo("acme/many", map[string]string{workflowDir + "/ci.yml": "on: push\njobs:\n  a: {runs-on: x, steps: [{run: 'true'}]}\n"})
+	ids := make([]tgr.DeliveryID, pushes)
+	before := repo.SHA("main")
+	var payloads [][]byte
+	for i := range pushes {
+		sha, err := repo.Commit("main", fmt.Sprint("commit ", i), map[string]string{"n": fmt.Sprint(i)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		payloads = append(payloads, repo.PushEvent("refs/heads/main", before, sha))
+		before = sha
+	}
+	var wg sync.WaitGroup
+	for i := range pushes {
+		wg.Go(func() {
+			a, err := githubtest.Deliver(t.Context(), s.url+"/webhook", "push", payloads[i], testSecret)
+			if err != nil || a.Status != 202 {
+				t.Errorf("push %d: %v, %+v", i, err, a)
+				return
+			}
+			ids[i] = tgr.DeliveryID(a.Delivery)
+		})
+	}
+	wg.Wait()
+	numbers := map[int]bool{}
+	for _, id := range ids {
+		for _, r := range s.completed(id) {
+			if r.Conclusion != tgr.Success || numbers[r.Number] {
+				t.Errorf("run %d #%d: %s: %s", r.ID, r.Number, r.Conclusion, r.Reason)
+			}
+			numbers[r.Number] = true
+		}
+	}
+	if len(numbers) != pushes {
+		t.Errorf("%d runs, want %d", len(numbers), pushes)
+	}
+	if got := grep(s.get("/metrics"), `tgr_jobs_total{result="success"}`); !strings.HasSuffix(got, fmt.Sprintf(" %d\n", pushes)) {
+		t.Errorf("metrics: %s", got)
+	}
+}
+
+// The largest matrix that there may be, and a long and wide graph.
+func TestLargeRuns(t *testing.T) {
+	s := openSite(t, "MAX_CONCURRENT_WORKFLOWS=8")
+	values := make([]string, 16)
+	for i := range values {
+		values[i] = fmt.Sprint(i)
+	}
+	list := "[" + strings.Join(values, ", ") + "]"
+	var graph strings.Builder
+	graph.WriteString("on: push\njobs:\n")
+	for i := range 200 {
+		needs := ""
+		if i > 0 {
+			needs = fmt.Sprintf("needs: [j%d, j%d], ", i-1, max(0, i-10))
+		}
+		fmt.Fprintf(&graph, "  j%d: {%sif: '${{ always() && %d >= 0 }}', runs-on: x, steps: [{run: 'true'}]}\n", i, needs, i)
+	}
+	repo := s.repo("acme/large", map[string]string{
+		workflowDir + "/matrix.yml": "on: push\njobs:\n  a: {runs-on: x, strategy: {matrix: {x: " + list + ", y: " + list + "}}, steps: [{run: 'true'}]}\n  z: {needs: a, runs-on: x, steps: [{run: 'true'}]}\n",
+		workflowDir + "/graph.yml":  graph.String(),
+	})
+	n := map[string]int{}
+	for _, r := range s.completed(s.push(repo, nil)) {
+		if r.Conclusion != tgr.Success {
+			t.Errorf("%s: %s: %s", r.WorkflowFile, r.Conclusion, r.Reason)
+		}
+		n[r.WorkflowFile] = len(r.Jobs)
+	}
+	if n[workflowDir+"/matrix.yml"] != 257 || n[workflowDir+"/graph.yml"] != 200 {
+		t.Errorf("jobs: %v", n)
+	}
+	if list, err := s.client.Runs(t.Context(), web.Filter{Repo: "acme/large"}); err != nil || len(list.Runs) != 2 {
+		t.Errorf("%d runs, %v", len(list.Runs), err)
+	}
+}
