@@ -9,6 +9,25 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// A journal that need not outlive a power failure is read like any other.
+func TestVolatile(t *testing.T) {
+	j := Journal{Dir: t.TempDir(), Volatile: true}
+	r, err := j.Open("one", "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.AddPath(filepath.Join(t.TempDir(), "path")); err != nil {
+		t.Fatal(err)
+	}
+	list, err := Journal{Dir: j.Dir}.List()
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	if diff := cmp.Diff(r.Entry(), list[0]); diff != "" {
+		t.Errorf("-made +read:\n%s", diff)
+	}
+}
+
 func TestFolders(t *testing.T) {
 	dir := t.TempDir()
 	mine, err := MakeFolder(dir, "x-")

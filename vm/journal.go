@@ -23,7 +23,10 @@ import (
 //
 // The record is journal.jsonl: a first line that names the machine and its owner, then one line per resource,
 // only ever appended. Lines that outlive a power failure (paths) are synced; a process does not outlive one.
-type Journal struct{ Dir string }
+type Journal struct {
+	Dir      string
+	Volatile bool // nobody wants it after a power failure: nothing is synced
+}
 
 // Entry is what the journal knows of one machine.
 type Entry struct {
@@ -91,10 +94,10 @@ func (j Journal) Open(id, provider string) (*Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal of machine %s: %w", id, err)
 	}
-	r := &Record{dir: filepath.Join(j.Dir, id), entry: Entry{
+	r := &Record{dir: filepath.Join(j.Dir, id), volatile: j.Volatile, entry: Entry{
 		ID: id, Provider: provider, Created: time.Now().UTC(), Owner: owner, Mark: rand.Text(),
 	}}
-	err = appendLine(filepath.Join(tmp, journalFile), r.entry, true)
+	err = appendLine(filepath.Join(tmp, journalFile), r.entry, !j.Volatile)
 	if err == nil {
 		err = os.Rename(tmp, r.dir)
 	}
@@ -104,6 +107,9 @@ func (j Journal) Open(id, provider string) (*Record, error) {
 			err = ErrMachineExists
 		}
 		return nil, fmt.Errorf("journal of machine %s: %w", id, err)
+	}
+	if j.Volatile {
+		return r, nil
 	}
 	return r, syncDir(j.Dir)
 }
@@ -205,7 +211,9 @@ func (j Journal) folders() ([]string, error) {
 
 // Record is the journal's folder of one machine that is alive. It is safe for concurrent use.
 type Record struct {
-	dir   string
+	dir      string
+	volatile bool
+
 	mu    sync.Mutex
 	entry Entry
 	freed bool
@@ -234,7 +242,7 @@ func (r *Record) AddPath(path string) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := appendLine(filepath.Join(r.dir, journalFile), line{Path: path}, true); err != nil {
+	if err := appendLine(filepath.Join(r.dir, journalFile), line{Path: path}, !r.volatile); err != nil {
 		return fmt.Errorf("journal of machine %s: %w", r.entry.ID, err)
 	}
 	r.entry.Paths = append(r.entry.Paths, path)

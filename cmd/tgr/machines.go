@@ -55,7 +55,7 @@ func (m *machines) Ready(ctx context.Context) error { return m.ready(ctx) }
 
 // openMachines chooses the provider, and reaps what machines of an earlier life left on the host.
 func openMachines(ctx context.Context, c machineConfig, log *slog.Logger) (*machines, error) {
-	journal := vm.Journal{Dir: c.dir}
+	journal := vm.Journal{Dir: c.dir, Volatile: c.mortal}
 	reaped, err := journal.Reap(ctx, nil)
 	if err != nil {
 		return nil, fmt.Errorf("reap the machines that an earlier server left: %w", err)
@@ -79,7 +79,7 @@ func openProcesses(c machineConfig, log *slog.Logger) (*machines, error) {
 		agent = append(agent, "-orphans", "3s")
 	}
 	log.Warn("NO ISOLATION: jobs run as processes of this host and of this user; use it only for code that you trust")
-	p := process.New(process.Config{Agent: agent, Dir: c.dir})
+	p := process.New(process.Config{Agent: agent, Dir: c.dir, Volatile: c.mortal})
 	return &machines{
 		Local: &dispatch.Local{Provider: p, Size: c.size, Log: log, Place: processPlace, Shared: true},
 		close: func() error { return nil },

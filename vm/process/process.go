@@ -36,6 +36,8 @@ type Config struct {
 	// the agent built in: {"/usr/bin/tgr", "guest"}. "-fd 3" is added.
 	Agent []string
 	Dir   string // for the journal and the machines' files
+	// Volatile is the journal's: nothing in Dir has to outlive a power failure.
+	Volatile bool
 }
 
 // Provider starts processes as machines. It is safe for concurrent use.
@@ -51,7 +53,9 @@ var (
 )
 
 // New returns a provider. It does nothing until Start.
-func New(cfg Config) *Provider { return &Provider{cfg: cfg, journal: vm.Journal{Dir: cfg.Dir}} }
+func New(cfg Config) *Provider {
+	return &Provider{cfg: cfg, journal: vm.Journal{Dir: cfg.Dir, Volatile: cfg.Volatile}}
+}
 
 // Journal returns the journal of the machines, for Reap.
 func (p *Provider) Journal() vm.Journal { return p.journal }
