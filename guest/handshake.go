@@ -83,11 +83,24 @@ func greetUntil(ctx context.Context, conn net.Conn) (Hello, *bufio.Reader, error
 	if h.Protocol != Protocol {
 		return Hello{}, nil, fmt.Errorf("the agent speaks protocol %d, this program %d: rebuild the machine's image", h.Protocol, Protocol)
 	}
-	if _, err := conn.Write(append([]byte(startMark), nonce[:]...)); err != nil {
-		return Hello{}, nil, err
-	}
+	// The agent may be answering another hello meanwhile: without a buffer on the way it reads on only when that has
+	// been read.
+	started := make(chan error, 1)
+	go func() {
+		_, err := conn.Write(append([]byte(startMark), nonce[:]...))
+		if err != nil {
+			conn.SetDeadline(time.Unix(1, 0))
+		}
+		started <- err
+	}()
 	skip := maxSkip
-	return h, r, scan(r, goingMark, nonce[:], &skip)
+	if err = scan(r, goingMark, nonce[:], &skip); err != nil {
+		conn.SetDeadline(time.Unix(1, 0))
+	}
+	if startErr := <-started; startErr != nil {
+		err = startErr
+	}
+	return h, r, err
 }
 
 func sendHellos(ctx context.Context, conn net.Conn, nonce [nonceSize]byte, answered <-chan struct{}) error {
