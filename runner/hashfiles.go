@@ -42,11 +42,7 @@ func (r *run) hashFiles(patterns []string) (string, error) {
 	if len(g) == 0 {
 		return "", nil
 	}
-	find := []string{"find", "-P"}
-	if follow {
-		find[1] = "-L"
-	}
-	list, err := r.tool(nil, append(find, append(g.roots(), "(", "-type", "f", "-o", "-type", "l", ")", "-print0")...)...)
+	list, err := r.tool(nil, g.find(follow)...)
 	if err != nil {
 		return "", err
 	}
@@ -399,6 +395,19 @@ func quoteInClass(c rune) string {
 		return `\` + string(c)
 	}
 	return string(c)
+}
+
+// find is the command that lists the files below the roots, and links where these are not followed.
+func (g globs) find(follow bool) []string {
+	argv := []string{"find", "-P"}
+	if follow {
+		argv[1] = "-L"
+	}
+	argv = append(argv, g.roots()...)
+	if follow {
+		return append(argv, "-type", "f", "-print0")
+	}
+	return append(argv, "(", "-type", "f", "-o", "-type", "l", ")", "-print0")
 }
 
 // match applies the patterns in order: each adds what it matches, or takes it away.
