@@ -2,7 +2,9 @@ package github
 
 import (
 	"container/list"
+	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,6 +52,19 @@ func (s *senders) take(addr string, now time.Time) time.Duration {
 	}
 	missing := 1 - bucket.TokensAt(now)
 	return time.Duration(missing / float64(s.limit) * float64(time.Second))
+}
+
+// senderOf is the address that sent a request: what a proxy on this host says it is, for then everybody comes from
+// loopback and one sender's flood would be GitHub's too. Of several addresses the last is the one that the proxy
+// itself saw. One who lies about it, through a proxy that passes the header on, gets more buckets and nothing else.
+func senderOf(r *http.Request) string {
+	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && ap.Addr().Unmap().IsLoopback() {
+		list := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+		if ip, err := netip.ParseAddr(strings.TrimSpace(list[len(list)-1])); err == nil {
+			return netip.AddrPortFrom(ip, 0).String()
+		}
+	}
+	return r.RemoteAddr
 }
 
 // senderKey is the address without its port; of IPv6 the /64, which is what one sender owns.

@@ -157,7 +157,7 @@ func (h *WebhookHandler) reply(w http.ResponseWriter, r *http.Request, a *answer
 
 // receive takes a request as far as it is right; the order of the checks is from cheap to dear.
 func (h *WebhookHandler) receive(w http.ResponseWriter, r *http.Request) *answer {
-	if wait := h.senders.take(r.RemoteAddr, h.c.Now()); wait > 0 {
+	if wait := h.senders.take(senderOf(r), h.c.Now()); wait > 0 {
 		a := refuse(http.StatusTooManyRequests, "too many webhooks from this address")
 		a.retry = wait
 		return a

@@ -424,3 +424,23 @@ func BenchmarkWebhook(b *testing.B) {
 		serve(h, request("push", pushBody, nil))
 	}
 }
+
+func TestSenderOf(t *testing.T) {
+	for _, tt := range []struct{ peer, forwarded, want string }{
+		{"203.0.113.9:1", "", "203.0.113.9:1"},
+		{"203.0.113.9:1", "198.51.100.1", "203.0.113.9:1"}, // from outside anybody can say that
+		{"127.0.0.1:1", "", "127.0.0.1:1"},
+		{"127.0.0.1:1", "198.51.100.1", "198.51.100.1:0"},
+		{"[::1]:1", "10.0.0.1, 198.51.100.1", "198.51.100.1:0"},
+		{"127.0.0.1:1", "2001:db8::1", "[2001:db8::1]:0"},
+		{"127.0.0.1:1", "198.51.100.1, nonsense", "127.0.0.1:1"},
+	} {
+		r := &http.Request{RemoteAddr: tt.peer, Header: http.Header{}}
+		if tt.forwarded != "" {
+			r.Header.Set("X-Forwarded-For", tt.forwarded)
+		}
+		if got := senderOf(r); got != tt.want {
+			t.Errorf("from %s, forwarded for %q: %s, want %s", tt.peer, tt.forwarded, got, tt.want)
+		}
+	}
+}

@@ -49,6 +49,8 @@ type Store struct {
 	r       *sql.DB // read only
 	writer  *writer
 
+	bodies bodies // of the reports that are durable; the writer's own
+
 	mu     sync.Mutex
 	nudged map[tgr.RunID]bool // runs to be settled because of another run's change
 }
@@ -70,7 +72,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := d.migrate(ctx, w, cfg.Log); err != nil {
 		return nil, d.fault("open", errors.Join(err, r.Close(), w.Close()))
 	}
-	s := &Store{cfg: cfg, dialect: d, w: w, r: r, nudged: map[tgr.RunID]bool{}}
+	s := &Store{cfg: cfg, dialect: d, w: w, r: r, nudged: map[tgr.RunID]bool{}, bodies: bodies{}}
 	s.writer = newWriter(s)
 	return s, nil
 }
@@ -83,6 +85,10 @@ func (s *Store) Close() error {
 
 // committed tells of what a transaction did, now that it is durable.
 func (s *Store) committed(t *tx) {
+	if len(s.bodies) > keptBodies {
+		clear(s.bodies)
+	}
+	maps.Copy(s.bodies, t.bodies)
 	s.mu.Lock()
 	maps.Copy(s.nudged, t.nudged)
 	s.mu.Unlock()

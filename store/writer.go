@@ -42,6 +42,7 @@ type tx struct {
 
 	left    []string           // groups that the operation has left
 	entries []entry            // groups that the operation enters
+	bodies  bodies             // that the transaction has enqueued
 	touched map[tgr.RunID]bool // runs of the transaction that changed
 	nudged  map[tgr.RunID]bool // runs of the transaction that are to be settled
 }
@@ -142,7 +143,7 @@ func (w *writer) run(ops []*op, errs []error) error {
 	if err != nil {
 		return err
 	}
-	t := &tx{Tx: begun, s: w.s, now: w.s.cfg.Now().UTC(), touched: map[tgr.RunID]bool{}, nudged: map[tgr.RunID]bool{}}
+	t := &tx{Tx: begun, s: w.s, now: w.s.cfg.Now().UTC(), bodies: bodies{}, touched: map[tgr.RunID]bool{}, nudged: map[tgr.RunID]bool{}}
 	for i, o := range ops {
 		if !o.taken.CompareAndSwap(false, true) {
 			continue
@@ -151,6 +152,7 @@ func (w *writer) run(ops []*op, errs []error) error {
 			return errors.Join(err, t.Rollback())
 		}
 		if errs[i] = call(o.fn, t); errs[i] != nil {
+			w.s.bodies, t.bodies = bodies{}, bodies{} // nobody knows which of them are undone
 			if _, err := t.Exec("ROLLBACK TO SAVEPOINT op"); err != nil {
 				return errors.Join(errs[i], err, t.Rollback())
 			}

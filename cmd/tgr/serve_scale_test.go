@@ -2,9 +2,12 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/github/githubtest"
@@ -56,9 +59,9 @@ func TestManyPushes(t *testing.T) {
 	}
 }
 
-// The largest matrix that there may be, and a long and wide graph.
+// The largest matrix that there may be, which is cancelled on its way, and a long and wide graph.
 func TestLargeRuns(t *testing.T) {
-	s := openSite(t, "MAX_CONCURRENT_WORKFLOWS=8")
+	s := openSite(t, "MAX_CONCURRENT_WORKFLOWS=4")
 	values := make([]string, 16)
 	for i := range values {
 		values[i] = fmt.Sprint(i)
@@ -66,28 +69,48 @@ func TestLargeRuns(t *testing.T) {
 	list := "[" + strings.Join(values, ", ") + "]"
 	var graph strings.Builder
 	graph.WriteString("on: push\njobs:\n")
-	for i := range 200 {
+	for i := range 200 { // every twentieth runs
 		needs := ""
 		if i > 0 {
 			needs = fmt.Sprintf("needs: [j%d, j%d], ", i-1, max(0, i-10))
 		}
-		fmt.Fprintf(&graph, "  j%d: {%sif: '${{ always() && %d >= 0 }}', runs-on: x, steps: [{run: 'true'}]}\n", i, needs, i)
+		fmt.Fprintf(&graph, "  j%d: {%sif: '${{ always() && %t }}', runs-on: x, steps: [{run: 'true'}]}\n", i, needs, i%20 == 0)
 	}
 	repo := s.repo("acme/large", map[string]string{
-		workflowDir + "/matrix.yml": "on: push\njobs:\n  a: {runs-on: x, strategy: {matrix: {x: " + list + ", y: " + list + "}}, steps: [{run: 'true'}]}\n  z: {needs: a, runs-on: x, steps: [{run: 'true'}]}\n",
 		workflowDir + "/graph.yml":  graph.String(),
+		workflowDir + "/matrix.yml": "on: push\njobs:\n  a: {runs-on: x, strategy: {matrix: {x: " + list + ", y: " + list + "}}, steps: [{run: 'true'}]}\n  z: {needs: a, if: always(), runs-on: x, steps: [{run: 'true'}]}\n",
 	})
-	n := map[string]int{}
-	for _, r := range s.completed(s.push(repo, nil)) {
-		if r.Conclusion != tgr.Success {
-			t.Errorf("%s: %s: %s", r.WorkflowFile, r.Conclusion, r.Reason)
+	id := s.push(repo, nil)
+	var matrix web.RunDetail
+	s.await("some jobs of the matrix", func() bool {
+		list, err := s.client.Runs(t.Context(), web.Filter{Delivery: id, Workflow: workflowDir + "/matrix.yml"})
+		if err != nil {
+			t.Fatal(err)
 		}
-		n[r.WorkflowFile] = len(r.Jobs)
+		if len(list.Runs) == 0 {
+			return false
+		}
+		if matrix, err = s.client.Run(t.Context(), list.Runs[0].ID, 0); err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(matrix.Jobs, func(j tgr.Job) bool { return j.Conclusion == tgr.Success })
+	})
+	if _, err := s.client.Cancel(t.Context(), matrix.ID, web.CancelRequest{}); err != nil {
+		t.Fatal(err)
 	}
-	if n[workflowDir+"/matrix.yml"] != 257 || n[workflowDir+"/graph.yml"] != 200 {
-		t.Errorf("jobs: %v", n)
-	}
-	if list, err := s.client.Runs(t.Context(), web.Filter{Repo: "acme/large"}); err != nil || len(list.Runs) != 2 {
-		t.Errorf("%d runs, %v", len(list.Runs), err)
+	for _, r := range s.completed(id) {
+		n := map[tgr.Conclusion]int{}
+		for _, j := range r.Jobs {
+			n[j.Conclusion]++
+		}
+		if strings.HasSuffix(r.WorkflowFile, "graph.yml") {
+			if diff := cmp.Diff(map[tgr.Conclusion]int{tgr.Success: 10, tgr.Skipped: 190}, n); diff != "" || r.Conclusion != tgr.Success {
+				t.Errorf("graph: %s (-want +got):\n%s", r.Conclusion, diff)
+			}
+			continue
+		}
+		if n[tgr.Success]+n[tgr.Cancelled] != 257 || n[tgr.Cancelled] < 100 || job(r, "z").Conclusion != tgr.Success || r.Conclusion != tgr.Cancelled {
+			t.Errorf("matrix: %s: %v; z: %s", r.Conclusion, n, job(r, "z").Conclusion)
+		}
 	}
 }
