@@ -199,11 +199,18 @@ func (p *printer) step(j tgr.Job, s tgr.Step) {
 	}
 }
 
-// Boot shows that a machine starts, which takes a while.
-func (p *printer) Boot(j tgr.Job) {
+// Boot shows that a job begins, where there is something to say: that it is not for the first time, or that its machine
+// takes a while.
+func (p *printer) Boot(j tgr.Job, slow bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.json {
+	if p.json {
+		return
+	}
+	if j.Tries > 1 {
+		p.write(p.prefix(j) + p.dim(fmt.Sprintf("  … try %d, as the fault was ours", j.Tries)) + "\n")
+	}
+	if slow {
 		p.write(p.prefix(j) + p.dim("  … starting a machine") + "\n")
 	}
 }

@@ -147,7 +147,7 @@ type localRun struct {
 	id     tgr.RunID
 	done   chan struct{}      // closed when every run is completed
 	boots  bool               // a machine takes seconds
-	begun  map[tgr.JobID]bool // jobs whose machine was said to start
+	begun  map[tgr.JobID]int  // tries of each job that were said to begin
 	shown  map[tgr.JobID]bool // jobs that were said to have ended
 }
 
@@ -190,15 +190,15 @@ func (l *localRun) settled(tgr.RunID) {
 	runs, jobs := l.memory.All()
 	l.out.mu.Lock()
 	if l.shown == nil {
-		l.shown, l.begun = map[tgr.JobID]bool{}, map[tgr.JobID]bool{}
+		l.shown, l.begun = map[tgr.JobID]bool{}, map[tgr.JobID]int{}
 	}
 	var show []func()
 	open := false
 	for _, r := range runs {
 		for _, j := range jobs[r.ID] {
-			if j.Status == tgr.InProgress && l.boots && !l.begun[j.ID] && j.Kind == tgr.WorkJob {
-				l.begun[j.ID] = true
-				show = append(show, func() { l.out.Boot(j) })
+			if j.Status == tgr.InProgress && l.begun[j.ID] < j.Tries && j.Kind == tgr.WorkJob {
+				l.begun[j.ID] = j.Tries
+				show = append(show, func() { l.out.Boot(j, l.boots) })
 			}
 			if j.Status.Done() && !l.shown[j.ID] && j.Kind == tgr.WorkJob {
 				l.shown[j.ID] = true
