@@ -18,12 +18,6 @@ type Warmer interface {
 	Warm(ctx context.Context, s Spec) error
 }
 
-// Pauser is a VM that can stand still: it takes no processor time, and its clocks stop.
-type Pauser interface {
-	Pause(ctx context.Context) error
-	Resume(ctx context.Context) error
-}
-
 // PoolConfig says what machines wait, and how many. Provider, Greet and Budget are required.
 type PoolConfig struct {
 	Provider Provider
@@ -125,17 +119,10 @@ func (p *Pool) Start(ctx context.Context, s Spec) (VM, error) {
 	p.demand.arrive(time.Now())
 	p.mu.Unlock()
 	defer p.changed()
-	for {
-		w := p.take()
-		if w == nil {
-			return p.startNow(ctx, s)
-		}
-		err := w.resume(ctx)
-		if err == nil {
-			return w.VM, nil
-		}
-		p.discard(w.VM, "it did not resume", err)
+	if w := p.take(); w != nil {
+		return w.VM, nil
 	}
+	return p.startNow(ctx, s)
 }
 
 // startNow starts a machine where none waits.
@@ -197,13 +184,6 @@ func (p *Pool) take() *waiting {
 	p.idle = p.idle[1:]
 	w.stop()
 	return w
-}
-
-func (w *waiting) resume(ctx context.Context) error {
-	if p, ok := w.VM.(Pauser); ok {
-		return p.Resume(ctx)
-	}
-	return nil
 }
 
 // keep makes and frees machines, one at a time, until ctx ends.
@@ -273,9 +253,6 @@ func (p *Pool) add(life context.Context) error {
 		return err
 	}
 	err = p.cfg.Greet(ctx, m)
-	if pauser, ok := m.(Pauser); ok && err == nil {
-		err = pauser.Pause(ctx)
-	}
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}

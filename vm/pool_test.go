@@ -79,12 +79,11 @@ func (p *fakeProvider) left() []string {
 }
 
 type fakeVM struct {
-	p               *fakeProvider
-	id              string
-	greeted, paused bool
-	resume          error // of Resume
-	once            sync.Once
-	died            chan struct{}
+	p       *fakeProvider
+	id      string
+	greeted bool
+	once    sync.Once
+	died    chan struct{}
 }
 
 func (m *fakeVM) Dial(context.Context) (net.Conn, error) {
@@ -106,16 +105,6 @@ func (m *fakeVM) Close() error {
 	m.die()
 	m.p.set(func() { delete(m.p.alive, m.id) })
 	return nil
-}
-
-func (m *fakeVM) Pause(context.Context) error {
-	m.p.set(func() { m.paused = true })
-	return nil
-}
-
-func (m *fakeVM) Resume(context.Context) error {
-	m.p.set(func() { m.paused = false })
-	return m.resume
 }
 
 // inPool runs fn in a bubble of its own time with a pool of at most four machines, which has settled.
@@ -172,7 +161,7 @@ func TestPoolGivesOutOnce(t *testing.T) {
 		}
 		wantIdle(t, p, 1)
 		a, took := acquire(t, p, "a")
-		if took != 0 || !a.greeted || a.paused || !strings.HasPrefix(a.id, "pool-") || !ValidID(a.id) {
+		if took != 0 || !a.greeted || !strings.HasPrefix(a.id, "pool-") || !ValidID(a.id) {
 			t.Errorf("%+v after %v: want a machine that waited", a, took)
 		}
 		b, took := acquire(t, p, "b") // none waits: it is started
@@ -182,8 +171,8 @@ func TestPoolGivesOutOnce(t *testing.T) {
 		settle()
 		wantIdle(t, p, 2) // as many as were asked for lately
 		for id, m := range made.alive {
-			if m != a && m != b && (!m.paused || !m.greeted) {
-				t.Errorf("%s waits and is not paused, or was not greeted", id)
+			if m != a && m != b && !m.greeted {
+				t.Errorf("%s waits and was not greeted", id)
 			}
 		}
 		c, took := acquire(t, p, "c")
@@ -239,20 +228,6 @@ func TestPoolMachineDies(t *testing.T) {
 		if left := made.left(); len(left) != 1 || left[0] == dead {
 			t.Errorf("%v are left, %s died", left, dead)
 		}
-	})
-}
-
-func TestPoolResumeFails(t *testing.T) {
-	inPool(t, func(t *testing.T, p *Pool, made *fakeProvider) {
-		bad := made.alive[made.left()[0]]
-		bad.resume = errors.New("it will not")
-		m, _ := acquire(t, p, "good")
-		if m == bad || m.id != "good" {
-			t.Errorf("got %+v", m)
-		}
-		m.Close()
-		settle()
-		wantIdle(t, p, 1)
 	})
 }
 

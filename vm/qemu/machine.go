@@ -57,7 +57,6 @@ type machine struct {
 var (
 	_ vm.VM     = (*machine)(nil)
 	_ vm.Infoer = (*machine)(nil)
-	_ vm.Pauser = (*machine)(nil)
 )
 
 func newMachine(id, isolation string, rec *vm.Record) *machine {
@@ -323,19 +322,6 @@ func (m *machine) Close() error {
 		}
 	})
 	return m.closeErr
-}
-
-// Pause stops the machine's processors, and with them its clocks, until Resume. It obeys vm.Pauser.
-func (m *machine) Pause(ctx context.Context) error { return m.command(ctx, "stop") }
-
-// Resume obeys vm.Pauser.
-func (m *machine) Resume(ctx context.Context) error { return m.command(ctx, "cont") }
-
-func (m *machine) command(ctx context.Context, name string) error {
-	if err := m.qmp.execute(ctx, name, nil, nil); err != nil {
-		return &vm.InfraError{Op: "qemu: machine " + m.id, Err: err}
-	}
-	return nil
 }
 
 // Info describes the machine.

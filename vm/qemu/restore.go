@@ -90,7 +90,7 @@ func (m *machine) incoming(ctx context.Context) error {
 	if err := m.awaitMigration(ctx, restoreWithin); err != nil {
 		return err
 	}
-	return m.Resume(ctx)
+	return m.qmp.execute(ctx, "cont", nil, nil)
 }
 
 // awaitMigration waits for the end of a migration.

@@ -185,7 +185,7 @@ func (m *machine) save(ctx context.Context, f *os.File) error {
 		m.conn.Close()
 	}
 	m.mu.Unlock()
-	err := m.Pause(ctx)
+	err := m.qmp.execute(ctx, "stop", nil, nil)
 	if err == nil {
 		err = m.migration(ctx)
 	}

@@ -122,30 +122,6 @@ func TestRestore(t *testing.T) {
 	nothingLeft(t, cfg.Journal)
 }
 
-// TestPause: a machine that stands still does not answer, and goes on.
-func TestPause(t *testing.T) {
-	cfg, _ := warmConfig(t)
-	m, c := start(t, warmed(t, cfg, vm.Spec{}), "pause")
-	p := m.(vm.Pauser)
-	if err := p.Pause(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
-	if _, err := c.Exec(ctx, guest.Cmd{Args: []string{"true"}, Env: env()}, nil); err == nil {
-		t.Error("a machine that was paused runs programs")
-	}
-	c.Close()
-	if err := p.Resume(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	run(t, connect(t, m), "true")
-	m.Close()
-	if err := p.Pause(t.Context()); err == nil {
-		t.Error("a machine that was closed is paused")
-	}
-}
-
 // copySnapshots gives a test the snapshots as its own, to be damaged.
 func copySnapshots(t *testing.T, cfg *qemu.Config) {
 	t.Helper()
@@ -268,4 +244,45 @@ func TestRestoredConformance(t *testing.T) {
 	if log.count("machine booted") != 0 || log.count("level=WARN") != 0 || log.count("machine restored") < cycles() {
 		t.Errorf("not all machines were restored:\n%s", log)
 	}
+}
+
+// TestPool: machines that wait are real ones, and nothing is left of those that nobody took.
+func TestPool(t *testing.T) {
+	cfg, log := warmConfig(t)
+	pool, err := vm.NewPool(vm.PoolConfig{Provider: provider(t, cfg), Budget: 2, Cost: 1, Min: 2, Greet: exercise("true"), Log: cfg.Log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	for range 2 {
+		for pool.Idle() == 0 {
+			select {
+			case <-ctx.Done():
+				t.Fatalf("no machine waits:\n%s", log)
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+		m, err := pool.Start(ctx, vm.Spec{ID: "asked-for"})
+		if err != nil {
+			t.Fatal(withConsole(err))
+		}
+		if id := m.(vm.Infoer).Info().ID; !strings.HasPrefix(id, "pool-") {
+			t.Errorf("machine %s did not wait", id)
+		}
+		c := connect(t, m)
+		run(t, c, "mkdir /tmp/once")
+		c.Close()
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := pool.Close(); err != nil {
+		t.Error(err)
+	}
+	if log.count("machine booted") > 0 {
+		t.Errorf("machines were booted:\n%s", log)
+	}
+	nothingLeft(t, cfg.Journal)
 }
