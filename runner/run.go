@@ -358,15 +358,17 @@ func (c Config) orDefaults(j Job) Config {
 		name = "workspace"
 	}
 	d := &c.Dirs
+	if d.Home == "" {
+		d.Home = "/home/runner"
+	}
 	for _, f := range []struct {
 		field *string
 		value string
 	}{
-		{&d.Home, "/home/runner"},
-		{&d.Workspace, "/home/runner/work/" + name + "/" + name},
-		{&d.Temp, "/home/runner/work/_temp"},
+		{&d.Workspace, d.Home + "/work/" + name + "/" + name},
+		{&d.Temp, d.Home + "/work/_temp"},
 		{&d.Tools, "/opt/hostedtoolcache"},
-		{&d.Actions, "/home/runner/work/_actions"},
+		{&d.Actions, d.Home + "/work/_actions"},
 		{&c.Runner.Name, "tgr"}, {&c.Runner.OS, "Linux"}, {&c.Runner.Arch, "X64"}, {&c.Runner.Environment, "self-hosted"},
 	} {
 		if *f.field == "" {

@@ -80,10 +80,10 @@ type ActionSource interface {
 // Dirs are the directories of a job inside the machine, absolute. The zero value means GitHub's own places.
 type Dirs struct {
 	Home      string // "": /home/runner
-	Workspace string // "": /home/runner/work/<name>/<name> with the repository's name
-	Temp      string // "": /home/runner/work/_temp
+	Workspace string // "": work/<name>/<name> below Home, with the repository's name
+	Temp      string // "": work/_temp below Home
 	Tools     string // "": /opt/hostedtoolcache
-	Actions   string // "": /home/runner/work/_actions
+	Actions   string // "": work/_actions below Home
 }
 
 // Config is what a job runs with, whatever the job.

@@ -117,8 +117,7 @@ func processPlace(m vm.VM) dispatch.Place {
 		}
 	}
 	return dispatch.Place{
-		Dirs: runner.Dirs{Home: home, Workspace: filepath.Join(home, "work", "repo"), Temp: filepath.Join(home, "work", "_temp"),
-			Tools: filepath.Join(home, "tools"), Actions: filepath.Join(home, "work", "_actions")},
+		Dirs:  runner.Dirs{Home: home, Tools: filepath.Join(home, "tools")},
 		Nodes: nodes,
 		Env:   map[string]string{"PATH": os.Getenv("PATH"), "LANG": "C.UTF-8"},
 	}

@@ -304,7 +304,7 @@ func localMachines(ctx context.Context, f runFlags, dir string, log *slog.Logger
 	if err != nil {
 		return nil, nil, err
 	}
-	if mc.isolation == "process" {
+	if mc.isolation == "process" && !f.verbose { // whose log says it
 		fmt.Fprintln(stderr, "tgr: NO ISOLATION: jobs run as processes of this host and of this user")
 	}
 	return m, func() {
