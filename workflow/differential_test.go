@@ -39,6 +39,11 @@ func TestDifferential(t *testing.T) {
 	enc := json.NewEncoder(&input)
 	for i := range srcs {
 		srcs[i] = m.next()
+	}
+	for _, c := range languageCases() {
+		srcs = append(srcs, c.src)
+	}
+	for i := range srcs {
 		if err := enc.Encode(map[string]string{"src": srcs[i]}); err != nil {
 			t.Fatal(err)
 		}

@@ -223,6 +223,9 @@ func (r *reader) graph(jobsNode *node, jobs []Job) {
 		}
 	}
 	if len(ready) == 0 && len(jobsNode.items) == 0 && !jobsNode.bad {
+		if slices.ContainsFunc(jobsNode.pairs, func(p pair) bool { return p.key.bad || p.value.bad }) {
+			return // there may be one among those
+		}
 		r.follow(jobsNode.pos(), "needs", "the workflow must contain at least one job with no dependencies")
 		return
 	}

@@ -20,7 +20,7 @@ func (r *reader) events(n *node, w *Workflow) {
 	default:
 		r.event(w, n, nil)
 	}
-	if len(w.Events) == 0 && !n.bad {
+	if len(w.Events) == 0 && !broken(n) {
 		r.follow(n.pos(), "events", "at least one event is needed")
 	}
 }
