@@ -77,7 +77,7 @@ type checkedJob struct {
 	ID    string   `json:"id"`
 	Needs []string `json:"needs"`
 	Steps []string `json:"steps"`
-	Uses  string   `json:"uses,omitempty"`
+	Uses  string   `json:"uses"`
 }
 
 // checkOnce checks the files and prints the answers. Its error has exit status 2 if one of them is wrong.

@@ -126,7 +126,7 @@ func TestCheckJSON(t *testing.T) {
 		"file": ".github/workflows/good.yml", "ok": true, "errors": []any{}, "warnings": []any{},
 		"events": []any{"push", "pull_request"},
 		"jobs": []any{
-			map[string]any{"id": "build", "needs": []any{}, "steps": []any{"__actions_checkout", "__parallel", "__run", "b"}},
+			map[string]any{"id": "build", "needs": []any{}, "steps": []any{"__actions_checkout", "__parallel", "__run", "b"}, "uses": ""},
 			map[string]any{"id": "call", "needs": []any{"build"}, "steps": []any{}, "uses": "./.github/workflows/callee.yml"},
 		},
 	}
@@ -234,5 +234,46 @@ func TestCheckWatch(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestCheckMissingWorkflow(t *testing.T) {
+	workspace(t, map[string]string{".github/workflows/a.yml": "on: push\njobs: {a: {uses: ./.github/workflows/gone.yml}, b: {uses: o/r/.github/workflows/x.yml@v1}}\n"})
+	out, code := verb(t, newCheckCmd(), "--json", ".github")
+	want := `[
+  {
+    "file": ".github/workflows/a.yml",
+    "ok": true,
+    "errors": [],
+    "warnings": [
+      {
+        "line": 2,
+        "column": 18,
+        "message": "'./.github/workflows/gone.yml' is not there",
+        "rule": "uses"
+      }
+    ],
+    "events": [
+      "push"
+    ],
+    "jobs": [
+      {
+        "id": "a",
+        "needs": [],
+        "steps": [],
+        "uses": "./.github/workflows/gone.yml"
+      },
+      {
+        "id": "b",
+        "needs": [],
+        "steps": [],
+        "uses": "o/r/.github/workflows/x.yml@v1"
+      }
+    ]
+  }
+]
+`
+	if diff := cmp.Diff(want, out); diff != "" || code != 0 {
+		t.Errorf("exit status %d (-want +got)\n%s", code, diff)
 	}
 }
