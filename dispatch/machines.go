@@ -52,7 +52,8 @@ func (p *Local) Acquire(ctx context.Context, s Spec) (*Machine, func(), error) {
 	}
 	out := &Machine{Machine: client, ID: s.ID, Isolation: "unknown", Kernel: client.Hello().Kernel, Boot: time.Since(began)}
 	if i, ok := m.(vm.Infoer); ok {
-		out.Isolation = i.Info().Isolation
+		info := i.Info() // a machine that has waited has an id of its own
+		out.ID, out.Isolation = info.ID, info.Isolation
 	}
 	out.Place = p.Place(m)
 	return out, free, nil

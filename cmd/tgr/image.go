@@ -119,6 +119,10 @@ func ensureImage(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	p.step("take a snapshot of a machine, for others to be restored from", 0, 0)
+	if err := takeSnapshot(ctx); err != nil {
+		fmt.Fprintf(out, "machines will be booted, not restored: %v\n", err)
+	}
 	return im.Close()
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/terraphim/tgr/dispatch"
 	"github.com/terraphim/tgr/image"
@@ -25,11 +26,14 @@ type machineConfig struct {
 	dir       string // state of the machines
 	mortal    bool   // the machines are of no use to anybody when this process has ended
 	size      vm.Spec
+	pool      int64 // bytes of memory that waiting machines may take; 0: none wait
 }
 
 // machinesOf reads the settings of machines.
 func machinesOf(c *config) (machineConfig, error) {
 	m := machineConfig{image: c.get("image"), dir: filepath.Join(c.get("data-dir"), "machines")}
+	pool, err6 := c.number("vm-pool", 0, 1<<20)
+	m.pool = int64(pool) << 20
 	memory, err1 := c.number("vm-memory", 128, 1<<20)
 	cpus, err2 := c.number("vm-cpus", 1, 64)
 	disk, err3 := c.number("vm-disk", 64, 1<<30)
@@ -37,12 +41,14 @@ func machinesOf(c *config) (machineConfig, error) {
 	m.isolation, err4 = c.oneOf("isolation", "auto", "qemu", "process")
 	m.network, err5 = c.oneOf("vm-network", "none", "user")
 	m.size = vm.Spec{VCPUs: cpus, Memory: int64(memory) << 20, Disk: int64(disk) << 20}
-	return m, errors.Join(err1, err2, err3, err4, err5)
+	return m, errors.Join(err1, err2, err3, err4, err5, err6)
 }
 
 // machines gives jobs their machines.
 type machines struct {
 	*dispatch.Local
+	most  int                         // at once, for the host's memory; 0: no limit
+	warm  func(context.Context) error // makes the snapshot that machines are restored from; nil: there are none
 	close func() error
 	ready func(context.Context) error
 }
@@ -131,8 +137,8 @@ func openQEMU(ctx context.Context, c machineConfig, journal vm.Journal, log *slo
 		return nil, fmt.Errorf("%w; tgr doctor shows what else is missing", err)
 	}
 	cfg := qemu.Config{
-		Image:   qemu.Image{Kernel: im.Kernel, Initrd: im.Initrd, Root: im.Root, Overlay: im.CloneOverlay},
-		Journal: journal, Log: log,
+		Image:   qemu.Image{Kernel: im.Kernel, Initrd: im.Initrd, Root: im.Root, Overlay: im.CloneOverlay, Hash: im.Hash()},
+		Journal: journal, Log: log, Warmup: qemu.Warmup{ID: image.Warmup, Run: warmUp},
 	}
 	if c.network == "user" {
 		cfg.Network = "user"
@@ -149,9 +155,15 @@ func openQEMU(ctx context.Context, c machineConfig, journal vm.Journal, log *slo
 		return nil, err
 	}
 	log.Info("machines", "isolation", "qemu", "accelerator", verdict.String(), "image", im.Name, "kernel", im.Release)
+	w := &warmProvider{Provider: p}
+	if c.pool > 0 {
+		w.keep(ctx, c, log)
+	}
 	return &machines{
-		Local: &dispatch.Local{Provider: p, Size: c.size, Log: log, Place: imagePlace},
-		close: im.Close,
+		Local: &dispatch.Local{Provider: w, Size: c.size, Log: log, Place: imagePlace},
+		most:  capacity(c.size.Memory),
+		warm:  func(ctx context.Context) error { return p.Warm(ctx, c.size) },
+		close: func() error { return errors.Join(w.Close(), im.Close()) },
 		ready: func(ctx context.Context) error {
 			_, err := p.Accelerator(ctx)
 			return err
@@ -159,12 +171,29 @@ func openQEMU(ctx context.Context, c machineConfig, journal vm.Journal, log *slo
 	}, nil
 }
 
+// capacity is how many machines of so much memory the host has room for now, at least one.
+func capacity(memory int64) int {
+	data, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 1
+	}
+	for line := range strings.Lines(string(data)) {
+		var kib int64
+		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kib); n == 1 {
+			return int(max(1, kib<<10/memory))
+		}
+	}
+	return 1
+}
+
+const imagePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 // imagePlace is where our image has things; the folders are GitHub's own.
 func imagePlace(vm.VM) dispatch.Place {
 	const node20, node24 = "/opt/node20/bin/node", "/opt/node24/bin/node"
 	return dispatch.Place{
 		Nodes: map[string]string{"node12": node20, "node16": node20, "node20": node20, "node24": node24},
-		Env: map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8",
+		Env: map[string]string{"PATH": imagePath, "LANG": "C.UTF-8",
 			"ImageOS": "debian12", "DEBIAN_FRONTEND": "noninteractive"},
 		User: "runner",
 	}

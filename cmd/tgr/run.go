@@ -298,7 +298,7 @@ func localMachines(ctx context.Context, f runFlags, dir string, log *slog.Logger
 	if f.image != "" {
 		mc.image = f.image
 	}
-	mc.network = f.network
+	mc.network, mc.pool = f.network, 0
 	mc.dir, mc.mortal = dir, true
 	m, err := openMachines(ctx, mc, log)
 	if err != nil {

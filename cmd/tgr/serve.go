@@ -167,6 +167,10 @@ func (s *server) openDispatch(machines *machines) error {
 	if err != nil {
 		return err
 	}
+	if machines.most > 0 && machines.most < workers {
+		s.log.Warn("the host's memory has room for fewer machines than jobs were to run at once", "machines", machines.most, "asked", workers)
+		workers = machines.most
+	}
 	host, err := os.Hostname()
 	if err != nil {
 		return err

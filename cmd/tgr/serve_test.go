@@ -581,6 +581,7 @@ jobs:
 			if !strings.Contains(s.logged(), "the server was interrupted while this job ran") {
 				t.Error("the log does not say that jobs were interrupted")
 			}
+			s.stop() // machines that wait for jobs end with the server
 			left := leftovers(t, s.data)
 			for tick, n := time.Tick(50*time.Millisecond), 0; len(left) > 0 && n < 400; n++ {
 				<-tick
