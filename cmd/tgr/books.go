@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"iter"
@@ -14,6 +15,7 @@ import (
 	"github.com/terraphim/tgr/joblog"
 	"github.com/terraphim/tgr/store"
 	"github.com/terraphim/tgr/web"
+	"github.com/terraphim/tgr/workflow"
 )
 
 // accept makes a webhook durable and has it planned.
@@ -135,17 +137,35 @@ func (b runBook) Runs(ctx context.Context, f web.Filter) ([]tgr.Run, error) {
 	return b.Store.Runs(ctx, store.RunFilter(f))
 }
 
-// Jobs implements web.RunStore. A run that was not planned shows the job that plans it.
+// Jobs implements web.RunStore: in the order of the workflow file, and of the matrix. A run that was not planned shows
+// the job that plans it.
 func (b runBook) Jobs(ctx context.Context, run tgr.RunID, attempt int) ([]tgr.Job, error) {
 	jobs, err := b.Store.Jobs(ctx, run, attempt)
-	if err != nil || len(jobs) > 0 {
-		return jobs, err
-	}
-	plan, err := b.PlanJob(ctx, run)
 	if err != nil {
 		return nil, err
 	}
-	return []tgr.Job{plan}, nil
+	if len(jobs) == 0 {
+		plan, err := b.PlanJob(ctx, run)
+		if err != nil {
+			return nil, err
+		}
+		return []tgr.Job{plan}, nil
+	}
+	r, err := b.Store.Run(ctx, run)
+	if err != nil {
+		return nil, err
+	}
+	place := map[string]int{}
+	var plan workflow.Plan
+	if err := json.Unmarshal(r.Plan, &plan); err == nil { // a plan that cannot be read has no order to keep
+		for i, j := range plan.Jobs {
+			place[j.Key] = i
+		}
+	}
+	slices.SortStableFunc(jobs, func(a, b tgr.Job) int {
+		return cmp.Or(cmp.Compare(place[a.Key], place[b.Key]), cmp.Compare(a.Index, b.Index))
+	})
+	return jobs, nil
 }
 
 // control lets web change runs.

@@ -313,6 +313,25 @@ func TestDuplicates(t *testing.T) {
 	}
 }
 
+// Jobs are shown in the order of the workflow file, whatever order they were made in.
+func TestOrderOfJobs(t *testing.T) {
+	s := openSite(t)
+	repo := s.repo("acme/order", map[string]string{workflowDir + "/ci.yml": `on: push
+jobs:
+  first: {runs-on: x, steps: [{run: "true"}]}
+  second: {needs: first, strategy: {matrix: {n: [2, 1]}}, runs-on: x, steps: [{run: "true"}]}
+  third: {needs: second, if: failure(), runs-on: x, steps: [{run: "true"}]}
+`})
+	runs := s.completed(s.send("push", repo.PushEvent("refs/heads/main", githubtest.Zero, repo.SHA("main"))))
+	var got []string
+	for _, j := range runs[0].Jobs {
+		got = append(got, j.Name+" "+string(j.Conclusion))
+	}
+	if diff := cmp.Diff([]string{"first success", "second (2) success", "second (1) success", "third skipped"}, got); diff != "" {
+		t.Errorf("jobs (-want +got):\n%s", diff)
+	}
+}
+
 // A failed step is a failure everywhere, and other workflows of the event are not harmed.
 func TestFailureIsFailureEverywhere(t *testing.T) {
 	s := openSite(t)
