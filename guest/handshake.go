@@ -19,7 +19,7 @@ import (
 // while no host is connected. So each part begins with a mark and the host's nonce, and both ends skip whatever
 // is not what they wait for:
 //
-//	host   HELLO nonce            again every helloEvery, until answered
+//	host   HELLO nonce            again after helloFirst, then ever later up to helloEvery, until answered
 //	agent  READY nonce Hello      to each
 //	host   START nonce            the multiplexer begins right behind it
 //	agent  GOING nonce            and behind this
@@ -30,6 +30,7 @@ import (
 const (
 	markSize   = 16
 	nonceSize  = 16
+	helloFirst = 10 * time.Millisecond // a machine that was just restored may miss the first
 	helloEvery = 100 * time.Millisecond
 	padAfter   = 5       // HELLOs without padding
 	maxHello   = 4 << 10 // bytes of JSON
@@ -104,8 +105,9 @@ func greetUntil(ctx context.Context, conn net.Conn) (Hello, *bufio.Reader, error
 }
 
 func sendHellos(ctx context.Context, conn net.Conn, nonce [nonceSize]byte, answered <-chan struct{}) error {
-	tick := time.NewTicker(helloEvery)
-	defer tick.Stop()
+	wait := helloFirst
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
 	hello := append([]byte(helloMark), nonce[:]...)
 	for n := 0; ; n++ {
 		b := hello
@@ -120,7 +122,9 @@ func sendHellos(ctx context.Context, conn net.Conn, nonce [nonceSize]byte, answe
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-tick.C:
+		case <-timer.C:
+			wait = min(2*wait, helloEvery)
+			timer.Reset(wait)
 		}
 	}
 }

@@ -14,6 +14,7 @@ for file in "$root"/opt/node*/lib/node_modules/npm/bin/*-cli.js; do chmod 0755 "
 rm -f "$root"/etc/ssh/ssh_host_* "$root"/var/lib/systemd/random-seed "$root"/etc/resolv.conf
 rm -rf "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* \
 	"$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old "$root"/var/log/*
+rm -f "$root"/tmp/mmdebstrap.apt.conf.*
 mkdir -p "$root/var/lib/apt/lists/partial" "$root/var/log/apt"
 : > "$root/etc/resolv.conf"
 

@@ -138,7 +138,7 @@ func openQEMU(ctx context.Context, c machineConfig, journal vm.Journal, log *slo
 	}
 	cfg := qemu.Config{
 		Image:   qemu.Image{Kernel: im.Kernel, Initrd: im.Initrd, Root: im.Root, Overlay: im.CloneOverlay, Hash: im.Hash()},
-		Journal: journal, Log: log, Warmup: qemu.Warmup{ID: image.Warmup, Run: warmUp},
+		Journal: journal, Log: log, Warmup: qemu.Warmup{ID: image.Warmup, Run: inMachine(image.Warmup)},
 	}
 	if c.network == "user" {
 		cfg.Network = "user"
@@ -155,20 +155,26 @@ func openQEMU(ctx context.Context, c machineConfig, journal vm.Journal, log *slo
 		return nil, err
 	}
 	log.Info("machines", "isolation", "qemu", "accelerator", verdict.String(), "image", im.Name, "kernel", im.Release)
-	w := &warmProvider{Provider: p}
-	if c.pool > 0 {
-		w.keep(ctx, c, log)
-	}
-	return &machines{
-		Local: &dispatch.Local{Provider: w, Size: c.size, Log: log, Place: imagePlace},
+	m := &machines{
+		Local: &dispatch.Local{Provider: p, Size: c.size, Log: log, Place: imagePlace},
 		most:  capacity(c.size.Memory),
 		warm:  func(ctx context.Context) error { return p.Warm(ctx, c.size) },
-		close: func() error { return errors.Join(w.Close(), im.Close()) },
+		close: im.Close,
 		ready: func(ctx context.Context) error {
 			_, err := p.Accelerator(ctx)
 			return err
 		},
-	}, nil
+	}
+	if c.pool == 0 {
+		return m, nil
+	}
+	pool, err := vm.NewPool(vm.PoolConfig{Provider: p, Size: c.size, Greet: inMachine(exercise), Budget: c.pool, Log: log})
+	if err != nil {
+		im.Close()
+		return nil, err
+	}
+	m.Provider, m.close = pool, func() error { return errors.Join(pool.Close(), im.Close()) }
+	return m, nil
 }
 
 // capacity is how many machines of so much memory the host has room for now, at least one.

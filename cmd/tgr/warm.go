@@ -3,96 +3,27 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
-	"strings"
-	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/terraphim/tgr/guest"
-	"github.com/terraphim/tgr/image"
 	"github.com/terraphim/tgr/vm"
-	"github.com/terraphim/tgr/vm/qemu"
 )
 
-// warmProvider is a provider that, once a snapshot has been taken, has restored machines wait in a pool.
-type warmProvider struct {
-	*qemu.Provider
-	pool atomic.Pointer[vm.Pool]
-	stop context.CancelFunc
-	done sync.WaitGroup
-}
-
-// Start implements vm.Provider.
-func (w *warmProvider) Start(ctx context.Context, s vm.Spec) (vm.VM, error) {
-	if pool := w.pool.Load(); pool != nil {
-		return pool.Start(ctx, s)
-	}
-	return w.Provider.Start(ctx, s)
-}
-
-// keep takes the snapshot, if there is none yet, and then opens the pool. Until then machines are booted.
-func (w *warmProvider) keep(ctx context.Context, c machineConfig, log *slog.Logger) {
-	ctx, w.stop = context.WithCancel(ctx)
-	w.done.Go(func() {
-		began := time.Now()
-		if err := w.Warm(ctx, c.size); err != nil {
-			if ctx.Err() == nil {
-				log.Warn("machines are booted, not restored: there is no snapshot", "error", err)
-			}
-			return
-		}
-		log.Info("machines are restored from a snapshot from now on", "took", time.Since(began))
-		pool, err := vm.NewPool(vm.PoolConfig{Provider: w.Provider, Size: c.size, Greet: exercise, Budget: c.pool, Log: log})
-		if err != nil {
-			log.Error("the pool of machines", "error", err)
-			return
-		}
-		w.pool.Store(pool)
-	})
-}
-
-// Close frees the machines that wait.
-func (w *warmProvider) Close() error {
-	if w.stop == nil {
-		return nil
-	}
-	w.stop()
-	w.done.Wait()
-	if pool := w.pool.Load(); pool != nil {
-		return pool.Close()
-	}
-	return nil
-}
-
-// warmUp runs in a machine, before its snapshot is taken, what jobs run first.
-func warmUp(ctx context.Context, m vm.VM) error { return inMachine(ctx, m, image.Warmup) }
-
-// exercise has a machine that will wait translate the code that jobs run first: that is not in a snapshot.
-func exercise(ctx context.Context, m vm.VM) error {
-	return inMachine(ctx, m, "bash -c true; sh -c true; git --version >/dev/null")
-}
-
 // inMachine runs a script of ours in a machine that no job has seen.
-func inMachine(ctx context.Context, m vm.VM, script string) error {
-	conn, err := m.Dial(ctx)
-	if err != nil {
-		return err
+func inMachine(script string) func(context.Context, vm.VM) error {
+	return func(ctx context.Context, m vm.VM) error {
+		conn, err := m.Dial(ctx)
+		if err != nil {
+			return err
+		}
+		return guest.Exercise(ctx, conn, guest.Cmd{Args: []string{"/bin/bash", "-c", script}, Env: []string{"PATH=" + imagePath}})
 	}
-	client, err := guest.Connect(ctx, conn)
-	if err != nil {
-		conn.Close()
-		return err
-	}
-	var out strings.Builder
-	exit, err := client.Exec(ctx, guest.Cmd{Args: []string{"/bin/bash", "-c", script}, Env: []string{"PATH=" + imagePath}}, &out)
-	if err == nil && !exit.Success() {
-		err = fmt.Errorf("the machine's own script ended with status %d %s: %s", exit.Code, exit.Message, out.String())
-	}
-	return errors.Join(err, client.Close())
 }
+
+// exercise is what a machine that will wait runs: code that is translated once is not translated again for its job,
+// and no snapshot holds that.
+const exercise = "bash -c true; sh -c true; git --version >/dev/null"
 
 // takeSnapshot makes the snapshot that machines of the configured size are restored from, unless there is one.
 func takeSnapshot(ctx context.Context) error {
