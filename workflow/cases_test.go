@@ -210,6 +210,8 @@ func languageCases() []struct{ src, want string } {
 		{step("wait-all: false"), "6:19"},
 		{step("cancel: a"), "6:17"},
 		{step("parallel: [{run: x}, {uses: a/b@c}]"), ""},
+		{step("parallel: [{run: x, background: true}]"), "6:9"},
+		{step("parallel: []"), ""},
 		{step("parallel: {run: x}"), "6:19"},
 		{step("{wait-all: , run: x}"), "6:22"},
 	}

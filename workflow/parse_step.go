@@ -1,6 +1,9 @@
 package workflow
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // steps converts the steps of a job or of a composite action and gives ids to those without one.
 func (r *reader) steps(n *node) []Step {
@@ -116,7 +119,10 @@ func (r *reader) control(s *Step, n *node, names ids) {
 	case parallel != nil:
 		s.Parallel, title = r.stepList(parallel, names), "Parallel"
 		if len(s.Parallel) == 0 {
-			r.follow(parallel.pos(), "steps", "a parallel step needs at least one step")
+			r.warnf(parallel.pos(), "steps", "a parallel step without steps does nothing")
+		}
+		if slices.ContainsFunc(parallel.items, func(item *node) bool { return item.get("background") != nil }) {
+			r.follow(n.pos(), "steps", "'background' is not allowed within parallel, whose steps all run in the background")
 		}
 	default:
 		return
