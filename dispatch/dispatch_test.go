@@ -255,6 +255,18 @@ func TestBrokenWorkflows(t *testing.T) {
 	}
 }
 
+// A commit whose message says so starts nothing, and the reason says why.
+func TestSkipCI(t *testing.T) {
+	h := open(t, files{"ci.yml": "on: push\njobs:\n  a: {runs-on: x, steps: [{run: \"true\"}]}\n"}, nil, nil)
+	h.memory.Accept(tgr.Event{Name: "push", Ref: "refs/heads/main", Repo: tgr.Repo{FullName: "a/b"},
+		Payload: []byte(`{"head_commit": {"message": "Fix a typo\n\n[skip ci]"}}`)})
+	h.d.Wake()
+	runs, jobs := h.await(nil)
+	if runs[0].Conclusion != tgr.Skipped || !strings.Contains(runs[0].Reason, "[skip ci]") || len(ends(runs, jobs)) != 0 {
+		t.Errorf("run %s: %q, jobs %v; want it skipped, for that reason", runs[0].Conclusion, runs[0].Reason, ends(runs, jobs))
+	}
+}
+
 func TestUnreachableSource(t *testing.T) {
 	h := open(t, files{"unreachable": "commit aaaa of a/b is gone"}, nil, nil)
 	runs, jobs := h.push(nil)

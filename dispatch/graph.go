@@ -41,7 +41,7 @@ type graph struct {
 func (g *graph) settle(j *workflow.Job) {
 	failed := ""
 	for _, row := range g.rows[j.Key] {
-		if row.Status.Done() && row.Conclusion.Failed() && !row.ContinueOnError && failsFast(row) {
+		if row.Status.Done() && row.Conclusion.Failed() && row.Conclusion != tgr.Cancelled && !row.ContinueOnError && failsFast(row) {
 			failed = row.Name
 		}
 	}

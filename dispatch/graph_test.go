@@ -129,6 +129,7 @@ jobs:
 		{"a matrix is done when all of it is", matrix, []string{"test@0:3=success", "test@1:3~", "test@2:3=success", "after"}, "", nil},
 		{"fail-fast cancels the others", matrix, []string{"test@0:3=failure", "test@1:3~", "test@2:3", "after"}, "",
 			[]string{"cancel test 1: fail-fast: test 0 failed", "cancel test 2: fail-fast: test 0 failed"}},
+		{"what was cancelled does not fail fast", matrix, []string{"test@0:3=cancelled", "test@1:3~", "test@2:3", "after"}, "", nil},
 		{"continue-on-error frees what needs it", shaky, []string{"shaky@0:1=failure", "after"}, "", []string{"queue after"}},
 		{"a cancelled run", chain, []string{"build@0:1~", "test", "report", "rescue"}, "by ada",
 			[]string{"cancel build 0: by ada"}},

@@ -92,6 +92,9 @@ func (d *Dispatcher) compileAll(ctx context.Context, ev tgr.Event, s *sink) (Pla
 	if ev.Deleted {
 		return Planned{Event: ev, Reason: ev.Ref + " was deleted: nothing runs"}, nil
 	}
+	if mark := skipMark(ev); mark != "" {
+		return Planned{Event: ev, Reason: "the commit's message says " + mark + ": nothing runs"}, nil
+	}
 	s.say("Fetching %s at %s", ev.Repo.FullName, or(ev.SHA, ev.Ref))
 	ev, err := d.c.Source.Fetch(ctx, ev)
 	if err != nil {
@@ -141,6 +144,26 @@ func distinguish(runs []PlannedRun) {
 			r.WorkflowName = fmt.Sprintf("%.40s [%.30s]", r.WorkflowName, path.Base(r.WorkflowFile))
 		}
 	}
+}
+
+// skipMark is what the message of a pushed commit says to keep its workflows from running; "" for nothing.
+//
+// https://docs.github.com/en/actions/how-tos/manage-workflow-runs/skip-workflow-runs
+func skipMark(ev tgr.Event) string {
+	var p struct {
+		Head struct {
+			Message string `json:"message"`
+		} `json:"head_commit"`
+	}
+	if ev.Name != "push" || json.Unmarshal(ev.Payload, &p) != nil {
+		return ""
+	}
+	for _, mark := range []string{"[skip ci]", "[ci skip]", "[no ci]", "[skip actions]", "[actions skip]"} {
+		if strings.Contains(p.Head.Message, mark) {
+			return mark
+		}
+	}
+	return ""
 }
 
 // compile compiles one workflow file. Without a run, the reason says which filter said no.
