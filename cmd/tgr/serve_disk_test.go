@@ -43,7 +43,7 @@ func TestDiskFull(t *testing.T) {
 	f.Close()
 	open()
 	payload := repo.PushEvent("refs/heads/main", githubtest.Zero, repo.SHA("main"))
-	refused := 0
+	refused, unready := 0, false
 	var accepted []tgr.DeliveryID
 	for range 20 {
 		payload = append(payload, ' ') // another body
@@ -54,6 +54,7 @@ func TestDiskFull(t *testing.T) {
 		switch a.Status {
 		case http.StatusServiceUnavailable:
 			refused++
+			unready = unready || strings.HasPrefix(s.get("/readyz"), "503 ")
 			if a.Header.Get("Retry-After") == "" {
 				t.Error("503 without Retry-After")
 			}
@@ -63,8 +64,9 @@ func TestDiskFull(t *testing.T) {
 			t.Errorf("%d %s", a.Status, a.Body)
 		}
 	}
-	if ready := s.get("/readyz"); refused == 0 || !strings.HasPrefix(ready, "503 ") {
-		t.Errorf("%d of 20 webhooks were refused, and /readyz says %s", refused, ready)
+	// The job that cannot write its log ends, which makes room again: what counts is what was said in between.
+	if refused == 0 || !unready {
+		t.Errorf("%d of 20 webhooks were refused, and did /readyz say so: %v", refused, unready)
 	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
