@@ -68,6 +68,9 @@ type bench struct {
 	rows   []benchRow
 }
 
+// coldEnv has machines booted, as if there were neither snapshot nor pool.
+func coldEnv() []string { return []string{"TGR_VM_POOL=0"} }
+
 type benchRow struct {
 	name    string
 	samples []time.Duration
@@ -87,11 +90,14 @@ func (b *bench) run(ctx context.Context) error {
 	if err := b.trivialJob(ctx, dir); err != nil {
 		return err
 	}
-	if err := b.firstLine(ctx, "process", b.n); err != nil {
-		return err
-	}
-	if err := b.firstLine(ctx, "qemu", b.vms); err != nil {
-		return err
+	for _, kind := range []struct {
+		name, isolation string
+		env             []string
+		n               int
+	}{{"process", "process", nil, b.n}, {"VM from the pool", "qemu", nil, b.vms}, {"VM cold", "qemu", coldEnv(), b.vms}} {
+		if err := b.firstLine(ctx, kind.name, kind.isolation, kind.env, kind.n); err != nil {
+			return err
+		}
 	}
 	if err := b.print(); err != nil {
 		return err
@@ -128,15 +134,17 @@ func (b *bench) trivialJob(ctx context.Context, dir string) error {
 		name  string
 		argv  []string
 		cache string
+		env   []string
 		n     int
 	}{
-		{"trivial 3-step job, tgr run, process", []string{self, "run", "-q", "--isolation", "process"}, ourCache, b.n},
-		{"trivial 3-step job, tgr run, VM cold", []string{self, "run", "-q", "--isolation", "qemu"}, ourCache, b.vms},
-		{actRow, []string{findAct(), "push", "-P", "ubuntu-latest=-self-hosted"}, filepath.Join(dir, "act-cache"), b.n},
+		{"trivial 3-step job, tgr run, process", []string{self, "run", "-q", "--isolation", "process"}, ourCache, nil, b.n},
+		{"trivial 3-step job, tgr run, VM restored", []string{self, "run", "-q", "--isolation", "qemu"}, ourCache, nil, b.vms},
+		{"trivial 3-step job, tgr run, VM cold", []string{self, "run", "-q", "--isolation", "qemu"}, ourCache, coldEnv(), b.vms},
+		{actRow, []string{findAct(), "push", "-P", "ubuntu-latest=-self-hosted"}, filepath.Join(dir, "act-cache"), nil, b.n},
 	}
 	if findAct() == "" {
 		fmt.Fprintln(b.out, "bench: act is not installed, so there is nothing to compare with: go install github.com/nektos/act@latest")
-		programs[2].n = 0
+		programs[3].n = 0
 	}
 	rows := make([]benchRow, len(programs))
 	for i := range b.n + 1 {
@@ -147,7 +155,7 @@ func (b *bench) trivialJob(ctx context.Context, dir string) error {
 			cmd := exec.CommandContext(ctx, p.argv[0], p.argv[1:]...)
 			cmd.Dir = repo
 			// act would ask which image it should use, and keep caches in the home folder.
-			cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+p.cache, "XDG_CONFIG_HOME="+dir, "CI=true")
+			cmd.Env = append(append(os.Environ(), "XDG_CACHE_HOME="+p.cache, "XDG_CONFIG_HOME="+dir, "CI=true"), p.env...)
 			began := time.Now()
 			if out, err := cmd.CombinedOutput(); err != nil {
 				return fmt.Errorf("%s: %w:\n%s", p.name, err, out)
@@ -181,11 +189,11 @@ func findAct() string {
 
 // firstLine measures from the sending of a webhook to the first line that the job's first step prints, with a real
 // server, a real repository and real sockets.
-func (b *bench) firstLine(ctx context.Context, isolation string, n int) (err error) {
+func (b *bench) firstLine(ctx context.Context, name, isolation string, env []string, n int) (err error) {
 	if n == 0 {
 		return nil
 	}
-	d := &demo{out: io.Discard, secret: tgr.NewToken(), isolation: isolation, jobs: map[tgr.JobID]*demoJob{}}
+	d := &demo{out: io.Discard, secret: tgr.NewToken(), isolation: isolation, env: env, jobs: map[tgr.JobID]*demoJob{}}
 	if d.dir, err = os.MkdirTemp("", "tgr-bench-"); err != nil {
 		return err
 	}
@@ -203,12 +211,8 @@ func (b *bench) firstLine(ctx context.Context, isolation string, n int) (err err
 	if err != nil {
 		return err
 	}
-	name := isolation
-	if isolation != "process" {
-		name = "VM cold"
-	}
 	row := benchRow{name: "webhook to first log line, " + name}
-	boots := benchRow{name: "machine started to agent answered, " + name}
+	boots := benchRow{name: "machine asked for to agent answered, " + name}
 	before := githubtest.Zero
 	for i := range n + 1 {
 		sha, err := repo.Commit("main", fmt.Sprintf("commit %d", i), map[string]string{workflowDir + "/trivial.yml": trivialWorkflow, "n": fmt.Sprint(i)})

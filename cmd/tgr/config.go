@@ -50,7 +50,7 @@ func settings() []setting {
 		{Key: "vm-memory", Env: "TGR_VM_MEMORY", Default: "1024", Help: "memory of a machine, MiB"},
 		{Key: "vm-cpus", Env: "TGR_VM_CPUS", Default: "1", Help: "virtual processors of a machine"},
 		{Key: "vm-disk", Env: "TGR_VM_DISK", Default: "8192", Help: "writable disk of a machine, MiB"},
-		{Key: "vm-pool", Env: "TGR_VM_POOL", Default: "4096", Help: "memory that restored machines may take while they wait for jobs, MiB; 0: none wait"},
+		{Key: "vm-pool", Env: "TGR_VM_POOL", Default: "4096", Help: "memory that restored machines may take while they wait for jobs, MiB; 0: machines are booted, not restored"},
 		{Key: "vm-network", Env: "TGR_VM_NETWORK", Default: "none", Help: "none, or user: outgoing connections, which also reach services on this host's loopback"},
 		{Key: "api-token", Env: "TGR_TOKEN", Secret: true, Help: "bearer token that the API asks for; without one only this host may change anything"},
 		{Key: "log-level", Env: "TGR_LOG_LEVEL", Default: "info", Help: "debug, info, warn or error"},

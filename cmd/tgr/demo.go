@@ -61,6 +61,7 @@ type demo struct {
 	out       io.Writer
 	secret    string
 	isolation string
+	env       []string // more of the server's environment
 	dir       string
 	hub       *githubtest.Server
 	client    *web.Client
@@ -144,7 +145,7 @@ func (d *demo) startServer(ctx context.Context) (stop func() error, err error) {
 	cmd := exec.Command(self, "serve", "--port", "0", "--log-format", "json", "--data-dir", filepath.Join(d.dir, "data"),
 		"--isolation", d.isolation, "--github-api-url", strings.TrimSuffix(d.hub.API(), "/"), "--github-server-url", d.hub.URL,
 		"--github-app-id", fmt.Sprint(demoAppID), "--github-app-key-file", key)
-	cmd.Env = append(os.Environ(), "GITHUB_WEBHOOK_SECRET="+d.secret)
+	cmd.Env = append(append(os.Environ(), "GITHUB_WEBHOOK_SECRET="+d.secret), d.env...)
 	pipe, err := cmd.StderrPipe()
 	if err != nil {
 		return nil, err

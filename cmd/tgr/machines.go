@@ -27,13 +27,14 @@ type machineConfig struct {
 	mortal    bool   // the machines are of no use to anybody when this process has ended
 	size      vm.Spec
 	pool      int64 // bytes of memory that waiting machines may take; 0: none wait
+	cold      bool  // machines are booted, never restored
 }
 
 // machinesOf reads the settings of machines.
 func machinesOf(c *config) (machineConfig, error) {
 	m := machineConfig{image: c.get("image"), dir: filepath.Join(c.get("data-dir"), "machines")}
 	pool, err6 := c.number("vm-pool", 0, 1<<20)
-	m.pool = int64(pool) << 20
+	m.pool, m.cold = int64(pool)<<20, pool == 0
 	memory, err1 := c.number("vm-memory", 128, 1<<20)
 	cpus, err2 := c.number("vm-cpus", 1, 64)
 	disk, err3 := c.number("vm-disk", 64, 1<<30)
@@ -139,6 +140,9 @@ func openQEMU(ctx context.Context, c machineConfig, journal vm.Journal, log *slo
 	cfg := qemu.Config{
 		Image:   qemu.Image{Kernel: im.Kernel, Initrd: im.Initrd, Root: im.Root, Overlay: im.CloneOverlay, Hash: im.Hash()},
 		Journal: journal, Log: log, Warmup: qemu.Warmup{ID: image.Warmup, Run: inMachine(image.Warmup)},
+	}
+	if c.cold {
+		cfg.Image.Hash = ""
 	}
 	if c.network == "user" {
 		cfg.Network = "user"
