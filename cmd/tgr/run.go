@@ -100,8 +100,18 @@ func runLocal(ctx context.Context, stdout, stderr io.Writer, event string, f run
 		return ours(err)
 	}
 	defer os.RemoveAll(dir)
-	src, err := openLocalSource(ctx, f.dir, filepath.Join(dir, "source"), log)
-	if err != nil {
+	var src *localSource
+	looked := make(chan error, 1)
+	go func() {
+		var err error
+		src, err = openLocalSource(ctx, f.dir, filepath.Join(dir, "source"), log)
+		looked <- err
+	}()
+	machines, cleanup, failed := localMachines(ctx, f, filepath.Join(dir, "machines"), log, stderr)
+	if failed == nil {
+		defer cleanup()
+	}
+	if err := <-looked; err != nil {
 		return usageError{err}
 	}
 	ev, err := localEvent(ctx, event, src, f)
@@ -115,11 +125,9 @@ func runLocal(ctx context.Context, stdout, stderr io.Writer, event string, f run
 	if src.only, err = src.choose(f.files); err != nil {
 		return usageError{err}
 	}
-	machines, cleanup, err := localMachines(ctx, f, filepath.Join(dir, "machines"), log, stderr)
-	if err != nil {
-		return ours(err)
+	if failed != nil {
+		return ours(failed)
 	}
-	defer cleanup()
 
 	out := newPrinter(stdout, f.asJSON, colorful(stdout))
 	out.quiet, out.wordy, out.many = f.quiet, f.verbose, true
@@ -285,7 +293,7 @@ func runFolder(ctx context.Context, log *slog.Logger) (string, error) {
 }
 
 // localMachines are machines that live no longer than the command.
-func localMachines(ctx context.Context, f runFlags, dir string, log *slog.Logger, stderr io.Writer) (*machines, func(), error) {
+func localMachines(ctx context.Context, f runFlags, dir string, log *slog.Logger, stderr io.Writer) (dispatch.Machines, func(), error) {
 	c, err := loadConfig(newConfigCmd().Flags())
 	if err != nil {
 		return nil, nil, err
@@ -307,7 +315,9 @@ func localMachines(ctx context.Context, f runFlags, dir string, log *slog.Logger
 	if mc.isolation == "process" && !f.verbose { // whose log says it
 		fmt.Fprintln(stderr, "tgr: NO ISOLATION: jobs run as processes of this host and of this user")
 	}
-	return m, func() {
+	first := startAhead(ctx, m, "first-"+tgr.NewToken()[:6])
+	return first, func() {
+		first.close()
 		if err := m.Close(); err != nil {
 			fmt.Fprintln(stderr, "tgr:", err)
 		}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/terraphim/tgr/dispatch"
+)
+
+// ahead starts one machine before it is known which job gets it: while the workflows are read it comes up.
+// Whoever acquires first gets it.
+type ahead struct {
+	dispatch.Machines
+	stop  context.CancelFunc
+	taken atomic.Bool // somebody has it, or waits for it
+	given atomic.Bool // it is the taker's to release
+	first chan acquired
+}
+
+type acquired struct {
+	machine *dispatch.Machine
+	release func()
+	err     error
+}
+
+// startAhead starts a machine under an id of its own. The caller closes the ahead.
+func startAhead(ctx context.Context, m dispatch.Machines, id string) *ahead {
+	ctx, stop := context.WithCancel(ctx)
+	a := &ahead{Machines: m, stop: stop, first: make(chan acquired, 1)}
+	go func() {
+		machine, release, err := m.Acquire(ctx, dispatch.Spec{ID: id})
+		a.first <- acquired{machine, release, err}
+	}()
+	return a
+}
+
+// Acquire implements dispatch.Machines. A machine that did not come up is tried again, under the job's name.
+func (a *ahead) Acquire(ctx context.Context, s dispatch.Spec) (*dispatch.Machine, func(), error) {
+	if a.taken.Swap(true) {
+		return a.Machines.Acquire(ctx, s)
+	}
+	select {
+	case <-ctx.Done():
+		return nil, nil, context.Cause(ctx)
+	case got := <-a.first:
+		a.given.Store(true)
+		if got.err == nil {
+			return got.machine, got.release, nil
+		}
+	}
+	return a.Machines.Acquire(ctx, s)
+}
+
+// close frees the machine if nobody was given it.
+func (a *ahead) close() {
+	a.stop()
+	if a.given.Load() {
+		return
+	}
+	if got := <-a.first; got.err == nil {
+		got.release()
+	}
+}
