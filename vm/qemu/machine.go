@@ -85,6 +85,10 @@ func (m *machine) start(ctx context.Context, p *Provider, a args, s vm.Spec, ove
 		m.qmp = newQMP(conn, m.onEvent)
 	}
 	go m.reap()
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		<-m.done // nobody listens where QEMU did: its end says more
+		return m.err
+	}
 	if err != nil {
 		return &vm.InfraError{Op: "qemu: control socket", Err: err}
 	}
