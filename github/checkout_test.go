@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/github/githubtest"
 )
@@ -50,7 +52,8 @@ func unpack(t testing.TB, r io.Reader, dir string, uid int) {
 		case tar.TypeDir:
 			err = os.MkdirAll(name, os.FileMode(h.Mode))
 		case tar.TypeSymlink:
-			err = os.Symlink(h.Linkname, name)
+			at := unix.NsecToTimespec(h.ModTime.UnixNano())
+			err = errors.Join(os.Symlink(h.Linkname, name), unix.UtimesNanoAt(unix.AT_FDCWD, name, []unix.Timespec{at, at}, unix.AT_SYMLINK_NOFOLLOW))
 		case tar.TypeReg:
 			var data []byte
 			if data, err = io.ReadAll(tr); err == nil {
