@@ -70,21 +70,7 @@ func parseColons(line string, registered func(string) bool) (command, bool) {
 	if !ok {
 		return command{}, false
 	}
-	head, data, ok := strings.Cut(rest, "::")
-	if !ok {
-		return command{}, false
-	}
-	name, props, _ := strings.Cut(head, " ")
-	name = strings.ToLower(name)
-	if !registered(name) {
-		return command{}, false
-	}
-	return command{
-		name:  name,
-		props: parseProps(props, ",", unescapeProperty),
-		data:  unescapeData(data),
-		raw:   line,
-	}, true
+	return form{"::", ",", unescapeProperty, unescapeData}.parse(line, rest, registered)
 }
 
 // parseBrackets reads `##[name key=value;key=value]data`, which may have anything before it.
@@ -93,7 +79,20 @@ func parseBrackets(line string, registered func(string) bool) (command, bool) {
 	if !ok {
 		return command{}, false
 	}
-	head, data, ok := strings.Cut(rest, "]")
+	return form{"]", ";", unescapeLegacy, unescapeLegacy}.parse(line, rest, registered)
+}
+
+// form is what the two ways to write a command differ in, behind their beginning.
+type form struct {
+	end      string // of the name and the properties
+	between  string // properties
+	property func(string) string
+	data     func(string) string
+}
+
+// parse reads what follows the beginning of a command.
+func (f form) parse(line, rest string, registered func(string) bool) (command, bool) {
+	head, data, ok := strings.Cut(rest, f.end)
 	if !ok {
 		return command{}, false
 	}
@@ -102,12 +101,7 @@ func parseBrackets(line string, registered func(string) bool) (command, bool) {
 	if !registered(name) {
 		return command{}, false
 	}
-	return command{
-		name:  name,
-		props: parseProps(props, ";", unescapeLegacy),
-		data:  unescapeLegacy(data),
-		raw:   line,
-	}, true
+	return command{name: name, props: parseProps(props, f.between, f.property), data: f.data(data), raw: line}, true
 }
 
 // parseProps reads key=value items. Keys are case-insensitive, items without a key or a value are dropped.
