@@ -72,39 +72,9 @@ func BootOf(line string) (time.Duration, bool) {
 	return time.Duration(ms) * time.Millisecond, ok && found && err == nil && strings.HasPrefix(line, "Machine ")
 }
 
-// errSilent is the cause of an attempt's end when the agent has not answered.
-var errSilent = errors.New("the agent does not answer")
-
-// connect dials the agent until it answers or ctx ends: the first stream to a machine that was just restored may stay
-// silent, and a second one ends it.
-func connect(ctx context.Context, m vm.VM) (*guest.Client, error) {
-	for wait := 5 * time.Second; ; wait *= 2 {
-		attempt, cancel := context.WithTimeoutCause(ctx, wait, errSilent)
-		client, err := connectOnce(attempt, m)
-		again := ctx.Err() == nil && errors.Is(context.Cause(attempt), errSilent)
-		cancel()
-		if err == nil || !again {
-			return client, err
-		}
-	}
-}
-
-func connectOnce(ctx context.Context, m vm.VM) (*guest.Client, error) {
-	conn, err := m.Dial(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("dial the agent: %w", err)
-	}
-	client, err := guest.Connect(ctx, conn)
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("greet the agent: %w", err)
-	}
-	return client, nil
-}
-
 // greet opens the stream to the agent and seeds the machine: hostname, clock, entropy.
 func (p *Local) greet(ctx context.Context, m vm.VM, id string) (*guest.Client, error) {
-	client, err := connect(ctx, m)
+	client, err := guest.Dial(ctx, m.Dial)
 	if err != nil {
 		return nil, err
 	}

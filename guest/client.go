@@ -170,6 +170,9 @@ func (k *call) unexpected(got kind) error {
 // Exit is the command's verdict, and the error the machinery's: a program that could not be started is an Exit.
 // When ctx ends the process group is ended as cmd.Grace says, and Exec returns the Exit with ctx's cause.
 func (c *Client) Exec(ctx context.Context, cmd Cmd, out io.Writer) (Exit, error) {
+	if cmd.TTY != nil && cmd.Stderr != nil {
+		return Exit{}, errors.New("exec: a terminal has no standard error apart")
+	}
 	req := requestOf(opExec, &cmd)
 	k, err := c.begin(ctx, req, true)
 	if err != nil {
@@ -234,6 +237,12 @@ func (c *Client) Signal(ctx context.Context, id string, sig syscall.Signal) erro
 	return err
 }
 
+// Resize sets the size of the terminal of a running process.
+func (c *Client) Resize(ctx context.Context, id string, size WindowSize) error {
+	_, err := c.simple(ctx, &request{Op: opResize, ID: id, TTY: &size})
+	return err
+}
+
 // Prepare gives the machine its identity, before any user's code runs: name and clock, and with id.Entropy a
 // kernel's generator, a machine-id and a boot id that no clone shares. It may be called again; an agent that does
 // not have the machine to itself refuses, with ErrRefused.
@@ -268,7 +277,7 @@ func (k *call) reply() (reply, error) {
 }
 
 func requestOf(o op, cmd *Cmd) *request {
-	req := &request{Op: o, ID: cmd.ID, Dir: []byte(cmd.Dir), User: cmd.User, Stdin: cmd.Stdin != nil, Split: cmd.Stderr != nil}
+	req := &request{Op: o, ID: cmd.ID, Dir: []byte(cmd.Dir), User: cmd.User, Stdin: cmd.Stdin != nil, Split: cmd.Stderr != nil, TTY: cmd.TTY}
 	if req.ID == "" {
 		req.ID = rand.Text()
 	}

@@ -25,6 +25,15 @@ type Cmd struct {
 	Grace time.Duration // when the context ends: SIGINT, 3/4 of it, SIGTERM, 1/4 of it, SIGKILL; 0: SIGKILL at once
 	// Stderr gets standard error apart from out; nil: both go to out in the order they were written.
 	Stderr io.Writer
+	// TTY, if not nil, gives the process a terminal of that size in place of pipes: its output is out's, and its
+	// input ends with the terminal's end of input. Stderr must be nil. An agent from before terminals ignores it.
+	TTY *WindowSize
+}
+
+// WindowSize is how large a terminal is, in characters.
+type WindowSize struct {
+	Rows uint16 `json:"rows"`
+	Cols uint16 `json:"cols"`
 }
 
 // Exit is how a process ended.

@@ -29,6 +29,7 @@ type process struct {
 	ring  *ring
 	pumps []*pump
 	stdin *os.File // nil: /dev/null, or closed
+	tty   bool     // the one pump's file is the host's end of a terminal, and stdin a duplicate of it
 
 	begin time.Time
 	pid   int
@@ -95,6 +96,14 @@ func (p *process) launch(req *request) (err error) {
 			theirs = append(theirs, f)
 		}
 		return f, err
+	}
+	if req.TTY != nil {
+		tty, err := open(p.terminal(cmd, req))
+		if err != nil {
+			return fmt.Errorf("start %s: %w", p.name, err)
+		}
+		cmd.attr.Files = []uintptr{tty.Fd(), tty.Fd(), tty.Fd()}
+		return p.fork(cmd)
 	}
 	var in, out, errout *os.File
 	if req.Stdin {
@@ -277,8 +286,11 @@ func (k *callee) stdin(req *request) error {
 		return fmt.Errorf("process %q has no standard input: %w", p.id, ErrRefused)
 	}
 	_, err = io.Copy(f, &dataReader{in: &k.in})
+	if p.tty && err == nil {
+		_, err = f.Write([]byte{endOfInput})
+	}
 	f.Close()
-	if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.EIO) || errors.Is(err, os.ErrClosed) {
 		err = nil // it read what it wanted
 	}
 	return k.done(reply{}, err)

@@ -309,6 +309,15 @@ func (k *callee) do(req *request) error {
 			err = p.signal(syscall.Signal(req.Signal))
 		}
 		return k.done(reply{}, err)
+	case opResize:
+		p, err := k.s.find(req.ID)
+		if err == nil && req.TTY == nil {
+			err = fmt.Errorf("resize without a size: %w", ErrRefused)
+		}
+		if err == nil {
+			err = p.resize(*req.TTY)
+		}
+		return k.done(reply{}, err)
 	case opPut:
 		r := &dataReader{in: &k.in}
 		if err := unpack(string(req.Dir), r); err != nil {

@@ -62,6 +62,7 @@ const (
 	opAttach  op = "attach"  // output from a sequence number on
 	opStdin   op = "stdin"   // the standard input of a process that is running
 	opSignal  op = "signal"  //
+	opResize  op = "resize"  // the terminal of a process that is running
 	opPut     op = "put"     //
 	opGet     op = "get"     //
 	opPrepare op = "prepare" //
@@ -69,17 +70,18 @@ const (
 
 // request begins a stream. Bytes rather than strings: arguments and environments need not be UTF-8.
 type request struct {
-	Op       op        `json:"op"`
-	ID       string    `json:"id,omitempty"`
-	Args     [][]byte  `json:"args,omitempty"`
-	Env      [][]byte  `json:"env,omitempty"`
-	Dir      []byte    `json:"dir,omitempty"` // of exec and put; the path of get
-	User     string    `json:"user,omitempty"`
-	Stdin    bool      `json:"stdin,omitempty"`
-	Split    bool      `json:"split,omitempty"` // standard error apart
-	From     uint64    `json:"from,omitempty"`
-	Signal   int       `json:"signal,omitempty"`
-	Identity *Identity `json:"identity,omitempty"`
+	Op       op          `json:"op"`
+	ID       string      `json:"id,omitempty"`
+	Args     [][]byte    `json:"args,omitempty"`
+	Env      [][]byte    `json:"env,omitempty"`
+	Dir      []byte      `json:"dir,omitempty"` // of exec and put; the path of get
+	User     string      `json:"user,omitempty"`
+	Stdin    bool        `json:"stdin,omitempty"`
+	Split    bool        `json:"split,omitempty"` // standard error apart
+	TTY      *WindowSize `json:"tty,omitempty"`
+	From     uint64      `json:"from,omitempty"`
+	Signal   int         `json:"signal,omitempty"`
+	Identity *Identity   `json:"identity,omitempty"`
 }
 
 // reply ends an operation that has no Exit.
