@@ -411,37 +411,6 @@ func (m *rogueVM) Close() error {
 	return nil
 }
 
-// An agent that misses the first stream is dialled again.
-func TestRedial(t *testing.T) {
-	inner := process.New(process.Config{Agent: []string{agent}, Dir: t.TempDir()})
-	m, err := inner.Start(t.Context(), vm.Spec{ID: "m"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
-	deaf := &deafOnce{VM: m}
-	client, err := connect(t.Context(), deaf)
-	if err != nil || deaf.dials != 2 {
-		t.Fatalf("connect: %v after %d dials, want success after 2", err, deaf.dials)
-	}
-	client.Close()
-}
-
-// deafOnce is a machine whose first stream leads nowhere.
-type deafOnce struct {
-	vm.VM
-	dials int
-}
-
-func (m *deafOnce) Dial(ctx context.Context) (net.Conn, error) {
-	if m.dials++; m.dials > 1 {
-		return m.VM.Dial(ctx)
-	}
-	ours, theirs := net.Pipe()
-	go io.Copy(io.Discard, theirs)
-	return ours, nil
-}
-
 // Whatever the guest does, its job ends as our fault, in bounded time, and others do not notice.
 func TestHostileGuests(t *testing.T) {
 	tests := map[string]func(net.Conn){

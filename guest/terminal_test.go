@@ -62,7 +62,7 @@ func TestTerminal(t *testing.T) {
 	io.WriteString(keys, "stty size\n")
 	out.until("50 132")
 	// The interrupt character ends what runs in the foreground, not the shell.
-	io.WriteString(keys, "echo be''gun; sleep 1000; echo sta''tus $?\n")
+	io.WriteString(keys, "sh -c 'echo be\"\"gun; exec sleep 1000'\n")
 	out.until("begun")
 	keys.Write([]byte{3})
 	out.all.Reset()
