@@ -143,6 +143,9 @@ type Config struct {
 	Edit func(p *workflow.Plan) error
 	Keep func(in workflow.Instance) bool
 
+	// Labels are those that Machines has machines for; a job that asks for another fails before it is queued. nil: any.
+	Labels Labels
+
 	Secrets  Secrets // nil: none
 	Observe  Observer
 	Log      *slog.Logger

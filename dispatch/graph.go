@@ -11,9 +11,8 @@ import (
 
 // next decides what may happen to the jobs of a run now: which wait no longer, are skipped, cancelled or have failed
 // without running. It is a pure function of the run's state, so calling it again changes nothing.
-func next(p *workflow.Plan, run tgr.Run, jobs []tgr.Job, s *workflow.Scope,
-	keep func(workflow.Instance) bool) Change {
-	g := graph{plan: p, run: run, scope: s, keep: keep, rows: map[string][]tgr.Job{}, change: Change{
+func next(p *workflow.Plan, run tgr.Run, jobs []tgr.Job, s *workflow.Scope, only limits) Change {
+	g := graph{plan: p, run: run, scope: s, only: only, rows: map[string][]tgr.Job{}, change: Change{
 		Expand: map[tgr.JobID][]tgr.Job{}, Skip: map[tgr.JobID]string{}, Fail: map[tgr.JobID]JobResult{},
 		Cancel: map[tgr.JobID]string{},
 	}}
@@ -28,12 +27,35 @@ func next(p *workflow.Plan, run tgr.Run, jobs []tgr.Job, s *workflow.Scope,
 	return g.change
 }
 
+// limits say which instances of a job there are to be.
+type limits struct {
+	keep   func(workflow.Instance) bool // nil: all
+	labels Labels                       // nil: any will do
+}
+
+// refuse is why no machine will ever do what in asks for, or nil.
+func (l limits) refuse(in *workflow.Instance) error {
+	if l.labels == nil {
+		return nil
+	}
+	_, err := l.labels.Kind(wanted(in))
+	return err
+}
+
+// wanted are the labels of the machine that an instance wants. A group of runners is one more of them.
+func wanted(in *workflow.Instance) []string {
+	if in.RunsOnGroup == "" {
+		return in.RunsOn
+	}
+	return append(slices.Clone(in.RunsOn), in.RunsOnGroup)
+}
+
 // graph is one call of next.
 type graph struct {
 	plan   *workflow.Plan
 	run    tgr.Run
-	scope  *workflow.Scope              // what all jobs see: everything but needs
-	keep   func(workflow.Instance) bool // nil: all
+	scope  *workflow.Scope // what all jobs see: everything but needs
+	only   limits
 	rows   map[string][]tgr.Job
 	change Change
 }
@@ -50,6 +72,8 @@ func (g *graph) settle(j *workflow.Job) {
 		case row.Status.Done():
 		case row.Status == tgr.Pending && len(row.Instance) == 0:
 			g.pending(j, row)
+		case row.Status == tgr.Pending && g.refused(row) != nil:
+			g.change.Fail[row.ID] = workflowFault(fmt.Errorf("%s:%d:%d: %s", g.plan.File, j.Pos.Line, j.Pos.Column, tgr.MessageOf(g.refused(row))))
 		case row.Status == tgr.Pending && g.run.CancelReason != "": // it waits for its group
 			g.change.Cancel[row.ID] = g.run.CancelReason
 		case g.run.CancelReason != "" && !g.outlivesCancel(j):
@@ -87,8 +111,8 @@ func (g *graph) pending(j *workflow.Job, row tgr.Job) {
 		g.change.Fail[row.ID] = workflowFault(err)
 		return
 	}
-	if g.keep != nil {
-		instances = slices.DeleteFunc(instances, func(in workflow.Instance) bool { return !g.keep(in) })
+	if keep := g.only.keep; keep != nil {
+		instances = slices.DeleteFunc(instances, func(in workflow.Instance) bool { return !keep(in) })
 	}
 	if len(instances) == 0 {
 		g.change.Skip[row.ID] = "its matrix has no combination that is wanted"
@@ -107,12 +131,25 @@ func (g *graph) queued(j *workflow.Job, row tgr.Job, in settled) tgr.Job {
 	if err != nil {
 		panic(err) // it is plain data: a bug, if it cannot be written
 	}
+	status, group := tgr.Queued, tgr.Group{Name: in.ConcurrencyKey, CancelOther: in.CancelOther, QueueMax: in.QueueMax}
+	if g.only.refuse(&in.Instance) != nil {
+		status, group = tgr.Pending, tgr.Group{} // it fails in the next round, alone among its matrix
+	}
 	return tgr.Job{
 		Run: row.Run, Attempt: row.Attempt, Kind: tgr.WorkJob, Key: j.Key, Name: in.Name, Needs: j.Needs,
-		Index: in.Index, Total: in.Total, MaxParallel: in.MaxParallel, Instance: data, Labels: in.RunsOn,
-		ContinueOnError: in.ContinueOnError, Status: tgr.Queued,
-		Group: tgr.Group{Name: in.ConcurrencyKey, CancelOther: in.CancelOther, QueueMax: in.QueueMax},
+		Index: in.Index, Total: in.Total, MaxParallel: in.MaxParallel, Instance: data, Labels: wanted(&in.Instance),
+		ContinueOnError: in.ContinueOnError, Status: status,
+		Group: group,
 	}
+}
+
+// refused is why an instance that is pending can never run, or nil.
+func (g *graph) refused(row tgr.Job) error {
+	var in settled
+	if err := json.Unmarshal(row.Instance, &in); err != nil {
+		return err
+	}
+	return g.only.refuse(&in.Instance)
 }
 
 // scopeOf is the scope of one job: its direct needs, and all of them for success() and failure().

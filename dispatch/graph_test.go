@@ -142,7 +142,7 @@ jobs:
 		t.Run(tt.name, func(t *testing.T) {
 			p := compile(t, tt.workflow)
 			jobs := rows(t, p, tt.rows...)
-			c := next(p, tgr.Run{CancelReason: tt.cancel}, jobs, &workflow.Scope{}, nil)
+			c := next(p, tgr.Run{CancelReason: tt.cancel}, jobs, &workflow.Scope{}, limits{})
 			if diff := cmp.Diff(tt.want, brief(c, jobs)); diff != "" {
 				t.Errorf("next (-want +got):\n%s", diff)
 			}
@@ -166,7 +166,7 @@ jobs:
 	for seed := range 256 {
 		jobs := rows(t, p, "a", "b", "c", "d", "e")
 		for round := range 20 {
-			c := next(p, tgr.Run{}, jobs, &workflow.Scope{}, nil)
+			c := next(p, tgr.Run{}, jobs, &workflow.Scope{}, limits{})
 			jobs = applied(t, jobs, c)
 			open := slices.IndexFunc(jobs, func(j tgr.Job) bool { return j.Status == tgr.Queued })
 			if open >= 0 {
@@ -258,17 +258,17 @@ jobs:
 `)
 	scope := &workflow.Scope{GitHub: map[string]any{"ref_name": "main"}}
 	jobs := rows(t, p, "deploy")
-	c := next(p, tgr.Run{}, jobs, scope, nil)
+	c := next(p, tgr.Run{}, jobs, scope, limits{})
 	want := tgr.Group{Name: "prod-main", QueueMax: true}
 	if got := c.Expand[1]; len(got) != 1 || got[0].Group != want {
 		t.Fatalf("expanded to %+v, want one job in the group %+v", got, want)
 	}
 	waiting := c.Expand[1][0]
 	waiting.ID, waiting.Status = 2, tgr.Pending
-	if got := brief(next(p, tgr.Run{}, []tgr.Job{waiting}, scope, nil), []tgr.Job{waiting}); got != nil {
+	if got := brief(next(p, tgr.Run{}, []tgr.Job{waiting}, scope, limits{}), []tgr.Job{waiting}); got != nil {
 		t.Errorf("while it waits: %v", got)
 	}
-	got := brief(next(p, tgr.Run{CancelReason: "by ada"}, []tgr.Job{waiting}, scope, nil), []tgr.Job{waiting})
+	got := brief(next(p, tgr.Run{CancelReason: "by ada"}, []tgr.Job{waiting}, scope, limits{}), []tgr.Job{waiting})
 	if diff := cmp.Diff([]string{"cancel deploy: by ada"}, got); diff != "" {
 		t.Errorf("when its run is cancelled (-want +got):\n%s", diff)
 	}

@@ -178,7 +178,7 @@ func (d *Dispatcher) change(run tgr.Run, jobs []tgr.Job) (Change, error) {
 	run.WorkflowName = p.Name // ours may say more
 	return next(p, run, jobs, &workflow.Scope{
 		GitHub: withEvent(d.githubContext(run, token), run.Event.Payload), Vars: vars, Secrets: secrets, Inputs: p.Inputs,
-	}, d.c.Keep), nil
+	}, limits{keep: d.c.Keep, labels: d.c.Labels}), nil
 }
 
 // unplanned is the change of a run whose workflows are not known yet: its plan job can only be cancelled.

@@ -8,13 +8,14 @@ import (
 )
 
 // ahead starts one machine before it is known which job gets it: while the workflows are read it comes up.
-// Whoever acquires first gets it.
+// Whoever is the first to acquire one of the default kind gets it.
 type ahead struct {
 	dispatch.Machines
-	stop  context.CancelFunc
-	taken atomic.Bool // somebody has it, or waits for it
-	given atomic.Bool // it is the taker's to release
-	first chan acquired
+	labels dispatch.Labels
+	stop   context.CancelFunc
+	taken  atomic.Bool // somebody has it, or waits for it
+	given  atomic.Bool // it is the taker's to release
+	first  chan acquired
 }
 
 type acquired struct {
@@ -24,9 +25,9 @@ type acquired struct {
 }
 
 // startAhead starts a machine under an id of its own. The caller closes the ahead.
-func startAhead(ctx context.Context, m dispatch.Machines, id string) *ahead {
+func startAhead(ctx context.Context, m dispatch.Machines, labels dispatch.Labels, id string) *ahead {
 	ctx, stop := context.WithCancel(ctx)
-	a := &ahead{Machines: m, stop: stop, first: make(chan acquired, 1)}
+	a := &ahead{Machines: m, labels: labels, stop: stop, first: make(chan acquired, 1)}
 	go func() {
 		machine, release, err := m.Acquire(ctx, dispatch.Spec{ID: id})
 		a.first <- acquired{machine, release, err}
@@ -36,7 +37,7 @@ func startAhead(ctx context.Context, m dispatch.Machines, id string) *ahead {
 
 // Acquire implements dispatch.Machines. A machine that did not come up is tried again, under the job's name.
 func (a *ahead) Acquire(ctx context.Context, s dispatch.Spec) (*dispatch.Machine, func(), error) {
-	if a.taken.Swap(true) {
+	if k, err := a.labels.Kind(s.Labels); err != nil || k != (dispatch.Kind{}) || a.taken.Swap(true) {
 		return a.Machines.Acquire(ctx, s)
 	}
 	select {

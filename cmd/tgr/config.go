@@ -47,6 +47,7 @@ func settings() []setting {
 		{Key: "max-concurrent-workflows", Env: "MAX_CONCURRENT_WORKFLOWS", Default: "5", Help: "jobs that run at once"},
 		{Key: "isolation", Env: "TGR_ISOLATION", Default: "auto", Help: "auto, qemu, or process (no isolation at all)"},
 		{Key: "image", Env: "TGR_IMAGE", Default: image.DefaultName, Help: "image of the machines"},
+		{Key: "labels", Env: "TGR_LABELS", Help: "machines by label of runs-on, as large=cpus:4,memory:8192,disk:20480 docker=image:full ubuntu-20.04= (MiB; nothing after the = is the default machine); GitHub's ubuntu labels are known"},
 		{Key: "vm-memory", Env: "TGR_VM_MEMORY", Default: "1024", Help: "memory of a machine, MiB"},
 		{Key: "vm-cpus", Env: "TGR_VM_CPUS", Default: "1", Help: "virtual processors of a machine"},
 		{Key: "vm-disk", Env: "TGR_VM_DISK", Default: "8192", Help: "writable disk of a machine, MiB"},

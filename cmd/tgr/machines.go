@@ -5,17 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 
 	"github.com/terraphim/tgr/dispatch"
-	"github.com/terraphim/tgr/image"
 	"github.com/terraphim/tgr/runner"
 	"github.com/terraphim/tgr/vm"
 	"github.com/terraphim/tgr/vm/process"
-	"github.com/terraphim/tgr/vm/qemu"
 )
 
 // machineConfig says which machines jobs get.
@@ -26,6 +24,7 @@ type machineConfig struct {
 	dir       string // state of the machines
 	mortal    bool   // the machines are of no use to anybody when this process has ended
 	size      vm.Spec
+	labels    dispatch.Labels
 	pool      int64 // bytes of memory that waiting machines may take; 0: none wait
 	cold      bool  // machines are booted, never restored
 }
@@ -42,16 +41,30 @@ func machinesOf(c *config) (machineConfig, error) {
 	m.isolation, err4 = c.oneOf("isolation", "auto", "qemu", "process")
 	m.network, err5 = c.oneOf("vm-network", "none", "user")
 	m.size = vm.Spec{VCPUs: cpus, Memory: int64(memory) << 20, Disk: int64(disk) << 20}
-	return m, errors.Join(err1, err2, err3, err4, err5, err6)
+	var err7 error
+	m.labels, err7 = labelsOf(c)
+	return m, errors.Join(err1, err2, err3, err4, err5, err6, err7)
+}
+
+// labelsOf reads which labels mean which machines: those that any server knows, and those of the setting, which win.
+func labelsOf(c *config) (dispatch.Labels, error) {
+	own, err := dispatch.ParseLabels(c.get("labels"))
+	if err != nil {
+		return nil, usagef("labels (from %s): %v", c.origin["labels"], err)
+	}
+	labels := dispatch.HostedLabels()
+	maps.Copy(labels, own)
+	return labels, nil
 }
 
 // machines gives jobs their machines.
 type machines struct {
-	*dispatch.Local
-	most  int                         // at once, for the host's memory; 0: no limit
-	warm  func(context.Context) error // makes the snapshot that machines are restored from; nil: there are none
-	close func() error
-	ready func(context.Context) error
+	dispatch.Machines
+	labels dispatch.Labels
+	most   int                         // at once, for the host's memory; 0: no limit
+	warm   func(context.Context) error // makes the snapshot that machines are restored from; nil: there are none
+	close  func() error
+	ready  func(context.Context) error
 }
 
 // Close frees what all machines share.
@@ -88,7 +101,7 @@ func openProcesses(c machineConfig, log *slog.Logger) (*machines, error) {
 	log.Warn("NO ISOLATION: jobs run as processes of this host and of this user; use it only for code that you trust")
 	p := process.New(process.Config{Agent: agent, Dir: c.dir, Volatile: c.mortal})
 	return &machines{
-		Local: &dispatch.Local{Provider: p, Size: c.size, Log: log, Place: processPlace, Shared: true},
+		Machines: &dispatch.Local{Provider: p, Size: c.size, Log: log, Place: processPlace, Shared: true}, labels: c.labels,
 		close: func() error { return nil },
 		ready: func(context.Context) error { return nil },
 	}, nil
@@ -127,84 +140,5 @@ func processPlace(m vm.VM) dispatch.Place {
 		Dirs:  runner.Dirs{Home: home, Tools: filepath.Join(home, "tools")},
 		Nodes: nodes,
 		Env:   map[string]string{"PATH": os.Getenv("PATH"), "LANG": "C.UTF-8"},
-	}
-}
-
-// openQEMU gives every job a virtual machine.
-func openQEMU(ctx context.Context, c machineConfig, journal vm.Journal, log *slog.Logger) (*machines, error) {
-	images := &image.Store{Log: log}
-	im, err := images.Open(ctx, c.image)
-	if err != nil {
-		return nil, fmt.Errorf("%w; tgr doctor shows what else is missing", err)
-	}
-	cfg := qemu.Config{
-		Image:   qemu.Image{Kernel: im.Kernel, Initrd: im.Initrd, Root: im.Root, Overlay: im.CloneOverlay, Hash: im.Hash()},
-		Journal: journal, Log: log, Warmup: qemu.Warmup{ID: image.Warmup, Run: inMachine(image.Warmup)},
-	}
-	if c.cold {
-		cfg.Image.Hash = ""
-	}
-	if c.network == "user" {
-		cfg.Network = "user"
-		log.Warn("jobs have QEMU's user network: they reach the internet, and services on this host's loopback")
-	}
-	p, err := qemu.New(cfg)
-	if err != nil {
-		im.Close()
-		return nil, err
-	}
-	verdict, err := p.Accelerator(ctx)
-	if err != nil {
-		im.Close()
-		return nil, err
-	}
-	log.Info("machines", "isolation", "qemu", "accelerator", verdict.String(), "image", im.Name, "kernel", im.Release)
-	m := &machines{
-		Local: &dispatch.Local{Provider: p, Size: c.size, Log: log, Place: imagePlace},
-		most:  capacity(c.size.Memory),
-		warm:  func(ctx context.Context) error { return p.Warm(ctx, c.size) },
-		close: im.Close,
-		ready: func(ctx context.Context) error {
-			_, err := p.Accelerator(ctx)
-			return err
-		},
-	}
-	if c.pool == 0 {
-		return m, nil
-	}
-	pool, err := vm.NewPool(vm.PoolConfig{Provider: p, Size: c.size, Greet: inMachine(exercise), Budget: c.pool, Log: log})
-	if err != nil {
-		im.Close()
-		return nil, err
-	}
-	m.Provider, m.close = pool, func() error { return errors.Join(pool.Close(), im.Close()) }
-	return m, nil
-}
-
-// capacity is how many machines of so much memory the host has room for now, at least one.
-func capacity(memory int64) int {
-	data, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 1
-	}
-	for line := range strings.Lines(string(data)) {
-		var kib int64
-		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kib); n == 1 {
-			return int(max(1, kib<<10/memory))
-		}
-	}
-	return 1
-}
-
-const imagePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-// imagePlace is where our image has things; the folders are GitHub's own.
-func imagePlace(vm.VM) dispatch.Place {
-	const node20, node24 = "/opt/node20/bin/node", "/opt/node24/bin/node"
-	return dispatch.Place{
-		Nodes: map[string]string{"node12": node20, "node16": node20, "node20": node20, "node24": node24},
-		Env: map[string]string{"PATH": imagePath, "LANG": "C.UTF-8",
-			"ImageOS": "debian12", "DEBIAN_FRONTEND": "noninteractive"},
-		User: "runner",
 	}
 }

@@ -135,7 +135,7 @@ func runLocal(ctx context.Context, stdout, stderr io.Writer, event string, f run
 	l := &localRun{out: out, memory: &dispatch.Memory{}, wanted: newWanted(f.matrix), boots: f.isolation != "process", done: make(chan struct{})}
 	l.id = l.memory.Accept(ev)
 	d := dispatch.New(dispatch.Config{
-		Jobs: l.memory, Runs: l.memory, Source: src, Machines: machines, Logs: noLogs{}, Log: log,
+		Jobs: l.memory, Runs: l.memory, Source: src, Machines: machines, Labels: machines.labels, Logs: noLogs{}, Log: log,
 		Edit: f.edit, Keep: l.wanted.keep, Workers: f.parallel,
 		Lease: 400 * time.Millisecond, // nobody else wants the jobs; a cancellation is noticed within a quarter of it
 		Secrets: func(context.Context, tgr.Run) (map[string]string, map[string]string, string, error) {
@@ -293,7 +293,7 @@ func runFolder(ctx context.Context, log *slog.Logger) (string, error) {
 }
 
 // localMachines are machines that live no longer than the command.
-func localMachines(ctx context.Context, f runFlags, dir string, log *slog.Logger, stderr io.Writer) (dispatch.Machines, func(), error) {
+func localMachines(ctx context.Context, f runFlags, dir string, log *slog.Logger, stderr io.Writer) (*ahead, func(), error) {
 	c, err := loadConfig(newConfigCmd().Flags())
 	if err != nil {
 		return nil, nil, err
@@ -315,7 +315,7 @@ func localMachines(ctx context.Context, f runFlags, dir string, log *slog.Logger
 	if mc.isolation == "process" && !f.verbose { // whose log says it
 		fmt.Fprintln(stderr, "tgr: NO ISOLATION: jobs run as processes of this host and of this user")
 	}
-	first := startAhead(ctx, m, "first-"+tgr.NewToken()[:6])
+	first := startAhead(ctx, m, m.labels, "first-"+tgr.NewToken()[:6])
 	return first, func() {
 		first.close()
 		if err := m.Close(); err != nil {

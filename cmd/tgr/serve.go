@@ -181,7 +181,7 @@ func (s *server) openDispatch(machines *machines) error {
 	}
 	s.reports.connect(s.store, s.logs, s.log)
 	s.dispatch = dispatch.New(dispatch.Config{
-		Jobs: ledger{s.store}, Runs: ledger{s.store}, Source: source, Machines: machines, Logs: logBook{s.logs, s.store},
+		Jobs: ledger{s.store}, Runs: ledger{s.store}, Source: source, Machines: machines, Labels: machines.labels, Logs: logBook{s.logs, s.store},
 		Observe: s.observer(), Log: s.log, Workers: workers, Planners: max(2, workers/2),
 		// The lock on the data folder makes sure that no other server of this name lives.
 		Owner: host + ":" + s.c.get("data-dir"),

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/terraphim/tgr/dispatch"
+	"github.com/terraphim/tgr/image"
+	"github.com/terraphim/tgr/vm"
+	"github.com/terraphim/tgr/vm/qemu"
+)
+
+// openQEMU gives every job a virtual machine of the kind that its labels ask for.
+func openQEMU(ctx context.Context, c machineConfig, journal vm.Journal, log *slog.Logger) (*machines, error) {
+	if c.network == "user" {
+		log.Warn("jobs have QEMU's user network: they reach the internet, and services on this host's loopback")
+	}
+	h := &qemuHost{c: c, journal: journal, log: log, images: map[string]*qemuImage{}}
+	im, err := h.image(ctx, c.image)
+	if err != nil {
+		return nil, fmt.Errorf("%w; tgr doctor shows what else is missing", err)
+	}
+	fleet := &dispatch.Fleet{Labels: c.labels, Open: h.open}
+	if c.pool > 0 {
+		// Machines of the default kind begin to wait now, those of another when the first of them is wanted.
+		if err := fleet.Ready(ctx, dispatch.Kind{}); err != nil {
+			return nil, errors.Join(err, h.close())
+		}
+	}
+	return &machines{
+		Machines: fleet, labels: c.labels, most: capacity(c.size.Memory),
+		warm:  func(ctx context.Context) error { return im.provider.Warm(ctx, c.size) },
+		close: h.close,
+		ready: func(ctx context.Context) error {
+			_, err := im.provider.Accelerator(ctx)
+			return err
+		},
+	}, nil
+}
+
+// qemuHost has what virtual machines of all kinds share. It is safe for concurrent use.
+type qemuHost struct {
+	c       machineConfig
+	journal vm.Journal
+	log     *slog.Logger
+
+	mu     sync.Mutex
+	images map[string]*qemuImage
+	pools  []*vm.Pool
+}
+
+// qemuImage is an image with the provider that boots it.
+type qemuImage struct {
+	image    *image.Image
+	provider *qemu.Provider
+}
+
+// open returns the machines of a kind.
+func (h *qemuHost) open(ctx context.Context, k dispatch.Kind) (dispatch.Machines, error) {
+	im, err := h.image(ctx, cmp.Or(k.Image, h.c.image))
+	if err != nil {
+		return nil, err
+	}
+	size := h.c.size
+	size.VCPUs, size.Memory, size.Disk = cmp.Or(k.CPUs, size.VCPUs), cmp.Or(k.Memory, size.Memory), cmp.Or(k.Disk, size.Disk)
+	local := &dispatch.Local{Provider: im.provider, Size: size, Log: h.log, Place: imagePlace}
+	if h.c.pool == 0 {
+		return local, nil
+	}
+	pool, err := vm.NewPool(vm.PoolConfig{
+		Provider: im.provider, Size: size, Greet: inMachine(exercise), Budget: h.budget(k), Log: h.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	h.pools = append(h.pools, pool)
+	h.mu.Unlock()
+	local.Provider = pool
+	return local, nil
+}
+
+// budget is the part of the pools' memory that a kind gets: with others beside it, the default kind has half of it,
+// and they share the rest.
+func (h *qemuHost) budget(k dispatch.Kind) int64 {
+	others := map[dispatch.Kind]bool{}
+	for _, kind := range h.c.labels {
+		others[kind] = true
+	}
+	delete(others, dispatch.Kind{})
+	switch {
+	case len(others) == 0:
+		return h.c.pool
+	case k == dispatch.Kind{}:
+		return h.c.pool / 2
+	default:
+		return h.c.pool / 2 / int64(len(others))
+	}
+}
+
+// image opens the image of that name with its provider, unless that has been done.
+func (h *qemuHost) image(ctx context.Context, name string) (*qemuImage, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if im := h.images[name]; im != nil {
+		return im, nil
+	}
+	images := &image.Store{Log: h.log}
+	im, err := images.Open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	p, err := h.provider(ctx, im)
+	if err != nil {
+		im.Close()
+		return nil, err
+	}
+	h.images[name] = &qemuImage{im, p}
+	return h.images[name], nil
+}
+
+// provider boots machines from an image, if this host can.
+func (h *qemuHost) provider(ctx context.Context, im *image.Image) (*qemu.Provider, error) {
+	cfg := qemu.Config{
+		Image:   qemu.Image{Kernel: im.Kernel, Initrd: im.Initrd, Root: im.Root, Overlay: im.CloneOverlay, Hash: im.Hash()},
+		Journal: h.journal, Log: h.log, Warmup: qemu.Warmup{ID: image.Warmup, Run: inMachine(image.Warmup)},
+	}
+	if h.c.cold {
+		cfg.Image.Hash = ""
+	}
+	if h.c.network == "user" {
+		cfg.Network = "user"
+	}
+	p, err := qemu.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	verdict, err := p.Accelerator(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h.log.Info("machines", "isolation", "qemu", "accelerator", verdict.String(), "image", im.Name, "kernel", im.Release)
+	return p, nil
+}
+
+// close frees the machines that wait, and lets go of the images.
+func (h *qemuHost) close() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var errs []error
+	for _, p := range h.pools {
+		errs = append(errs, p.Close())
+	}
+	for _, im := range h.images {
+		errs = append(errs, im.image.Close())
+	}
+	h.pools, h.images = nil, map[string]*qemuImage{}
+	return errors.Join(errs...)
+}
+
+// capacity is how many machines of so much memory the host has room for now, at least one.
+func capacity(memory int64) int {
+	data, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 1
+	}
+	for line := range strings.Lines(string(data)) {
+		var kib int64
+		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kib); n == 1 {
+			return int(max(1, kib<<10/memory))
+		}
+	}
+	return 1
+}
+
+const imagePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// imagePlace is where our image has things; the folders are GitHub's own.
+func imagePlace(vm.VM) dispatch.Place {
+	const node20, node24 = "/opt/node20/bin/node", "/opt/node24/bin/node"
+	return dispatch.Place{
+		Nodes: map[string]string{"node12": node20, "node16": node20, "node20": node20, "node24": node24},
+		Env: map[string]string{"PATH": imagePath, "LANG": "C.UTF-8",
+			"ImageOS": "debian12", "DEBIAN_FRONTEND": "noninteractive"},
+		User: "runner",
+	}
+}
