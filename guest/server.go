@@ -50,6 +50,7 @@ type Server struct {
 	mu        sync.Mutex
 	processes map[string]*process
 	pumps     map[*pump]bool // all that run, also for what finished processes left behind
+	ports     map[string]net.Listener
 	closed    bool
 	session   func()      // ends the session that is on
 	lost      *time.Timer // runs while there is none
@@ -65,7 +66,7 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.Orphans <= 0 {
 		cfg.Orphans = 10 * time.Minute
 	}
-	return &Server{cfg: cfg, log: cfg.Log, waits: newWaiter(cfg.Reap), processes: map[string]*process{}, pumps: map[*pump]bool{}}
+	return &Server{cfg: cfg, log: cfg.Log, waits: newWaiter(cfg.Reap), processes: map[string]*process{}, pumps: map[*pump]bool{}, ports: map[string]net.Listener{}}
 }
 
 // Serve serves hosts on conn, one after another, until the stream ends or ctx does; a port never ends. Then it
@@ -338,6 +339,10 @@ func (k *callee) do(req *request) error {
 			return fmt.Errorf("prepare: %w: the agent has no machine to itself", ErrRefused)
 		}
 		return k.done(reply{}, prepareClone(req.Identity))
+	case opListen:
+		return k.openPort(req)
+	case opAccept:
+		return k.acceptPort(req)
 	default:
 		return fmt.Errorf("unknown operation %q", clip(string(req.Op), 32))
 	}

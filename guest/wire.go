@@ -13,6 +13,7 @@ import (
 // Protocol is the version that both ends must speak.
 //
 //	1  2026-11-23  the first
+//	   2026-11-24  listen and accept, which an older agent answers with a failure
 const Protocol = 1
 
 // Bounds of the wire. Whoever exceeds one loses the session.
@@ -66,6 +67,8 @@ const (
 	opPut     op = "put"     //
 	opGet     op = "get"     //
 	opPrepare op = "prepare" //
+	opListen  op = "listen"  // open a port, until the stream ends
+	opAccept  op = "accept"  // the next connection to that port, as data in both directions
 )
 
 // request begins a stream. Bytes rather than strings: arguments and environments need not be UTF-8.
@@ -82,6 +85,7 @@ type request struct {
 	From     uint64      `json:"from,omitempty"`
 	Signal   int         `json:"signal,omitempty"`
 	Identity *Identity   `json:"identity,omitempty"`
+	Addr     string      `json:"addr,omitempty"` // of listen
 }
 
 // reply ends an operation that has no Exit.

@@ -82,6 +82,7 @@ func (s *suite) shared(t *testing.T, m vm.VM) {
 		{"hostile paths", s.hostilePaths},
 		{"get", s.getOddities},
 		{"concurrent", s.concurrent},
+		{"port", s.port},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, c) })
 	}
