@@ -33,8 +33,8 @@ type machine struct {
 	dir           *os.File // the machine's folder; sockets are reached through it whatever its path's length
 	cmd           *exec.Cmd
 	qmp           *qmp
-	console       tail       // what the guest wrote
-	stderr        tail       // what QEMU said
+	console       vm.Console // what the guest wrote
+	stderr        vm.Console // what QEMU said
 	restored      bool       // from a snapshot
 	started       bool       // there is a process, and done will be closed
 	inherit       []*os.File // QEMU's descriptors from ramFD on; the owner is who made the machine

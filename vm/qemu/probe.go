@@ -119,7 +119,7 @@ func (p *Provider) probe(ctx context.Context, binary string, kvm bool, timeout t
 	}
 	cmd := exec.CommandContext(ctx, binary, a.argv()...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	var console, stderr tail
+	var console, stderr vm.Console
 	cmd.Stdout, cmd.Stderr = &console, &stderr
 	err := cmd.Run()
 	switch {

@@ -1,4 +1,4 @@
-package qemu
+package vm
 
 import (
 	"strings"
@@ -6,16 +6,17 @@ import (
 	"unicode"
 )
 
-const maxConsole = 16 << 10
+const maxConsole = 16 << 10 // bytes
 
-// tail keeps the last bytes that were written to it. It is safe for concurrent use.
-type tail struct {
+// Console keeps the last 16 KiB that a machine wrote, for Info and BootError. Its zero value is ready, and it is safe
+// for concurrent use.
+type Console struct {
 	mu  sync.Mutex
 	buf []byte
 }
 
 // Write never fails: what is too old is dropped.
-func (t *tail) Write(p []byte) (int, error) {
+func (t *Console) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(p) > maxConsole {
@@ -30,7 +31,7 @@ func (t *tail) Write(p []byte) (int, error) {
 }
 
 // String returns what was kept without anything that a terminal would obey.
-func (t *tail) String() string {
+func (t *Console) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return strings.Map(func(r rune) rune {
