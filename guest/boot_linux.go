@@ -165,6 +165,9 @@ func mountRoot() error {
 	if err := (mount{"overlay", "/root", "overlay", unix.MS_NOATIME, layers}).do(); err != nil {
 		return err
 	}
+	if err := mountStores(); err != nil {
+		return err
+	}
 	os.RemoveAll("/lib") // the modules are in the kernel: give back the initramfs's memory
 	for _, dir := range []string{"/proc", "/sys", "/dev"} {
 		if err := (mount{dir, "/root" + dir, "", unix.MS_MOVE, ""}).do(); err != nil {
@@ -181,6 +184,24 @@ func mountRoot() error {
 		return fmt.Errorf("chroot: %w", err)
 	}
 	return os.Chdir("/")
+}
+
+// mountStores puts the writable disk itself where container engines keep images, in an image that has such a folder:
+// their own overlays cannot lie on one.
+func mountStores() error {
+	for _, dir := range []string{"/var/lib/containers", "/var/lib/docker"} {
+		if fi, err := os.Lstat("/lower" + dir); err != nil || !fi.IsDir() {
+			continue
+		}
+		store := "/upper/" + filepath.Base(dir)
+		if err := os.Mkdir(store, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		if err := (mount{store, "/root" + dir, "", unix.MS_BIND, ""}).do(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mountRest mounts what programs expect of a running system. /tmp stays on the writable disk: a build that fills

@@ -149,7 +149,11 @@ func (b BuildConfig) initrdInput(release string) (agent []byte, modules []module
 	if dir == "" {
 		dir = filepath.Join("/lib/modules", release)
 	}
-	modules, err = readModules(dir, bootModules())
+	want := bootModules()
+	if b.Full {
+		want = append(want, engineModules()...)
+	}
+	modules, err = readModules(dir, want)
 	return agent, modules, err
 }
 

@@ -47,6 +47,7 @@ type BuildConfig struct {
 	Mirror   string   // Debian mirror; default: deb.debian.org
 	Registry string   // npm registry; default: what npm is configured to use, else registry.npmjs.org
 	Progress Progress // nil: silent
+	Full     bool     // with a container engine, for container jobs, services and docker actions
 	Force    bool     // build the root filesystem again even though the cached one was made by the same recipe
 }
 

@@ -21,6 +21,18 @@ func bootModules() []string {
 	return []string{"virtio_mmio", "virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "virtio_net", "overlay"}
 }
 
+// engineModules are what a container engine asks the kernel for: bridges and pairs of interfaces, the filters of
+// netavark's iptables rules, which are nftables below, FUSE and TUN. They are loaded at boot, once for all machines that
+// are restored from the snapshot: the root filesystem, which is built apart from the kernel, cannot hold them.
+func engineModules() []string {
+	return []string{
+		"bridge", "br_netfilter", "veth", "dummy", "tun", "fuse", "loop",
+		"nf_tables", "nft_compat", "nft_chain_nat", "nft_ct", "nft_masq", "nft_nat", "nft_redir", "nft_reject_inet", "nft_fib_inet",
+		"xt_addrtype", "xt_comment", "xt_conntrack", "xt_mark", "xt_multiport", "xt_nat", "xt_tcpudp", "xt_MASQUERADE", "xt_REDIRECT",
+		"nf_conntrack_netlink",
+	}
+}
+
 // ModulesDir is where the initramfs keeps its modules; its file "order" names them in the order to load.
 const ModulesDir = "lib/modules"
 

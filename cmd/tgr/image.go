@@ -73,6 +73,7 @@ func newImageBuildCmd() *cobra.Command {
 	cmd.Flags().StringVar(&b.Agent, "agent", "", "the agent's binary; default: tgr-guest beside tgr, or in PATH")
 	cmd.Flags().StringVar(&b.Kernel, "kernel", "", "a Debian cloud kernel; default: the newest /boot/vmlinuz-*-cloud-amd64")
 	cmd.Flags().StringVar(&b.Mirror, "mirror", "", "Debian mirror; default: deb.debian.org")
+	cmd.Flags().BoolVar(&b.Full, "full", false, "with a container engine, for container jobs, services and docker actions")
 	cmd.Flags().BoolVar(&b.Force, "force", false, "build the root filesystem again, for newer packages")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
