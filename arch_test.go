@@ -20,7 +20,8 @@ var rooms = map[string][]string{
 	"guest":             {},
 	"vm":                {},
 	"vm/process":        {"vm"},
-	"vm/qemu":           {"vm"},
+	"vm/network":        {"vm"}, // what is between a machine and the internet is the same for every backend
+	"vm/qemu":           {"vm", "vm/network"},
 	"vm/vmtest":         {"vm", "guest"},
 	"image":             {},
 	"runner":            {".", "expr", "workflow", "guest"},

@@ -37,6 +37,7 @@ type Entry struct {
 	Mark      string    `json:"mark"`  // in the environment of the machine's first process, see Record.Env
 	Paths     []string  `json:"paths,omitempty"`
 	Processes []Process `json:"processes,omitempty"`
+	Network   []NetItem `json:"network,omitempty"`
 }
 
 // Reaped is a machine that Reap freed, or tried to.
@@ -74,6 +75,7 @@ type line struct {
 	Path    string   `json:"path,omitempty"`
 	Process *Process `json:"process,omitempty"`
 	Owner   *Process `json:"owner,omitempty"`
+	Network *NetItem `json:"network,omitempty"`
 }
 
 // Open makes the folder of a new machine and writes its first line. The caller ends it with Record.Free.
@@ -231,7 +233,7 @@ func (r *Record) Entry() Entry {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.entry
-	e.Paths, e.Processes = slices.Clone(e.Paths), slices.Clone(e.Processes)
+	e.Paths, e.Processes, e.Network = slices.Clone(e.Paths), slices.Clone(e.Processes), slices.Clone(e.Network)
 	return e
 }
 
@@ -246,6 +248,23 @@ func (r *Record) AddPath(path string) error {
 		return fmt.Errorf("journal of machine %s: %w", r.entry.ID, err)
 	}
 	r.entry.Paths = append(r.entry.Paths, path)
+	return nil
+}
+
+// AddNetwork writes down a piece of the host's network before it is made. Free removes the last one first.
+func (r *Record) AddNetwork(items ...NetItem) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, n := range items {
+		err := n.valid()
+		if err == nil { // a power failure takes the item too: nothing is synced
+			err = appendLine(filepath.Join(r.dir, journalFile), line{Network: &n}, false)
+		}
+		if err != nil {
+			return fmt.Errorf("journal of machine %s: %w", r.entry.ID, err)
+		}
+		r.entry.Network = append(r.entry.Network, n)
+	}
 	return nil
 }
 
@@ -286,6 +305,9 @@ func (r *Record) free(ctx context.Context) (killed int, err error) {
 	if err != nil {
 		return killed, fmt.Errorf("machine %s: %w", r.entry.ID, err)
 	}
+	for _, n := range slices.Backward(r.entry.Network) {
+		err = errors.Join(err, n.Remove())
+	}
 	for _, p := range r.entry.Paths {
 		err = errors.Join(err, removeAll(p))
 	}
@@ -315,7 +337,7 @@ func decodeEntry(r io.Reader) (Entry, error) {
 	if err := d.Decode(&e); err != nil {
 		return Entry{}, fmt.Errorf("first line of %s: %w", journalFile, err)
 	}
-	e.Paths, e.Processes = nil, nil // which have lines of their own
+	e.Paths, e.Processes, e.Network = nil, nil, nil // which have lines of their own
 	if !ValidID(e.ID) {
 		return Entry{}, fmt.Errorf("first line of %s: machine id %q", journalFile, e.ID)
 	}
@@ -329,6 +351,9 @@ func decodeEntry(r io.Reader) (Entry, error) {
 		}
 		if l.Process != nil {
 			e.Processes = append(e.Processes, *l.Process)
+		}
+		if l.Network != nil && l.Network.valid() == nil {
+			e.Network = append(e.Network, *l.Network)
 		}
 		if filepath.IsAbs(l.Path) && filepath.Clean(l.Path) != "/" {
 			e.Paths = append(e.Paths, l.Path)

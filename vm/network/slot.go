@@ -1,0 +1,239 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/terraphim/tgr/vm"
+)
+
+// Slot is the network of one machine. Its methods are safe for concurrent use.
+type Slot struct {
+	pool  *Pool
+	name  string
+	rec   *vm.Record
+	ns    netns.NsHandle // packets are filtered here
+	inner netns.NsHandle // for a container; not open where there is a tap
+	tap   *os.File
+
+	guard *guard // decides what is let through by name
+	serve *service
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// newSlot makes a slot whose policy is none.
+func (p *Pool) newSlot() (*Slot, error) {
+	p.mu.Lock()
+	p.last++
+	p.users++
+	n := p.last
+	p.mu.Unlock()
+	name := fmt.Sprintf("%s-%d", p.tag, n) // an interface's name has at most 15 bytes: a hundred million slots
+	rec, err := p.cfg.Journal.Open("net-"+name, "network")
+	if err != nil {
+		return nil, errors.Join(err, p.leave())
+	}
+	s := &Slot{pool: p, name: name, rec: rec, ns: netns.None(), inner: netns.None()}
+	if err := s.make(); err != nil {
+		return nil, errors.Join(fmt.Errorf("slot %s: %w", name, err), s.Close())
+	}
+	return s, nil
+}
+
+// innerName is the name of a container's own namespace.
+func (s *Slot) innerName() string { return s.name + "i" }
+
+func (s *Slot) make() error {
+	items := []vm.NetItem{{Kind: vm.NetNamespace, Name: s.name}, {Kind: vm.NetLink, Name: s.name, In: s.pool.cfg.Host}}
+	if s.pool.cfg.Inner {
+		items = append(items, vm.NetItem{Kind: vm.NetNamespace, Name: s.innerName()})
+	}
+	err := s.rec.AddNetwork(items...)
+	if err != nil {
+		return err
+	}
+	if s.ns, err = newNamespace(s.name); err != nil {
+		return err
+	}
+	if s.pool.cfg.Inner {
+		if s.inner, err = newNamespace(s.innerName()); err != nil {
+			return err
+		}
+	}
+	w := wires{host: s.pool.link, limit: s.pool.cfg.Limits.Bandwidth}
+	if w.slot, err = netlink.NewHandleAt(s.ns, unix.NETLINK_ROUTE); err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	defer w.slot.Close()
+	if s.inner.IsOpen() {
+		if w.inner, err = netlink.NewHandleAt(s.inner, unix.NETLINK_ROUTE); err != nil {
+			return fmt.Errorf("netlink: %w", err)
+		}
+		defer w.inner.Close()
+	}
+	return s.connect(&w)
+}
+
+// connect makes the interfaces of a slot; its rules are there before packets can pass.
+func (s *Slot) connect(w *wires) error {
+	err := inside(s.ns, func() error {
+		return errors.Join(sysctl("ipv6/conf/all/disable_ipv6", "1"), sysctl("ipv6/conf/default/disable_ipv6", "1"),
+			sysctl("ipv4/conf/default/rp_filter", "1"), sysctl("ipv4/conf/all/rp_filter", "1"), sysctl("ipv4/ip_forward", "1"))
+	})
+	if err != nil {
+		return fmt.Errorf("settings of the namespace: %w", err)
+	}
+	host, err := hostAddrs(s.pool.link)
+	if err != nil {
+		return err
+	}
+	unlock, err := lockRange()
+	if err != nil {
+		return err
+	}
+	net31, err := s.pool.freeNet()
+	if err == nil {
+		rules := slotRules{refused: spans4(host), addr: net31.Addr().Next(), limits: s.pool.cfg.Limits}
+		if err = rules.install(s.ns); err == nil {
+			err = w.connect(s.ns, s.name, net31)
+		}
+	}
+	unlock()
+	if err != nil {
+		return err
+	}
+	if s.inner.IsOpen() {
+		err = w.inhabit(s.inner)
+	} else {
+		err = inside(s.ns, func() (err error) {
+			s.tap, err = openTap()
+			return err
+		})
+	}
+	if err != nil {
+		return err
+	}
+	if err := w.serve(); err != nil {
+		return err
+	}
+	if s.inner.IsOpen() {
+		if err := route(w.inner, guestName, Gateway()); err != nil {
+			return err
+		}
+	}
+	s.guard = newGuard(s.pool, s.ns, host)
+	s.serve, err = s.guard.serve(s.pool.dns)
+	return err
+}
+
+// lockRange keeps other processes from choosing addresses at the same time.
+func lockRange() (unlock func(), err error) {
+	path := filepath.Join("/run", "tgr-network.lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock of the address range: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// freeNet returns two addresses of the range that no interface of the host has. What the host says is the truth, also
+// of slots of other processes, or of those that were killed.
+func (p *Pool) freeNet() (netip.Prefix, error) {
+	used, err := hostAddrs(p.link)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	taken := map[netip.Addr]bool{}
+	for _, a := range used {
+		taken[a] = true
+	}
+	for a := p.cfg.Range.Addr(); p.cfg.Range.Contains(a); a = a.Next().Next() {
+		if !taken[a] {
+			return netip.PrefixFrom(a, 31), nil
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("no addresses are left in %s", p.cfg.Range)
+}
+
+// Name is the slot's name, which begins the names of all that it has on the host.
+func (s *Slot) Name() string { return s.name }
+
+// Namespace is the path of the network namespace that the machine, or its emulator, is to run in.
+func (s *Slot) Namespace() string {
+	if s.inner.IsOpen() {
+		return vm.NamespacePath(s.innerName())
+	}
+	return vm.NamespacePath(s.name)
+}
+
+// ResolvConf is the contents of the machine's /etc/resolv.conf.
+func (s *Slot) ResolvConf() string { return "nameserver " + Gateway().String() + "\n" }
+
+// Tap is the tap device, for the emulator to inherit; nil for a container's slot. The slot closes it. It has virtio-net
+// headers (IFF_VNET_HDR).
+func (s *Slot) Tap() *os.File { return s.tap }
+
+// Start starts cmd in the machine's namespace.
+func (s *Slot) Start(cmd *exec.Cmd) error {
+	return s.Inside(cmd.Start)
+}
+
+// Inside runs fn on a thread that is in the machine's namespace: sockets that fn makes and processes that it starts
+// stay there. Goroutines that it starts do not.
+func (s *Slot) Inside(fn func() error) error {
+	if s.inner.IsOpen() {
+		return inside(s.inner, fn)
+	}
+	return inside(s.ns, fn)
+}
+
+// SetEgress changes what the machine may reach, at once; connections that it has are cut where the new policy does not
+// let them be made. id is the machine's, for denials.
+func (s *Slot) SetEgress(id string, e vm.Egress) error {
+	p, err := newPolicy(e)
+	if err != nil {
+		return err
+	}
+	// What decides by name is told first of a policy: it never lets through what the kernel's rules are not for.
+	s.guard.set(p, id, e.Denied)
+	if err := p.apply(s.ns); err != nil {
+		s.guard.set(&policy{mode: vm.EgressNone}, id, e.Denied)
+		return err
+	}
+	return nil
+}
+
+// Close cuts the machine off and removes the slot from the host. It is idempotent.
+func (s *Slot) Close() error {
+	s.closeOnce.Do(func() {
+		if s.serve != nil {
+			s.serve.close()
+		}
+		if s.tap != nil {
+			s.tap.Close()
+		}
+		for _, ns := range []netns.NsHandle{s.ns, s.inner} {
+			if ns.IsOpen() {
+				ns.Close()
+			}
+		}
+		s.closeErr = errors.Join(s.rec.Free(context.Background()), s.pool.leave())
+	})
+	return s.closeErr
+}
