@@ -187,6 +187,9 @@ func serveFD(ctx context.Context, fd int, cfg ServerConfig) error {
 // killDescendants kills all that descends from this process, a subreaper, until nothing does.
 func killDescendants() error {
 	for begin := time.Now(); time.Since(begin) < 5*time.Second; time.Sleep(2 * time.Millisecond) {
+		if _, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); err == unix.ECHILD {
+			return nil // the kernel's word: no need to look at every process of the host
+		}
 		children := childrenOf(os.Getpid())
 		if len(children) == 0 {
 			return nil

@@ -50,12 +50,12 @@ func FindProcess(pid int) (Process, error) {
 
 // Alive reports whether this very process exists; a zombie is dead.
 func (p Process) Alive() bool {
-	q, err := FindProcess(p.PID)
-	if err != nil || q != p {
+	s, err := readStat(p.PID)
+	if err != nil || s.start != p.Start || s.state == 'Z' || s.state == 'X' {
 		return false
 	}
-	s, err := readStat(p.PID)
-	return err == nil && s.start == p.Start && s.state != 'Z' && s.state != 'X'
+	boot, err := bootID()
+	return err == nil && boot == p.Boot
 }
 
 // Kill sends SIGKILL to this very process, and reports whether it was there to be killed.
@@ -78,45 +78,77 @@ func KillTrees(ctx context.Context, roots []Process) (killed int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, killWithin)
 	defer cancel()
 	seen := map[Process]bool{}
-	for {
-		alive, below, err := trees(roots)
-		if err != nil {
-			return len(seen), err
-		}
-		fresh := false
-		for _, p := range append(alive, below...) {
+	stop := func(ps []Process) (fresh bool) {
+		for _, p := range ps {
 			if !seen[p] {
 				seen[p], fresh = true, true
 				p.signal(unix.SIGSTOP)
 			}
 		}
-		switch {
-		case len(alive)+len(below) == 0:
+		return fresh
+	}
+	stop(living(roots)) // before the first look, which then need not be repeated for what they start
+	for {
+		alive, below, err := trees(roots)
+		if err != nil {
+			return len(seen), err
+		}
+		if len(alive) == 0 {
 			return len(seen), nil
-		case fresh:
+		}
+		if stop(append(below, alive...)) {
 			continue
-		case len(below) > 0:
-			alive = below
 		}
-		for _, p := range alive {
-			p.Kill()
-		}
-		select {
-		case <-ctx.Done():
-			return len(seen), fmt.Errorf("process %d outlives SIGKILL: %w", alive[0].PID, context.Cause(ctx))
-		case <-time.After(time.Millisecond):
+		// All that there is was stopped before it was last looked for: nothing of it has forked since.
+		for _, ps := range [][]Process{below, alive} {
+			if err := killAndWait(ctx, ps); err != nil {
+				return len(seen), err
+			}
 		}
 	}
 }
 
-// trees returns those of the roots that are alive, and everything alive that descends from them.
-func trees(roots []Process) (alive, below []Process, err error) {
-	for _, p := range roots {
+// killAndWait kills processes and returns when they are dead.
+func killAndWait(ctx context.Context, ps []Process) error {
+	for _, p := range ps {
+		p.Kill()
+	}
+	for _, p := range ps {
+		for p.Alive() {
+			if ctx.Err() != nil {
+				return fmt.Errorf("process %d outlives SIGKILL: %w", p.PID, context.Cause(ctx))
+			}
+			p.await(10 * time.Millisecond)
+		}
+	}
+	return nil
+}
+
+// await returns when the process is dead, or after d.
+func (p Process) await(d time.Duration) {
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if p.Alive() { // the descriptor is of this very process
+		unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(d.Milliseconds()))
+	}
+}
+
+// living returns those that are alive.
+func living(ps []Process) (alive []Process) {
+	for _, p := range ps {
 		if p.Alive() {
 			alive = append(alive, p)
 		}
 	}
-	if len(alive) == 0 {
+	return alive
+}
+
+// trees returns those of the roots that are alive, and everything alive that descends from them.
+func trees(roots []Process) (alive, below []Process, err error) {
+	if alive = living(roots); len(alive) == 0 {
 		return nil, nil, nil
 	}
 	children, err := children()
@@ -147,13 +179,34 @@ func trees(roots []Process) (alive, below []Process, err error) {
 
 // children maps each pid to the processes whose parent it is.
 func children() (map[int][]stat, error) {
-	pids, err := pids()
+	proc, err := os.Open("/proc")
 	if err != nil {
 		return nil, err
 	}
+	defer proc.Close()
+	names, err := proc.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	// A host has hundreds of processes, and a machine is not freed before they were looked at: no more than three
+	// calls of the kernel for each.
 	m := map[int][]stat{}
-	for _, pid := range pids {
-		if s, err := readStat(pid); err == nil {
+	var buf [1024]byte
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		fd, err := unix.Openat(int(proc.Fd()), name+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue
+		}
+		n, err := unix.Read(fd, buf[:])
+		unix.Close(fd)
+		if err != nil {
+			continue
+		}
+		if s, err := parseStat(pid, string(buf[:n])); err == nil {
 			m[s.parent] = append(m[s.parent], s)
 		}
 	}
