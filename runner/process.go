@@ -41,7 +41,7 @@ type process struct {
 // dirFor names the directory of the next process's command files.
 func (r *run) dirFor() string {
 	r.files++
-	return path.Join(r.config.Dirs.Temp, "_runner_file_commands", strconv.Itoa(r.files))
+	return r.config.Dirs.Commands + "/" + strconv.Itoa(r.files)
 }
 
 // process runs one process of u: files in, process, files out. Where the process or what it left behind is at fault

@@ -375,6 +375,9 @@ func (c Config) orDefaults(j Job) Config {
 			*f.field = f.value
 		}
 	}
+	if d.Commands == "" {
+		d.Commands = d.Temp + "/_runner_file_commands"
+	}
 	c.Limits = c.Limits.orDefaults()
 	if c.Now == nil {
 		c.Now = time.Now

@@ -84,6 +84,7 @@ type Dirs struct {
 	Temp      string // "": work/_temp below Home
 	Tools     string // "": /opt/hostedtoolcache
 	Actions   string // "": work/_actions below Home
+	Commands  string // of scripts and command files, many and small: "": _runner_file_commands below Temp
 }
 
 // Config is what a job runs with, whatever the job.

@@ -183,17 +183,17 @@ func merge(into, from map[string]any) {
 }
 
 // commit is what git says of HEAD.
-type commit struct{ parents, tree, author, email, date, message string }
+type commit struct{ sha, parents, tree, author, email, date, message string }
 
 // commitFormat is for git log; parseCommit reads what it prints.
-const commitFormat = "--format=%P%x00%T%x00%an%x00%ae%x00%aI%x00%B"
+const commitFormat = "--format=%H%x00%P%x00%T%x00%an%x00%ae%x00%aI%x00%B"
 
 func parseCommit(out string) commit {
-	f := strings.SplitN(strings.TrimRight(out, "\n"), "\x00", 6)
-	if len(f) < 6 {
+	f := strings.SplitN(strings.TrimRight(out, "\n"), "\x00", 7)
+	if len(f) < 7 {
 		return commit{date: time.Now().Format(time.RFC3339)}
 	}
-	return commit{parents: f[0], tree: f[1], author: f[2], email: f[3], date: f[4], message: f[5]}
+	return commit{sha: f[0], parents: f[1], tree: f[2], author: f[3], email: f[4], date: f[5], message: f[6]}
 }
 
 func isDir(name string) bool {

@@ -48,6 +48,41 @@ func openLocalSource(ctx context.Context, dir, tmp string, log *slog.Logger) (*l
 		return nil, err
 	}
 	s := &localSource{dir: abs, tmp: tmp, log: log}
+	if !s.look(ctx) {
+		if err := s.ask(ctx); err != nil {
+			return nil, err
+		}
+	}
+	once := sync.OnceValues(func() ([2]string, error) {
+		repo, sha, err := s.commitTree(context.WithoutCancel(ctx))
+		return [2]string{repo, sha}, err
+	})
+	s.snapshot = func() (string, string, error) {
+		got, err := once()
+		return got[0], got[1], err
+	}
+	return s, nil
+}
+
+// look reads what the repository's files say, and asks git only for the commit; false: that did not do.
+func (s *localSource) look(ctx context.Context) bool {
+	plain, ok := readPlainRepo(s.dir)
+	if !ok {
+		return false
+	}
+	out, err := s.git(ctx, nil, "log", "-1", commitFormat)
+	if err != nil {
+		return false // there is none yet, or the repository is another user's
+	}
+	s.commit = parseCommit(out)
+	s.dir, s.head, s.ref = plain.top, s.commit.sha, plain.ref
+	s.branch = strings.TrimPrefix(s.ref, "refs/heads/")
+	s.setRepo(plain.origin, plain.refs)
+	return true
+}
+
+// ask has git answer everything.
+func (s *localSource) ask(ctx context.Context) error {
 	// Each process costs as much as a step: few of them, and at the same time.
 	questions := [][]string{
 		{"rev-parse", "--show-toplevel", "HEAD", "--symbolic-full-name", "HEAD"},
@@ -62,20 +97,15 @@ func openLocalSource(ctx context.Context, dir, tmp string, log *slog.Logger) (*l
 	}
 	all.Wait()
 	s.commit = parseCommit(answers[2])
-	origin := strings.TrimSpace(answers[1])
 	if err := s.place(ctx, answers[0], errs[0]); err != nil {
-		return nil, err
+		return err
 	}
-	s.repo = tgr.Repo{FullName: fullName(origin, s.dir), CloneURL: origin, DefaultBranch: defaultBranch(answers[3], s.branch)}
-	once := sync.OnceValues(func() ([2]string, error) {
-		repo, sha, err := s.commitTree(context.WithoutCancel(ctx))
-		return [2]string{repo, sha}, err
-	})
-	s.snapshot = func() (string, string, error) {
-		got, err := once()
-		return got[0], got[1], err
-	}
-	return s, nil
+	s.setRepo(strings.TrimSpace(answers[1]), answers[3])
+	return nil
+}
+
+func (s *localSource) setRepo(origin, refs string) {
+	s.repo = tgr.Repo{FullName: fullName(origin, s.dir), CloneURL: origin, DefaultBranch: defaultBranch(refs, s.branch)}
 }
 
 // place finds out where the working tree begins and what is checked out, from what git rev-parse said.

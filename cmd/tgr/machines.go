@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/terraphim/tgr/dispatch"
 	"github.com/terraphim/tgr/runner"
 	"github.com/terraphim/tgr/vm"
@@ -99,7 +101,7 @@ func openProcesses(c machineConfig, log *slog.Logger) (*machines, error) {
 		agent = append(agent, "-orphans", "3s")
 	}
 	log.Warn("NO ISOLATION: jobs run as processes of this host and of this user; use it only for code that you trust")
-	p := process.New(process.Config{Agent: agent, Dir: c.dir, Volatile: c.mortal})
+	p := process.New(process.Config{Agent: agent, Dir: c.dir, Volatile: c.mortal, Scratch: memoryFolder()})
 	return &machines{
 		Machines: &dispatch.Local{Provider: p, Size: c.size, Log: log, Place: processPlace, Shared: true}, labels: c.labels,
 		close: func() error { return nil },
@@ -127,9 +129,19 @@ func isExecutable(path string) bool {
 	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }
 
+// memoryFolder is where files live in memory; "" where there is no such place.
+func memoryFolder() string {
+	const dir = "/dev/shm"
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) != nil || st.Type != unix.TMPFS_MAGIC || unix.Access(dir, unix.W_OK) != nil {
+		return ""
+	}
+	return dir
+}
+
 // processPlace keeps a job inside the folder of its machine, as far as it cares to stay there.
 func processPlace(m vm.VM) dispatch.Place {
-	home := m.(*process.Machine).Home()
+	home, scratch := m.(*process.Machine).Home(), m.(*process.Machine).Scratch()
 	nodes := map[string]string{}
 	if node, err := exec.LookPath("node"); err == nil {
 		for _, name := range []string{"node12", "node16", "node20", "node24"} {
@@ -137,7 +149,7 @@ func processPlace(m vm.VM) dispatch.Place {
 		}
 	}
 	return dispatch.Place{
-		Dirs:  runner.Dirs{Home: home, Tools: filepath.Join(home, "tools")},
+		Dirs:  runner.Dirs{Home: home, Tools: filepath.Join(home, "tools"), Commands: scratch},
 		Nodes: nodes,
 		Env:   map[string]string{"PATH": os.Getenv("PATH"), "LANG": "C.UTF-8"},
 	}

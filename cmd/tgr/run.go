@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -84,6 +85,7 @@ The exit status is 0 if all jobs succeeded, 1 if one failed, 2 for a bad workflo
 
 // runLocal plans the event, runs its jobs, and turns how they ended into the exit status.
 func runLocal(ctx context.Context, stdout, stderr io.Writer, event string, f runFlags) error {
+	debug.SetGCPercent(400) // a heap of a few megabytes, for a few moments: time is dearer
 	log := slog.New(slog.DiscardHandler)
 	if f.verbose {
 		log = slog.New(slog.NewTextHandler(stderr, nil))

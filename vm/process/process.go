@@ -6,6 +6,7 @@ package process
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -39,6 +40,8 @@ type Config struct {
 	// the agent built in: {"/usr/bin/tgr", "guest"}. "-fd 3" is added.
 	Agent []string
 	Dir   string // for the journal and the machines' files
+	// Scratch is where each machine gets a folder for small files that come and go, best in memory; "": it gets none.
+	Scratch string
 	// Volatile is the journal's: nothing in Dir has to outlive a power failure.
 	Volatile bool
 }
@@ -77,7 +80,11 @@ func (p *Provider) Start(ctx context.Context, s vm.Spec) (vm.VM, error) {
 		return nil, &vm.InfraError{Op: "start machine " + s.ID, Err: err}
 	}
 	m := &Machine{id: s.ID, record: record, died: make(chan struct{})}
-	if err := m.start(p.cfg.Agent); err != nil {
+	err = m.makeScratch(p.cfg.Scratch)
+	if err == nil {
+		err = m.start(p.cfg.Agent)
+	}
+	if err != nil {
 		close(m.died)
 		return nil, &vm.InfraError{Op: "start machine " + s.ID, Err: errors.Join(err, m.Close())}
 	}
@@ -86,11 +93,12 @@ func (p *Provider) Start(ctx context.Context, s vm.Spec) (vm.VM, error) {
 
 // Machine is an agent that runs. Its methods are safe for concurrent use.
 type Machine struct {
-	id     string
-	record *vm.Record
-	boot   time.Duration
-	pid    int
-	agent  *os.Process // nil: it was not started
+	id      string
+	record  *vm.Record
+	scratch string
+	boot    time.Duration
+	pid     int
+	agent   *os.Process // nil: it was not started
 
 	died chan struct{} // closed when err is set
 	err  error         // how the agent ended, nil for status 0
@@ -98,6 +106,19 @@ type Machine struct {
 	closing sync.Mutex // held by Close
 	mu      sync.Mutex
 	closed  bool
+}
+
+// makeScratch makes the machine's folder in a place that others write to as well.
+func (m *Machine) makeScratch(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	name := filepath.Join(dir, "tgr-"+rand.Text())
+	if err := m.record.AddPath(name); err != nil {
+		return err
+	}
+	m.scratch = name
+	return os.Mkdir(name, 0o700)
 }
 
 // start makes the machine's files and the socket that the agent listens on, then the agent.
@@ -170,6 +191,9 @@ func (m *Machine) file(name string) string { return filepath.Join(m.record.Dir()
 
 // Home is the machine's own folder, empty at first; it goes with the machine.
 func (m *Machine) Home() string { return m.file("home") }
+
+// Scratch is the machine's folder in Config.Scratch; it goes with the machine. "" if there is none.
+func (m *Machine) Scratch() string { return m.scratch }
 
 // Dial opens a stream to the agent, which ends the one before.
 func (m *Machine) Dial(ctx context.Context) (net.Conn, error) {

@@ -270,3 +270,30 @@ func BenchmarkOutput(b *testing.B) {
 		}
 	}
 }
+
+// A machine's scratch folder goes with it, and with a server that dies.
+func TestScratch(t *testing.T) {
+	scratch := t.TempDir()
+	p := process.New(process.Config{Agent: []string{agentPath}, Dir: t.TempDir(), Scratch: scratch})
+	m, err := p.Start(context.Background(), vm.Spec{ID: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := m.(*process.Machine).Scratch()
+	if filepath.Dir(dir) != scratch {
+		t.Errorf("scratch %s, want a folder in %s", dir, scratch)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "left"), nil, 0o600); err != nil {
+		t.Error(err)
+	}
+	entries, err := p.Journal().List()
+	if err != nil || len(entries) != 1 || len(entries[0].Paths) != 1 || entries[0].Paths[0] != dir {
+		t.Errorf("journal: %+v, %v", entries, err)
+	}
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(scratch); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
