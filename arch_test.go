@@ -14,25 +14,26 @@ import (
 // rooms is the architecture: each package of this module, and the packages of this module that it may import.
 // Everything meets only in dispatch (at run time) and in cmd/tgr (at start-up). "." is the root, the vocabulary.
 var rooms = map[string][]string{
-	".":                 {},
-	"expr":              {},
-	"workflow":          {"expr"},
-	"guest":             {},
-	"vm":                {},
-	"vm/process":        {"vm"},
-	"vm/network":        {"vm"}, // what is between a machine and the internet is the same for every backend
-	"vm/qemu":           {"vm", "vm/network"},
-	"vm/vmtest":         {"vm", "guest"},
-	"image":             {},
-	"runner":            {".", "expr", "workflow", "guest"},
-	"dispatch":          {".", "workflow", "runner", "guest", "vm", "image"},
-	"store":             {"."},
-	"joblog":            {"."}, // logs are too many and too large for SQL, and have one owner
-	"github":            {"."},
-	"github/githubtest": {"."},
-	"web":               {"."},
-	"cmd/tgr":           {"*"},
-	"cmd/tgr-guest":     {"guest"},
+	".":                      {},
+	"expr":                   {},
+	"workflow":               {"expr"},
+	"guest":                  {},
+	"vm":                     {},
+	"vm/process":             {"vm"},
+	"vm/network":             {"vm"}, // what is between a machine and the internet is the same for every backend
+	"vm/network/networktest": {"vm", "vm/network"},
+	"vm/qemu":                {"vm", "vm/network"},
+	"vm/vmtest":              {"vm", "guest"},
+	"image":                  {},
+	"runner":                 {".", "expr", "workflow", "guest"},
+	"dispatch":               {".", "workflow", "runner", "guest", "vm", "image"},
+	"store":                  {"."},
+	"joblog":                 {"."}, // logs are too many and too large for SQL, and have one owner
+	"github":                 {"."},
+	"github/githubtest":      {"."},
+	"web":                    {"."},
+	"cmd/tgr":                {"*"},
+	"cmd/tgr-guest":          {"guest"},
 }
 
 func TestRooms(t *testing.T) {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/terraphim/tgr/vm/network"
 )
 
 // Names inside a machine's folder, which is QEMU's working folder: relative, because a unix socket's path has at
@@ -31,6 +33,12 @@ const (
 	shared                   // in the file ramFD: a snapshot of the machine can be taken
 	private                  // a copy on write of the file ramFD: the machine is restored from a snapshot
 )
+
+// tapFD is the descriptor of the tap device: the first one behind those above that there are.
+func (b backing) tapFD() int { return ramFD + int(b) }
+
+// slotNet is args.Network for a machine in a network slot.
+const slotNet = "slot"
 
 const nobody = "65534:65534" // user and group that own nothing
 
@@ -104,8 +112,11 @@ func (a args) argv() []string {
 			"-device", "virtio-serial-device", "-device", "virtserialport,chardev=agent,name=tgr.agent,id="+portID,
 		)
 	}
-	if a.Network == "user" {
+	switch a.Network {
+	case "user":
 		v = append(v, "-netdev", "user,id=net0,ipv6=off", "-device", "virtio-net-device,netdev=net0")
+	case slotNet:
+		v = append(v, "-netdev", fmt.Sprintf("tap,id=net0,fd=%d", a.Backing.tapFD()), "-device", "virtio-net-device,netdev=net0,mac="+network.GuestMAC)
 	}
 	return v
 }
@@ -158,8 +169,11 @@ func (a args) cmdline() []string {
 		}
 		words = append(words, "lpj=8000000", "no_timer_check", "mitigations=off")
 	}
-	if a.Network == "user" {
+	switch a.Network {
+	case "user":
 		words = append(words, "tgr.net=10.0.2.15/24,10.0.2.2,10.0.2.3")
+	case slotNet: // the same for every machine: what is in a snapshot of one holds for all
+		words = append(words, fmt.Sprintf("tgr.net=%s,%s,%s", network.GuestPrefix(), network.Gateway(), network.Gateway()))
 	}
 	return append(words, a.Append...)
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/terraphim/tgr/vm"
+	"github.com/terraphim/tgr/vm/network"
 )
 
 const closeTimeout = 30 * time.Second
@@ -33,11 +34,12 @@ type machine struct {
 	dir           *os.File // the machine's folder; sockets are reached through it whatever its path's length
 	cmd           *exec.Cmd
 	qmp           *qmp
-	console       vm.Console // what the guest wrote
-	stderr        vm.Console // what QEMU said
-	restored      bool       // from a snapshot
-	started       bool       // there is a process, and done will be closed
-	inherit       []*os.File // QEMU's descriptors from ramFD on; the owner is who made the machine
+	console       vm.Console    // what the guest wrote
+	stderr        vm.Console    // what QEMU said
+	restored      bool          // from a snapshot
+	started       bool          // there is a process, and done will be closed
+	inherit       []*os.File    // QEMU's descriptors from ramFD on; the owner is who made the machine
+	slot          *network.Slot // nil: it has no network of its own
 	ready         chan struct{}
 	migrated      chan error    // how a migration ended, to a file or from one
 	done          chan struct{} // closed when the process has been waited for and err is settled
@@ -55,8 +57,9 @@ type machine struct {
 }
 
 var (
-	_ vm.VM     = (*machine)(nil)
-	_ vm.Infoer = (*machine)(nil)
+	_ vm.VM        = (*machine)(nil)
+	_ vm.Infoer    = (*machine)(nil)
+	_ vm.Networked = (*machine)(nil)
 )
 
 func newMachine(id, isolation string, rec *vm.Record) *machine {
@@ -124,7 +127,11 @@ func (m *machine) spawn(binary string, argv []string) error {
 	m.cmd.ExtraFiles = append(files[:len(files):len(files)], m.inherit...)
 	m.cmd.Stdout, m.cmd.Stderr = &m.console, &m.stderr
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := m.cmd.Start(); err != nil {
+	start := m.cmd.Start
+	if m.slot != nil { // what breaks out of the emulator reaches what the machine does, or less
+		start = func() error { return m.slot.Start(m.cmd) }
+	}
+	if err := start(); err != nil {
 		return &vm.InfraError{Op: "qemu: start", Err: err}
 	}
 	return nil
@@ -321,11 +328,22 @@ func (m *machine) Close() error {
 		if m.dir != nil {
 			m.dir.Close()
 		}
+		if m.slot != nil {
+			m.closeErr = errors.Join(m.closeErr, m.slot.Close())
+		}
 		if m.closeErr != nil {
 			m.closeErr = &vm.InfraError{Op: "qemu: close machine " + m.id, Err: m.closeErr}
 		}
 	})
 	return m.closeErr
+}
+
+// SetEgress obeys vm.Networked. A machine without a network of its own has nothing to be changed.
+func (m *machine) SetEgress(id string, e vm.Egress) error {
+	if m.slot == nil {
+		return nil
+	}
+	return m.slot.SetEgress(id, e)
 }
 
 // Info describes the machine.

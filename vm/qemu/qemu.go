@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/terraphim/tgr/vm"
+	"github.com/terraphim/tgr/vm/network"
 )
 
 // The accelerators of Config.Accel.
@@ -59,7 +60,10 @@ type Config struct {
 	// a job reaches the internet, and also every service of the host that listens on loopback, as 10.0.2.2,
 	// and what the host reaches: choose it for jobs that are trusted.
 	Network string
-	Log     *slog.Logger // nil: nothing is logged
+	// Slots, if not nil, gives every machine a network of its own, where vm.Spec.Egress says what it reaches; Network
+	// is "" then. Whoever made them closes them, after the machines.
+	Slots *network.Pool
+	Log   *slog.Logger // nil: nothing is logged
 }
 
 // Provider starts machines. It is safe for concurrent use.
@@ -95,6 +99,9 @@ func New(cfg Config) (*Provider, error) {
 	}
 	if cfg.Network != "" && cfg.Network != "user" {
 		return nil, fmt.Errorf("qemu: network %q: want nothing or user", cfg.Network)
+	}
+	if cfg.Network != "" && cfg.Slots != nil {
+		return nil, errors.New("qemu: Config has two networks")
 	}
 	if cfg.Warmup.Run != nil && cfg.Warmup.ID == "" {
 		return nil, errors.New("qemu: Config.Warmup has no ID")
@@ -164,6 +171,9 @@ func (p *Provider) boot(ctx context.Context, a args, s vm.Spec, inherit []*os.Fi
 	}
 	m := newMachine(s.ID, a.isolation(), rec)
 	m.inherit = inherit
+	if err := p.connect(ctx, m, s); err != nil {
+		return nil, errors.Join(m.startError(ctx, err), m.Close())
+	}
 	if err := m.start(ctx, p, a, s, p.cfg.Image.Overlay); err != nil {
 		err = m.startError(ctx, err)
 		return nil, errors.Join(err, m.Close())
@@ -197,7 +207,25 @@ func (p *Provider) argsFor(ctx context.Context, s vm.Spec) (args, error) {
 	if !v.KVM {
 		a.TSC = p.tsc()
 	}
+	if p.cfg.Slots != nil {
+		a.Network = slotNet
+	}
 	return a, nil
+}
+
+// connect gives a machine its network slot, if there are any.
+func (p *Provider) connect(ctx context.Context, m *machine, s vm.Spec) (err error) {
+	if p.cfg.Slots == nil {
+		return nil
+	}
+	var e vm.Egress
+	if s.Egress != nil {
+		e = *s.Egress
+	}
+	if m.slot, err = p.cfg.Slots.Acquire(ctx, m.id, e); err == nil {
+		m.inherit = append(m.inherit[:len(m.inherit):len(m.inherit)], m.slot.Tap())
+	}
+	return err
 }
 
 func orDefault(v, def int64) int64 {

@@ -1,9 +1,10 @@
-package network
+// Package networktest is a world of network namespaces to test machines' networks in: a host, and everything that the
+// host reaches, which answers at public, private and metadata addresses alike. Nothing of it leaves this machine.
+package networktest
 
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
@@ -24,90 +25,74 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/terraphim/tgr/vm"
+	"github.com/terraphim/tgr/vm/network"
 )
 
-// internet is a world of namespaces: a host, to which slots are connected, and everything that the host reaches, which
-// answers at public, private and metadata addresses alike. Nothing of it ever leaves this machine.
-type internet struct {
-	t    testing.TB
-	host string // path of the namespace of the host
-	pool *Pool
-	dir  string // of the journal
+// World is the namespaces and the servers in them.
+type World struct {
+	Host    string        // path of the namespace that plays the host
+	Pool    *network.Pool // whose slots are connected to Host
+	Journal vm.Journal    // of Pool
+	TLS     *tls.Config   // for a client of the TLS servers
 
+	t             testing.TB
 	hostNS, netNS netns.NsHandle
-	roots         *tls.Config // that trusts the TLS server
 	mu            sync.Mutex
 	seen          []string // connections and datagrams that arrived, "tcp 10.0.0.5:5432"
 	names         map[string][]netip.Addr
 }
 
+// Addresses of the world.
 const (
-	resolver = "10.53.0.53"  // of the host, on a private network of its own
-	hostIP   = "203.0.113.1" // of the host, towards the internet
-	web      = "203.0.113.80"
-	other    = "203.0.113.81"
+	Resolver = "10.53.0.53"   // the host's resolver, on a private network
+	HostIP   = "203.0.113.1"  // of the host, towards the internet
+	HostLAN  = "192.168.77.1" // of the host, on its own network
+	Web      = "203.0.113.80" // public
+	Other    = "203.0.113.81" // public
 )
 
-// worldAddrs are the addresses that the world answers at.
-func worldAddrs() []string {
-	return []string{resolver, web, other, "203.0.113.5", "10.0.0.5", "172.16.3.4", "192.168.1.1", "169.254.169.254",
+// WorldAddrs are the addresses that the world answers at.
+func WorldAddrs() []string {
+	return []string{Resolver, Web, Other, "203.0.113.5", "10.0.0.5", "172.16.3.4", "192.168.1.1", "169.254.169.254",
 		"169.254.1.1", "100.64.0.9", "100.100.100.200", "168.63.129.16", "192.0.0.192", "198.18.7.7", "192.88.99.1"}
 }
 
-func needRoot(t testing.TB) {
+// NeedRoot skips a test where namespaces cannot be made.
+func NeedRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED, NOT TESTED: network namespaces need root")
 	}
-	if err := mayMakeNamespaces(); err != nil {
-		t.Skipf("SKIPPED, NOT TESTED: %v", err)
+	if err := onThread(func() error { return unix.Unshare(unix.CLONE_NEWNET) }); err != nil {
+		t.Skipf("SKIPPED, NOT TESTED: network namespaces: %v", err)
 	}
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
 		t.Skipf("SKIPPED, NOT TESTED: %v", err)
 	}
 }
 
-// newInternet makes the world. The zero Config is completed.
-func newInternet(t testing.TB, cfg Config) *internet {
+// New makes a world, whose pool has the given Config but for its Journal, Host and DNS. It ends with the test.
+func New(t testing.TB, cfg network.Config) *World {
 	t.Helper()
-	needRoot(t)
-	w := &internet{t: t, dir: t.TempDir(), names: map[string][]netip.Addr{}}
-	var hostName, netName string
-	hostName, w.hostNS = testNamespace(t, "tgh")
-	netName, w.netNS = testNamespace(t, "tgi")
-	_ = netName
-	w.host = vm.NamespacePath(hostName)
+	NeedRoot(t)
+	w := &World{Journal: vm.Journal{Dir: t.TempDir(), Volatile: true}, t: t, names: map[string][]netip.Addr{}}
+	var host string
+	host, w.hostNS = Namespace(t, "tgh")
+	_, w.netNS = Namespace(t, "tgi")
+	w.Host = vm.NamespacePath(host)
 	w.wire()
 	w.serve()
-	cfg.Journal, cfg.Host = vm.Journal{Dir: w.dir, Volatile: true}, w.host
-	cfg.DNS = []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr(resolver), 53)}
-	pool, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.pool = pool
+	cfg.Journal, cfg.Host = w.Journal, w.Host
+	cfg.DNS = []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr(Resolver), 53)}
+	pool, err := network.Open(cfg)
+	must(t, err)
+	w.Pool = pool
 	t.Cleanup(func() {
 		if err := pool.Close(); err != nil {
 			t.Errorf("close the pool: %v", err)
 		}
 	})
 	return w
-}
-
-func testNamespace(t testing.TB, prefix string) (string, netns.NsHandle) {
-	t.Helper()
-	name := prefix + strings.ToLower(rand.Text()[:8])
-	ns, err := newNamespace(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ns.Close()
-		if err := (vm.NetItem{Kind: vm.NetNamespace, Name: name}).Remove(); err != nil {
-			t.Error(err)
-		}
-	})
-	return name, ns
 }
 
 func must(t testing.TB, errs ...error) {
@@ -117,25 +102,25 @@ func must(t testing.TB, errs ...error) {
 	}
 }
 
-func (w *internet) wire() {
+func (w *World) wire() {
 	w.t.Helper()
 	host, err1 := netlink.NewHandleAt(w.hostNS, unix.NETLINK_ROUTE)
 	world, err2 := netlink.NewHandleAt(w.netNS, unix.NETLINK_ROUTE)
 	must(w.t, err1, err2)
 	w.t.Cleanup(func() { host.Close(); world.Close() })
 	must(w.t, host.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "up0"}, PeerName: "down0", PeerNamespace: netlink.NsFd(w.netNS)}))
-	must(w.t, raise(host, "lo", netip.MustParsePrefix("192.168.77.1/32")), // a second address of the host, on its LAN
-		raise(host, "up0", netip.MustParsePrefix(hostIP+"/24")), route(host, "up0", netip.MustParseAddr("203.0.113.2")),
-		raise(world, "down0", netip.MustParsePrefix("203.0.113.2/24")))
-	for _, a := range worldAddrs() {
-		must(w.t, raise(world, "lo", netip.PrefixFrom(netip.MustParseAddr(a), 32)))
+	must(w.t, raise(host, "lo", HostLAN+"/32"), // a second address of the host, on its LAN
+		raise(host, "up0", HostIP+"/24"), route(host, "up0", "203.0.113.2"),
+		raise(world, "down0", "203.0.113.2/24"))
+	for _, a := range WorldAddrs() {
+		must(w.t, raise(world, "lo", a+"/32"))
 	}
-	// On its own network the world must find the addresses that are not at its interface.
-	must(w.t, inside(w.netNS, func() error { return sysctl("ipv4/conf/down0/rp_filter", "0") }))
+	// What comes from the host may be for any address.
+	must(w.t, Inside(w.netNS, func() error { return os.WriteFile("/proc/sys/net/ipv4/conf/down0/rp_filter", []byte("0"), 0) }))
 }
 
 // serve answers on every address: TCP echoes after a greeting, HTTP, TLS, UDP echoes, DNS.
-func (w *internet) serve() {
+func (w *World) serve() {
 	w.t.Helper()
 	for _, port := range []int{22, 5432, 8443} {
 		w.listen(w.netNS, port, func(c net.Conn) { fmt.Fprintf(c, "hello from %s\n", c.LocalAddr()) })
@@ -151,7 +136,7 @@ func (w *internet) serve() {
 	plain := httptest.NewUnstartedServer(mux)
 	secure := httptest.NewUnstartedServer(mux)
 	must(w.t, plain.Listener.Close(), secure.Listener.Close())
-	must(w.t, inside(w.netNS, func() (err error) {
+	must(w.t, Inside(w.netNS, func() (err error) {
 		if plain.Listener, err = net.Listen("tcp4", ":80"); err != nil {
 			return err
 		}
@@ -161,14 +146,14 @@ func (w *internet) serve() {
 	plain.Listener, secure.Listener = &seenListener{plain.Listener, w}, &seenListener{secure.Listener, w}
 	plain.Start()
 	secure.StartTLS()
-	w.roots = secure.Client().Transport.(*http.Transport).TLSClientConfig
+	w.TLS = secure.Client().Transport.(*http.Transport).TLSClientConfig
 	w.t.Cleanup(func() { plain.Close(); secure.Close() })
-	w.packets(w.netNS, resolver+":53", w.resolve)
+	w.packets(w.netNS, Resolver+":53", w.resolve)
 	echo := func(b []byte) []byte { return b }
-	for _, a := range worldAddrs() { // each by itself: a wildcard's answers would come from another address
+	for _, a := range WorldAddrs() { // each by itself: a wildcard's answers would come from another address
 		w.packets(w.netNS, a+":9999", echo)
 		w.packets(w.netNS, a+":443", echo)
-		if a != resolver {
+		if a != Resolver {
 			w.packets(w.netNS, a+":53", echo)
 		}
 	}
@@ -179,7 +164,7 @@ func (w *internet) serve() {
 // seenListener notes the connections that arrive.
 type seenListener struct {
 	net.Listener
-	w *internet
+	w *World
 }
 
 func (l *seenListener) Accept() (net.Conn, error) {
@@ -190,10 +175,10 @@ func (l *seenListener) Accept() (net.Conn, error) {
 	return c, err
 }
 
-func (w *internet) listen(ns netns.NsHandle, port int, serve func(net.Conn)) {
+func (w *World) listen(ns netns.NsHandle, port int, serve func(net.Conn)) {
 	w.t.Helper()
 	var l net.Listener
-	must(w.t, inside(ns, func() (err error) {
+	must(w.t, Inside(ns, func() (err error) {
 		l, err = net.Listen("tcp4", fmt.Sprintf(":%d", port))
 		return err
 	}))
@@ -213,10 +198,10 @@ func (w *internet) listen(ns netns.NsHandle, port int, serve func(net.Conn)) {
 	}()
 }
 
-func (w *internet) packets(ns netns.NsHandle, addr string, answer func([]byte) []byte) {
+func (w *World) packets(ns netns.NsHandle, addr string, answer func([]byte) []byte) {
 	w.t.Helper()
 	var c net.PacketConn
-	must(w.t, inside(ns, func() (err error) {
+	must(w.t, Inside(ns, func() (err error) {
 		c, err = net.ListenPacket("udp4", addr)
 		return err
 	}))
@@ -234,19 +219,19 @@ func (w *internet) packets(ns netns.NsHandle, addr string, answer func([]byte) [
 	}()
 }
 
-func (w *internet) saw(proto, at string) {
+func (w *World) saw(proto, at string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.seen = append(w.seen, proto+" "+at)
 }
 
-// arrived is what has arrived since the last call, but for the host's own questions to its resolver.
-func (w *internet) arrived() []string {
+// Arrived is what has arrived since the last call, but for the host's own questions to its Resolver.
+func (w *World) Arrived() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var out []string
 	for _, s := range w.seen {
-		if s != "udp "+resolver+":53" {
+		if s != "udp "+Resolver+":53" {
 			out = append(out, s)
 		}
 	}
@@ -254,8 +239,8 @@ func (w *internet) arrived() []string {
 	return out
 }
 
-// name gives a name addresses from now on.
-func (w *internet) name(name string, addrs ...string) {
+// Name gives a name addresses from now on.
+func (w *World) Name(name string, addrs ...string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.names[name] = nil
@@ -264,8 +249,8 @@ func (w *internet) name(name string, addrs ...string) {
 	}
 }
 
-// resolve is the host's resolver.
-func (w *internet) resolve(query []byte) []byte {
+// resolve is the host's Resolver.
+func (w *World) resolve(query []byte) []byte {
 	var m dnsmessage.Message
 	if m.Unpack(query) != nil || len(m.Questions) != 1 {
 		return nil
@@ -288,23 +273,23 @@ func (w *internet) resolve(query []byte) []byte {
 	return b
 }
 
-// machine is somebody in a slot.
-type machine struct {
-	*Slot
+// Machine is somebody in a slot.
+type Machine struct {
+	*network.Slot
 	t  testing.TB
 	mu sync.Mutex
 	d  []vm.Denial
 }
 
-func (w *internet) machine(e vm.Egress) *machine {
+func (w *World) Machine(e vm.Egress) *Machine {
 	w.t.Helper()
-	m := &machine{t: w.t}
+	m := &Machine{t: w.t}
 	e.Denied = func(d vm.Denial) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.d = append(m.d, d)
 	}
-	s, err := w.pool.Acquire(context.Background(), "m1", e)
+	s, err := w.Pool.Acquire(context.Background(), "m1", e)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -317,8 +302,8 @@ func (w *internet) machine(e vm.Egress) *machine {
 	return m
 }
 
-// denials are the lines that were told, after waiting for at least so many.
-func (m *machine) denials(least int) []string {
+// Denials are the lines that were told, after waiting for at least so many.
+func (m *Machine) Denials(least int) []string {
 	m.t.Helper()
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 		m.mu.Lock()
@@ -336,8 +321,8 @@ func (m *machine) denials(least int) []string {
 	}
 }
 
-// dial connects from inside the machine.
-func (m *machine) dial(network, addr string, timeout time.Duration) (conn net.Conn, err error) {
+// Dial connects from inside the machine.
+func (m *Machine) Dial(network, addr string, timeout time.Duration) (conn net.Conn, err error) {
 	err = m.Inside(func() (err error) {
 		d := net.Dialer{Timeout: timeout}
 		conn, err = d.Dial(network, addr)
@@ -346,10 +331,10 @@ func (m *machine) dial(network, addr string, timeout time.Duration) (conn net.Co
 	return conn, err
 }
 
-// ask sends a DNS query from inside the machine and returns the code and the addresses.
-func (m *machine) ask(name string, kind dnsmessage.Type) (dnsmessage.RCode, []string) {
+// Ask sends a DNS query from inside the machine and returns the code and the addresses.
+func (m *Machine) Ask(name string, kind dnsmessage.Type) (dnsmessage.RCode, []string) {
 	m.t.Helper()
-	conn, err := m.dial("udp", Gateway().String()+":53", time.Second)
+	conn, err := m.Dial("udp", network.Gateway().String()+":53", time.Second)
 	must(m.t, err)
 	defer conn.Close()
 	q := dnsmessage.Message{Header: dnsmessage.Header{ID: 7, RecursionDesired: true},
@@ -376,28 +361,28 @@ func (m *machine) ask(name string, kind dnsmessage.Type) (dnsmessage.RCode, []st
 	return a.RCode, addrs
 }
 
-// client is an HTTP client inside the machine, which asks its own DNS.
-func (m *machine) client(tc *tls.Config) *http.Client {
+// Client is an HTTP client inside the machine, which asks its own DNS.
+func (m *Machine) Client(tc *tls.Config) *http.Client {
 	tr := &http.Transport{TLSClientConfig: tc, DialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
 		host, port, err := net.SplitHostPort(addr)
 		if err != nil {
 			return nil, err
 		}
 		if _, err := netip.ParseAddr(host); err != nil {
-			code, addrs := m.ask(host+".", dnsmessage.TypeA)
+			code, addrs := m.Ask(host+".", dnsmessage.TypeA)
 			if len(addrs) == 0 {
 				return nil, fmt.Errorf("resolve %s: %v", host, code)
 			}
 			host = addrs[0]
 		}
-		return m.dial("tcp4", net.JoinHostPort(host, port), 3*time.Second)
+		return m.Dial("tcp4", net.JoinHostPort(host, port), 3*time.Second)
 	}}
 	m.t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
 }
 
-// frame sends a frame from the machine's interface, whatever it says.
-func (m *machine) frame(b []byte) {
+// Frame sends a frame from the machine's interface, whatever it says.
+func (m *Machine) Frame(b []byte) {
 	m.t.Helper()
 	must(m.t, m.Inside(func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
@@ -405,7 +390,7 @@ func (m *machine) frame(b []byte) {
 			return err
 		}
 		defer unix.Close(fd)
-		i, err := net.InterfaceByName(guestName)
+		i, err := net.InterfaceByName("eth0")
 		if err != nil {
 			return err
 		}
@@ -413,11 +398,11 @@ func (m *machine) frame(b []byte) {
 	}))
 }
 
-// sniff returns a function that returns the frames of IP that came out of the slot since.
-func (w *internet) sniff(m *machine) func() []string {
+// Sniff returns a function that returns the frames of IP that came out of the slot since.
+func (w *World) Sniff(m *Machine) func() []string {
 	w.t.Helper()
 	var fd int
-	must(w.t, inside(w.hostNS, func() (err error) {
+	must(w.t, Inside(w.hostNS, func() (err error) {
 		i, err := net.InterfaceByName(m.Name())
 		if err != nil {
 			return err
