@@ -54,7 +54,8 @@ func (d Denial) String() string {
 	return fmt.Sprintf("denied %s to %s (%s)", d.Proto, to, d.Reason)
 }
 
-// Networked is a VM whose Egress can be changed while it runs: that of a machine that has waited for its job.
+// Networked is a VM that may have a network of its own. It starts with EgressNone: a machine waits for its job, or is
+// prepared for it, without a network.
 type Networked interface {
 	// SetEgress takes effect before it returns. The machine's id in denials becomes id.
 	SetEgress(id string, e Egress) error

@@ -107,7 +107,7 @@ func (p *Pool) Start(ctx context.Context, s Spec) (VM, error) {
 		return nil, context.Cause(ctx)
 	}
 	size := s
-	size.ID, size.Egress = p.cfg.Size.ID, p.cfg.Size.Egress
+	size.ID = p.cfg.Size.ID
 	if size != p.cfg.Size {
 		return p.cfg.Provider.Start(ctx, s)
 	}
@@ -120,21 +120,9 @@ func (p *Pool) Start(ctx context.Context, s Spec) (VM, error) {
 	p.mu.Unlock()
 	defer p.changed()
 	if w := p.take(); w != nil {
-		if err := w.setEgress(s); err != nil {
-			return nil, errors.Join(&InfraError{Op: "pool: network of a machine", Err: err}, w.VM.Close())
-		}
 		return w.VM, nil
 	}
 	return p.startNow(ctx, s)
-}
-
-// setEgress gives a machine that has waited the network of its job.
-func (w *waiting) setEgress(s Spec) error {
-	n, ok := w.VM.(Networked)
-	if !ok || s.Egress == nil {
-		return nil
-	}
-	return n.SetEgress(s.ID, *s.Egress)
 }
 
 // startNow starts a machine where none waits.

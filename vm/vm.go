@@ -46,8 +46,6 @@ type Spec struct {
 	VCPUs  int    // 0: 1
 	Memory int64  // bytes; 0: the provider's default
 	Disk   int64  // bytes of writable disk; 0: the provider's default
-	// Egress is what the machine may reach of the network, where the provider gives it one; nil: nothing.
-	Egress *Egress
 }
 
 // BootError is a machine that was started and did not come up, or died: its console says why.

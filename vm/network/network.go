@@ -63,8 +63,9 @@ type Pool struct {
 
 	mu     sync.Mutex
 	closed bool
-	last   int // number of the slot that was made last
-	users  int // slots that are not closed, and this pool until it is
+	last   int     // number of the slot that was made last
+	users  int     // slots that are not closed, and this pool until it is
+	faults []error // of slots that were freed in the background
 }
 
 var errPoolClosed = errors.New("the network was closed")
@@ -173,6 +174,7 @@ func (p *Pool) hostRules() error {
 	if err != nil {
 		return err
 	}
+	defer r.close()
 	r.conn.AddTable(r.table)
 	refuse, err := r.addresses("refused", spans4(nil))
 	if err != nil {
@@ -219,16 +221,13 @@ func (p *Pool) fill(ctx context.Context) {
 		select {
 		case p.ready <- s:
 		case <-ctx.Done():
-			p.discard(s)
+			p.note(s.Close())
 		}
 	}
 }
 
-func (p *Pool) discard(s *Slot) {
-	if err := s.Close(); err != nil {
-		p.cfg.Log.Error("free a network slot", "slot", s.name, "error", err)
-	}
-}
+// Ready is how many slots wait.
+func (p *Pool) Ready() int { return len(p.ready) }
 
 // Acquire returns a slot for a machine of this id with its policy in force, one that was made ahead if there is one.
 // The caller closes it.
@@ -273,7 +272,7 @@ func (p *Pool) Close() error {
 		return nil
 	}
 	p.stop(errPoolClosed)
-	var errs []error
+	var errs []error // of the slots that waited
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -286,7 +285,29 @@ func (p *Pool) Close() error {
 		}
 	}
 	<-done
-	return errors.Join(append(errs, p.leave())...)
+	return errors.Join(append(append(errs, p.faults...), p.leave())...)
+}
+
+// later frees a slot in the background, unless the pool is closed.
+func (p *Pool) later(free func() error) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.work.Go(func() { p.note(free()) })
+	return true
+}
+
+// note keeps what went wrong with a slot that nobody waits for.
+func (p *Pool) note(err error) {
+	if err == nil {
+		return
+	}
+	p.cfg.Log.Error("free a network slot", "error", err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.faults = append(p.faults, err)
 }
 
 // leave is called by a slot that is closed, and by Close: the last one frees what all share.

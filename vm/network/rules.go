@@ -44,8 +44,10 @@ type ruleset struct {
 	table *nftables.Table
 }
 
+// newRuleset begins to change a table. The caller closes it: the kernel then waits until what was removed is not in
+// use any more, some ten milliseconds.
 func newRuleset(ns netns.NsHandle, table string) (*ruleset, error) {
-	var opts []nftables.ConnOption
+	opts := []nftables.ConnOption{nftables.AsLasting()}
 	if ns.IsOpen() {
 		opts = append(opts, nftables.WithNetNSFd(int(ns)))
 	}
@@ -55,6 +57,8 @@ func newRuleset(ns netns.NsHandle, table string) (*ruleset, error) {
 	}
 	return &ruleset{conn: c, table: &nftables.Table{Family: nftables.TableFamilyINet, Name: table}}, nil
 }
+
+func (r *ruleset) close() { r.conn.CloseLasting() }
 
 type part = []expr.Any
 
@@ -199,11 +203,7 @@ type slotRules struct {
 }
 
 // install makes the rules of a slot, with the policy none. They take effect all at once.
-func (s slotRules) install(ns netns.NsHandle) error {
-	r, err := newRuleset(ns, tableName)
-	if err != nil {
-		return err
-	}
+func (s slotRules) install(r *ruleset) error {
 	r.conn.AddTable(r.table)
 	refuse, err := r.addresses("refused", s.refused)
 	if err != nil {
@@ -313,12 +313,8 @@ const (
 	redirectChain = "redirect"
 )
 
-// apply replaces the policy of a slot, at once.
-func (p *policy) apply(ns netns.NsHandle) error {
-	r, err := newRuleset(ns, tableName)
-	if err != nil {
-		return err
-	}
+// apply replaces the policy of a slot, at once. After an error the ruleset is of no use.
+func (p *policy) apply(r *ruleset) error {
 	for _, name := range []string{policyChain, redirectChain} {
 		r.conn.FlushChain(&nftables.Chain{Name: name, Table: r.table})
 	}

@@ -25,6 +25,10 @@ type Slot struct {
 	ns    netns.NsHandle // packets are filtered here
 	inner netns.NsHandle // for a container; not open where there is a tap
 	tap   *os.File
+	rules *ruleset
+
+	mu   sync.Mutex    // of changes of the policy
+	mode vm.EgressMode // that the rules are for
 
 	guard *guard // decides what is let through by name
 	serve *service
@@ -45,7 +49,7 @@ func (p *Pool) newSlot() (*Slot, error) {
 	if err != nil {
 		return nil, errors.Join(err, p.leave())
 	}
-	s := &Slot{pool: p, name: name, rec: rec, ns: netns.None(), inner: netns.None()}
+	s := &Slot{pool: p, name: name, rec: rec, ns: netns.None(), inner: netns.None(), mode: vm.EgressNone}
 	if err := s.make(); err != nil {
 		return nil, errors.Join(fmt.Errorf("slot %s: %w", name, err), s.Close())
 	}
@@ -99,6 +103,9 @@ func (s *Slot) connect(w *wires) error {
 	if err != nil {
 		return err
 	}
+	if s.rules, err = newRuleset(s.ns, tableName); err != nil {
+		return err
+	}
 	unlock, err := lockRange()
 	if err != nil {
 		return err
@@ -106,7 +113,7 @@ func (s *Slot) connect(w *wires) error {
 	net31, err := s.pool.freeNet()
 	if err == nil {
 		rules := slotRules{refused: spans4(host), addr: net31.Addr().Next(), limits: s.pool.cfg.Limits}
-		if err = rules.install(s.ns); err == nil {
+		if err = rules.install(s.rules); err == nil {
 			err = w.connect(s.ns, s.name, net31)
 		}
 	}
@@ -210,30 +217,47 @@ func (s *Slot) SetEgress(id string, e vm.Egress) error {
 	if err != nil {
 		return err
 	}
-	// What decides by name is told first of a policy: it never lets through what the kernel's rules are not for.
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.guard.set(p, id, e.Denied)
-	if err := p.apply(s.ns); err != nil {
+	if p.mode == vm.EgressNone && s.mode == vm.EgressNone {
+		return nil
+	}
+	if err := p.apply(s.rules); err != nil {
 		s.guard.set(&policy{mode: vm.EgressNone}, id, e.Denied)
 		return err
 	}
+	s.mode = p.mode
 	return nil
 }
 
-// Close cuts the machine off and removes the slot from the host. It is idempotent.
+// Close ends the slot: nothing is told of the machine any more, and its proxied connections are cut. What the slot has
+// on the host goes in the background, because the kernel takes its time; Pool.Close waits for that. The machine itself
+// is to be gone. It is idempotent.
 func (s *Slot) Close() error {
 	s.closeOnce.Do(func() {
 		if s.serve != nil {
 			s.serve.close()
 		}
-		if s.tap != nil {
-			s.tap.Close()
+		if !s.pool.later(s.free) {
+			s.closeErr = s.free()
 		}
-		for _, ns := range []netns.NsHandle{s.ns, s.inner} {
-			if ns.IsOpen() {
-				ns.Close()
-			}
-		}
-		s.closeErr = errors.Join(s.rec.Free(context.Background()), s.pool.leave())
 	})
 	return s.closeErr
+}
+
+// free removes the slot from the host.
+func (s *Slot) free() error {
+	if s.tap != nil {
+		s.tap.Close()
+	}
+	if s.rules != nil {
+		s.rules.close()
+	}
+	for _, ns := range []netns.NsHandle{s.ns, s.inner} {
+		if ns.IsOpen() {
+			ns.Close()
+		}
+	}
+	return errors.Join(s.rec.Free(context.Background()), s.pool.leave())
 }

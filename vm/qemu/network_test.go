@@ -43,18 +43,18 @@ func TestNetwork(t *testing.T) {
 	p := provider(t, cfg)
 
 	denied := make(chan string, 100)
-	spec := func(id string, e vm.Egress) vm.Spec {
-		e.Denied = func(d vm.Denial) { denied <- d.Machine + ": " + d.String() }
-		return vm.Spec{ID: id, Egress: &e}
-	}
 	check := func(id string, e vm.Egress, want map[string]string, denials ...string) {
 		t.Helper()
-		m, err := p.Start(t.Context(), spec(id, e))
+		m, err := p.Start(t.Context(), vm.Spec{ID: id})
 		if err != nil {
 			t.Fatal(withConsole(err))
 		}
 		defer m.Close()
 		c := connect(t, m)
+		e.Denied = func(d vm.Denial) { denied <- d.Machine + ": " + d.String() }
+		if err := m.(vm.Networked).SetEgress(id, e); err != nil {
+			t.Fatal(err)
+		}
 		got := map[string]string{}
 		for script := range want {
 			got[script] = reach(t, c, script)
@@ -117,11 +117,18 @@ func TestNetworkOfWaiting(t *testing.T) {
 	}
 	defer pool.Close()
 	<-ready
-	m, err := pool.Start(t.Context(), vm.Spec{ID: "job", Memory: 512 << 20, Egress: &vm.Egress{Mode: vm.EgressOpen}})
+	m, err := pool.Start(t.Context(), vm.Spec{ID: "job", Memory: 512 << 20})
 	if err != nil {
 		t.Fatal(withConsole(err))
 	}
 	defer m.Close()
+	n, ok := m.(vm.Networked)
+	if !ok {
+		t.Fatalf("%T of a pool has no network", m)
+	}
+	if err := n.SetEgress("job", vm.Egress{Mode: vm.EgressOpen}); err != nil {
+		t.Fatal(err)
+	}
 	if got := reach(t, connect(t, m), "curl -sS -m 20 http://example.com/ 2>&1"); got != "web example.com" {
 		t.Errorf("the job got %q", got)
 	}

@@ -60,8 +60,7 @@ type Config struct {
 	// a job reaches the internet, and also every service of the host that listens on loopback, as 10.0.2.2,
 	// and what the host reaches: choose it for jobs that are trusted.
 	Network string
-	// Slots, if not nil, gives every machine a network of its own, where vm.Spec.Egress says what it reaches; Network
-	// is "" then. Whoever made them closes them, after the machines.
+	// Slots, if not nil, gives every machine a network of its own, which vm.Networked opens; Network is "" then. Whoever made them closes them, after the machines.
 	Slots *network.Pool
 	Log   *slog.Logger // nil: nothing is logged
 }
@@ -171,7 +170,7 @@ func (p *Provider) boot(ctx context.Context, a args, s vm.Spec, inherit []*os.Fi
 	}
 	m := newMachine(s.ID, a.isolation(), rec)
 	m.inherit = inherit
-	if err := p.connect(ctx, m, s); err != nil {
+	if err := p.connect(ctx, m); err != nil {
 		return nil, errors.Join(m.startError(ctx, err), m.Close())
 	}
 	if err := m.start(ctx, p, a, s, p.cfg.Image.Overlay); err != nil {
@@ -213,16 +212,12 @@ func (p *Provider) argsFor(ctx context.Context, s vm.Spec) (args, error) {
 	return a, nil
 }
 
-// connect gives a machine its network slot, if there are any.
-func (p *Provider) connect(ctx context.Context, m *machine, s vm.Spec) (err error) {
+// connect gives a machine its network slot, if there are any. The slot lets nothing through yet.
+func (p *Provider) connect(ctx context.Context, m *machine) (err error) {
 	if p.cfg.Slots == nil {
 		return nil
 	}
-	var e vm.Egress
-	if s.Egress != nil {
-		e = *s.Egress
-	}
-	if m.slot, err = p.cfg.Slots.Acquire(ctx, m.id, e); err == nil {
+	if m.slot, err = p.cfg.Slots.Acquire(ctx, m.id, vm.Egress{}); err == nil {
 		m.inherit = append(m.inherit[:len(m.inherit):len(m.inherit)], m.slot.Tap())
 	}
 	return err

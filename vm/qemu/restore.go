@@ -53,7 +53,7 @@ func (p *Provider) restore(ctx context.Context, g *golden, a args, s vm.Spec) (*
 	a.Backing = private
 	m := newMachine(s.ID, a.isolation(), rec)
 	m.inherit, m.restored = []*os.File{g.memory, state}, true
-	if err := p.connect(ctx, m, s); err != nil {
+	if err := p.connect(ctx, m); err != nil {
 		return nil, errors.Join(m.startError(ctx, err), m.Close())
 	}
 	if err := m.start(ctx, p, a, s, g.clone); err != nil {

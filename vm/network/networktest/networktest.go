@@ -51,6 +51,9 @@ const (
 	Other    = "203.0.113.81" // public
 )
 
+// Large is how many bytes the web servers serve at /large.
+const Large = 64 << 20
+
 // WorldAddrs are the addresses that the world answers at.
 func WorldAddrs() []string {
 	return []string{Resolver, Web, Other, "203.0.113.5", "10.0.0.5", "172.16.3.4", "192.168.1.1", "169.254.169.254",
@@ -133,6 +136,8 @@ func (w *World) serve() {
 		w.saw("http", r.Host)
 		fmt.Fprintf(rw, "web %s", r.Host)
 	})
+	large := make([]byte, Large)
+	mux.HandleFunc("/large", func(rw http.ResponseWriter, _ *http.Request) { rw.Write(large) })
 	plain := httptest.NewUnstartedServer(mux)
 	secure := httptest.NewUnstartedServer(mux)
 	must(w.t, plain.Listener.Close(), secure.Listener.Close())
