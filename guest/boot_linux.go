@@ -246,6 +246,9 @@ func configure(opts bootOptions) error {
 	if err := unix.Sethostname([]byte(strings.TrimSpace(string(name)))); err != nil {
 		return fmt.Errorf("set the host name: %w", err)
 	}
+	if err := machineFiles().settle(); err != nil {
+		return fmt.Errorf("ids: %w", err)
+	}
 	if err := interfaceUp("lo", netip.Prefix{}); err != nil {
 		return err
 	}

@@ -2,11 +2,14 @@ package guest
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
+	"time"
 )
 
-// Exercise greets the agent on conn, runs cmd, and closes the stream. It is for a machine that no job has yet, be it
+// Exercise greets the agent on conn, prepares the machine, runs cmd, and closes the stream. It is for a machine that no job has yet, be it
 // to take a snapshot of it or to have it wait: what was run once is in memory, and starts sooner the next time. A
 // command that does not succeed is an error with the end of its output.
 func Exercise(ctx context.Context, conn net.Conn, cmd Cmd) error {
@@ -15,6 +18,10 @@ func Exercise(ctx context.Context, conn net.Conn, cmd Cmd) error {
 		return err
 	}
 	defer c.Close()
+	id := Identity{Hostname: c.Hello().Hostname, Time: time.Now(), Entropy: []byte(rand.Text() + rand.Text())}
+	if err := c.Prepare(ctx, id); err != nil && !errors.Is(err, ErrRefused) {
+		return err
+	}
 	var out lastBytes
 	exit, err := c.Exec(ctx, cmd, &out)
 	if err != nil {

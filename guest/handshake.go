@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"time"
 )
 
@@ -199,6 +200,40 @@ func scanMark(r *bufio.Reader, skip *int, marks ...string) (marked, error) {
 	}
 }
 
+// appendJSON appends h as JSON. It is the first thing that a restored machine does, and an emulator has to translate
+// all code that it takes: reflection is too much of it.
+func (h Hello) appendJSON(b []byte) []byte {
+	text := func(key, s string) {
+		b = append(append(append(b, '"'), key...), `":"`...)
+		for _, c := range []byte(s) {
+			if c >= ' ' && c <= '~' && c != '"' && c != '\\' {
+				b = append(b, c)
+			}
+		}
+		b = append(b, `",`...)
+	}
+	b = append(b, '{')
+	text("version", h.Version)
+	text("kernel", h.Kernel)
+	text("hostname", h.Hostname)
+	text("boot_id", h.BootID)
+	text("clock", h.Clock.UTC().Format(time.RFC3339Nano))
+	b = strconv.AppendInt(append(b, `"pid":`...), int64(h.PID), 10)
+	b = strconv.AppendInt(append(b, `,"protocol":`...), int64(h.Protocol), 10)
+	return append(b, '}')
+}
+
+// awaitHost returns when there may be a host on a port again, or ctx has ended.
+func awaitHost(ctx context.Context, conn net.Conn) {
+	if p, ok := conn.(interface{ awaitHost() error }); ok && p.awaitHost() == nil {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(10 * time.Millisecond):
+	}
+}
+
 // answer is the agent's part: it reads until a host has started a session. On a port that survives its hosts
 // the end of the stream only says that no host is connected: answer waits.
 func answer(ctx context.Context, conn net.Conn, r *bufio.Reader, port bool, hello func() Hello) error {
@@ -208,11 +243,7 @@ func answer(ctx context.Context, conn net.Conn, r *bufio.Reader, port bool, hell
 		unbounded := int(^uint(0) >> 1)
 		got, err := scanMark(r, &unbounded, helloMark, startMark)
 		if port && ctx.Err() == nil && (errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.ErrUnexpectedEOF)) {
-			select {
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			case <-time.After(10 * time.Millisecond):
-			}
+			awaitHost(ctx, conn)
 			conn.SetDeadline(time.Time{})
 			continue
 		}
@@ -227,10 +258,7 @@ func answer(ctx context.Context, conn net.Conn, r *bufio.Reader, port bool, hell
 			continue
 		}
 		greeted, current = true, got.nonce
-		text, err := json.Marshal(hello())
-		if err != nil {
-			return err
-		}
+		text := hello().appendJSON(nil)
 		b := append([]byte(readyMark), got.nonce[:]...)
 		b = binary.BigEndian.AppendUint32(b, uint32(len(text)))
 		if _, err := conn.Write(append(b, text...)); err != nil && !port {

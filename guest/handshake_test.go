@@ -3,6 +3,8 @@ package guest
 import (
 	"bufio"
 	"context"
+	"encoding/json"
+	"github.com/google/go-cmp/cmp"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -43,5 +45,22 @@ func TestHandshakeWithoutBuffer(t *testing.T) {
 	}
 	if err := <-answered; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestHelloJSON holds what the agent writes by hand against what the host reads.
+func TestHelloJSON(t *testing.T) {
+	want := Hello{Protocol: 3, Version: "v1 (x)", Kernel: "6.1", Hostname: "a-b", BootID: "0-1",
+		Clock: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), PID: 1}
+	var got Hello
+	if err := json.Unmarshal(want.appendJSON(nil), &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	odd := Hello{Hostname: "a\"b\\c\nd\x00é"}
+	if err := json.Unmarshal(odd.appendJSON(nil), &got); err != nil || got.Hostname != "abcd" {
+		t.Errorf("an odd name became %q, %v", got.Hostname, err)
 	}
 }

@@ -211,6 +211,22 @@ func (p portConn) LocalAddr() net.Addr { return portAddr(p.Name()) }
 // RemoteAddr names the port too: the host has no address.
 func (p portConn) RemoteAddr() net.Addr { return portAddr(p.Name()) }
 
+// awaitHost waits until a host is connected, without asking again and again: a machine that waits for its host should
+// cost nothing.
+func (p portConn) awaitHost() error {
+	raw, err := p.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var perr error
+	err = raw.Read(func(fd uintptr) bool {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLOUT}}
+		_, perr = unix.Poll(fds, 0)
+		return perr != nil && perr != unix.EINTR || fds[0].Revents&unix.POLLHUP == 0
+	})
+	return errors.Join(err, perr)
+}
+
 type portAddr string
 
 func (portAddr) Network() string  { return "virtio-serial" }

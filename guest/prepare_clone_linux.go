@@ -18,15 +18,18 @@ import (
 
 // idFiles are the files that have to do with who a machine is.
 type idFiles struct {
-	machineID string // machine-id(5)
-	bootID    string // what is mounted over kernelID
-	kernelID  string
+	dir       string // in memory; the ids are written there
+	machineID string // machine-id(5), a link to dir
+	kernelID  string // over which the boot id is mounted
 	arp       string // the neighbour cache, to be read
 }
 
 func machineFiles() idFiles {
-	return idFiles{"/etc/machine-id", "/run/tgr/boot_id", "/proc/sys/kernel/random/boot_id", "/proc/net/arp"}
+	return idFiles{"/run/tgr", "/etc/machine-id", "/proc/sys/kernel/random/boot_id", "/proc/net/arp"}
 }
+
+func (f idFiles) ourMachineID() string { return filepath.Join(f.dir, "machine-id") }
+func (f idFiles) ourBootID() string    { return filepath.Join(f.dir, "boot_id") }
 
 // prepareClone is prepare and what else the clones of a snapshot have in common: machine-id and boot id, which are
 // derived from the host's entropy, and what the network's neighbours were.
@@ -65,27 +68,46 @@ func (f idFiles) identify(entropy []byte) error {
 		id[6] = id[6]&0x0f | 0x40
 		id[8] = id[8]&0x3f | 0x80
 	}
-	if err := os.WriteFile(f.machineID, []byte(hex.EncodeToString(m[:])+"\n"), 0o644); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(f.bootID), 0o755); err != nil {
+	if err := os.WriteFile(f.ourMachineID(), []byte(hex.EncodeToString(m[:])+"\n"), 0o644); err != nil {
 		return err
 	}
 	s := hex.EncodeToString(b[:])
 	uuid := strings.Join([]string{s[:8], s[8:12], s[12:16], s[16:20], s[20:]}, "-")
-	return os.WriteFile(f.bootID, []byte(uuid+"\n"), 0o644)
+	return os.WriteFile(f.ourBootID(), []byte(uuid+"\n"), 0o644)
+}
+
+// settle makes both ids files in memory, when the machine boots: writing to a disk for the first time would take each
+// clone of an emulated machine tens of milliseconds.
+func (f idFiles) settle() error {
+	boot, err := os.ReadFile(f.kernelID)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(f.dir, 0o755); err != nil {
+		return err
+	}
+	if err := errors.Join(os.WriteFile(f.ourMachineID(), nil, 0o644), os.WriteFile(f.ourBootID(), boot, 0o644)); err != nil {
+		return err
+	}
+	if err := os.Remove(f.machineID); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(f.ourMachineID(), f.machineID); err != nil {
+		return err
+	}
+	return f.mountBootID()
 }
 
 // mountBootID shows the boot id where the kernel shows its own, which is the same in all clones.
 func (f idFiles) mountBootID() error {
-	want, err := os.ReadFile(f.bootID)
+	ours, err := os.Stat(f.ourBootID())
 	if err != nil {
 		return err
 	}
-	if got, err := os.ReadFile(f.kernelID); err == nil && bytes.Equal(got, want) {
+	if shown, err := os.Stat(f.kernelID); err == nil && os.SameFile(ours, shown) {
 		return nil // from an earlier call
 	}
-	return unix.Mount(f.bootID, f.kernelID, "", unix.MS_BIND, "")
+	return unix.Mount(f.ourBootID(), f.kernelID, "", unix.MS_BIND, "")
 }
 
 // arpRequest is struct arpreq of arp(7).

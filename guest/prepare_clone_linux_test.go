@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"regexp"
 	"testing"
 	"time"
@@ -16,20 +15,20 @@ import (
 // TestIdentify writes to files of its own: the machine's are tested in a machine.
 func TestIdentify(t *testing.T) {
 	dir := t.TempDir()
-	f := idFiles{machineID: filepath.Join(dir, "machine-id"), bootID: filepath.Join(dir, "run", "boot_id")}
+	f := idFiles{dir: dir}
 	read := func(entropy byte) (string, string) {
 		t.Helper()
 		if err := f.identify(bytes.Repeat([]byte{entropy}, 64)); err != nil {
 			t.Fatal(err)
 		}
-		m, err1 := os.ReadFile(f.machineID)
-		b, err2 := os.ReadFile(f.bootID)
+		m, err1 := os.ReadFile(f.ourMachineID())
+		b, err2 := os.ReadFile(f.ourBootID())
 		if err1 != nil || err2 != nil {
 			t.Fatal(err1, err2)
 		}
 		return string(m), string(b)
 	}
-	if err := os.WriteFile(f.machineID, nil, 0o644); err != nil { // as in the image
+	if err := os.WriteFile(f.ourMachineID(), nil, 0o644); err != nil { // as in the image
 		t.Fatal(err)
 	}
 	m1, b1 := read(1)

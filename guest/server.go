@@ -52,6 +52,7 @@ type Server struct {
 	pumps     map[*pump]bool // all that run, also for what finished processes left behind
 	ports     map[string]net.Listener
 	closed    bool
+	self      Hello       // what seldom changes of it
 	session   func()      // ends the session that is on
 	lost      *time.Timer // runs while there is none
 	abandoned func()      // is called when it ran out; may be nil
@@ -66,7 +67,9 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.Orphans <= 0 {
 		cfg.Orphans = 10 * time.Minute
 	}
-	return &Server{cfg: cfg, log: cfg.Log, waits: newWaiter(cfg.Reap), processes: map[string]*process{}, pumps: map[*pump]bool{}, ports: map[string]net.Listener{}}
+	s := &Server{cfg: cfg, log: cfg.Log, waits: newWaiter(cfg.Reap), processes: map[string]*process{}, pumps: map[*pump]bool{}, ports: map[string]net.Listener{}}
+	s.know()
+	return s
 }
 
 // Serve serves hosts on conn, one after another, until the stream ends or ctx does; a port never ends. Then it
@@ -178,15 +181,30 @@ func (s *Server) Close() error {
 }
 
 func (s *Server) hello() Hello {
-	h := Hello{Protocol: Protocol, Version: clip(s.cfg.Version, 256), Clock: time.Now(), PID: os.Getpid()}
+	s.mu.Lock()
+	h := s.self
+	s.mu.Unlock()
+	if h.Protocol == 0 {
+		h = s.know()
+	}
+	h.Clock = time.Now()
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		h.Kernel = unix.ByteSliceToString(u.Release[:])
 		h.Hostname = unix.ByteSliceToString(u.Nodename[:])
 	}
+	return h
+}
+
+// know finds out, and keeps, what hello says that seldom changes.
+func (s *Server) know() Hello {
+	h := Hello{Protocol: Protocol, Version: clip(s.cfg.Version, 256), PID: os.Getpid()}
 	if b, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
 		h.BootID = strings.TrimSpace(string(b))
 	}
+	s.mu.Lock()
+	s.self = h
+	s.mu.Unlock()
 	return h
 }
 
@@ -338,7 +356,11 @@ func (k *callee) do(req *request) error {
 		if !k.s.cfg.Machine || req.Identity == nil {
 			return fmt.Errorf("prepare: %w: the agent has no machine to itself", ErrRefused)
 		}
-		return k.done(reply{}, prepareClone(req.Identity))
+		err := prepareClone(req.Identity)
+		k.s.mu.Lock()
+		k.s.self = Hello{} // the next hello finds out
+		k.s.mu.Unlock()
+		return k.done(reply{}, err)
 	case opListen:
 		return k.openPort(req)
 	case opAccept:

@@ -276,6 +276,27 @@ func parseStat(pid int, text string) (stat, error) {
 	return s, errors.Join(err1, err2)
 }
 
+// CPUTime is how long the threads of a process have run so far, to the nanosecond. Those that have ended do not count.
+func CPUTime(pid int) (time.Duration, error) {
+	tasks, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "task", "*", "schedstat"))
+	if err != nil || len(tasks) == 0 {
+		return 0, fmt.Errorf("process %d: no threads: %w", pid, errors.Join(err, os.ErrNotExist))
+	}
+	var sum time.Duration
+	for _, task := range tasks {
+		b, err := os.ReadFile(task)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		var ns int64
+		if _, serr := fmt.Sscan(string(b), &ns); err != nil || serr != nil {
+			return 0, fmt.Errorf("process %d: %w", pid, errors.Join(err, serr))
+		}
+		sum += time.Duration(ns)
+	}
+	return sum, nil
+}
+
 func bootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(b)), err

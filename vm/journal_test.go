@@ -378,3 +378,26 @@ func FuzzStat(f *testing.F) {
 		}
 	})
 }
+
+func TestCPUTime(t *testing.T) {
+	before, err := CPUTime(os.Getpid())
+	if err != nil || before <= 0 {
+		t.Fatalf("we have run for %v, %v", before, err)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for time.Now().Before(deadline) { // works until the work shows
+		if after, err := CPUTime(os.Getpid()); err != nil || after > before {
+			if err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+	}
+	t.Error("no work shows")
+}
+
+func TestCPUTimeOfNobody(t *testing.T) {
+	if _, err := CPUTime(1 << 30); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -89,7 +89,9 @@ func (a args) argv() []string {
 	if a.KVM {
 		v = append(v, "-accel", "kvm", "-cpu", "host")
 	} else {
-		v = append(v, "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max")
+		// What real processors do fast the emulator does byte by byte: rep movsb (erms). And with smap each copy from
+		// a process's memory ends two blocks of translated code.
+		v = append(v, "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-erms,-smap")
 	}
 	if a.Backing == private {
 		v = append(v, "-incoming", "defer") // the kernel is in the memory already: there is nothing to load
@@ -167,7 +169,14 @@ func (a args) cmdline() []string {
 		} else {
 			words = append(words, "tsc_early_khz=2000000")
 		}
-		words = append(words, "lpj=8000000", "no_timer_check", "mitigations=off")
+		words = append(words, "lpj=8000000", "no_timer_check", "mitigations=off", "clearcpuid=rep_good")
+		// Translated code is found by its address: at random addresses every process is translated anew, which takes
+		// three times as long as running it.
+		words = append(words, "norandmaps")
+		// What the kernel does besides has to be translated, too, in every clone.
+		words = append(words, "lsm=", "psi=0", "nowatchdog", "kfence.sample_interval=0", "init_on_alloc=0",
+			"sysctl.vm.stat_interval=120", "sysctl.vm.dirty_writeback_centisecs=0", "sysctl.vm.compaction_proactiveness=0",
+			"GODEBUG=asyncpreemptoff=1") // of the agent: slow code is no reason to interrupt it
 	}
 	switch a.Network {
 	case "user":

@@ -185,7 +185,10 @@ func (m *machine) save(ctx context.Context, f *os.File) error {
 		m.conn.Close()
 	}
 	m.mu.Unlock()
-	err := m.qmp.execute(ctx, "stop", nil, nil)
+	err := m.awaitRest(ctx)
+	if err == nil {
+		err = m.qmp.execute(ctx, "stop", nil, nil)
+	}
 	if err == nil {
 		err = m.migration(ctx)
 	}
@@ -199,6 +202,37 @@ func (m *machine) save(ctx context.Context, f *os.File) error {
 		return err
 	}
 	return m.awaitMigration(ctx, saveWithin)
+}
+
+const (
+	restWindow = 200 * time.Millisecond
+	restWithin = 10 * time.Second
+)
+
+// awaitRest waits until the guest has nothing left to do, or has been busy for so long that it never will: what it has
+// to do when it is stopped, each clone would do again.
+func (m *machine) awaitRest(ctx context.Context) error {
+	tick := time.NewTicker(restWindow)
+	defer tick.Stop()
+	last := time.Duration(-1)
+	for begin := time.Now(); time.Since(begin) < restWithin; {
+		used, err := vm.CPUTime(m.cmd.Process.Pid)
+		if err != nil {
+			return &vm.InfraError{Op: "qemu: snapshot", Err: err}
+		}
+		if last >= 0 && used-last < restWindow/20 {
+			return nil
+		}
+		last = used
+		select {
+		case <-tick.C:
+		case <-m.done:
+			return errors.Join(errors.New("it ended before its snapshot"), m.err)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 // packDisk keeps the disk of a machine that has stopped.
