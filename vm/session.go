@@ -112,7 +112,8 @@ type SessionConfig struct {
 	Max   int           // open at once; 0: no limit
 	Limit time.Duration // of a whole session; 0: 24 hours
 	Idle  time.Duration // without a command, and without a lease; 0: 1 hour
-	// Expired is called, from a goroutine of its own and once per session, when its time is over. It is to close it.
+	// Expired is called, from a goroutine of its own and once per session, when its time is over. It is to have the
+	// session closed and freed.
 	Expired func(s *Session, reason string)
 }
 
@@ -238,10 +239,17 @@ func (s *Session) Apply(e SessionEvent) error {
 		if s.running > 0 {
 			return s.apply(SessionBegin)
 		}
-	case SessionClose:
-		delete(s.all.open, s.id)
 	}
 	return nil
+}
+
+// Free forgets the session: its machine is gone. Until then it counts.
+func (s *Session) Free() {
+	s.all.mu.Lock()
+	defer s.all.mu.Unlock()
+	delete(s.all.open, s.id)
+	s.state = SessionTerminating
+	s.arm()
 }
 
 // apply is called with the lock held.

@@ -228,6 +228,7 @@ func TestSessionLimits(t *testing.T) {
 					if err := s.Apply(vm.SessionClose); err != nil {
 						t.Error(err)
 					}
+					s.Free()
 				}})
 				tt.use(t, open(t, all))
 				time.Sleep(24 * time.Hour)
