@@ -24,6 +24,7 @@ var rooms = map[string][]string{
 	"vm/network/networktest": {"vm", "vm/network"},
 	"vm/qemu":                {"vm", "vm/network"},
 	"vm/vmtest":              {"vm", "guest"},
+	"vmapi":                  {"vm", "guest"},
 	"image":                  {},
 	"runner":                 {".", "expr", "workflow", "guest"},
 	"dispatch":               {".", "workflow", "runner", "guest", "vm", "image"},

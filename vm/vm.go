@@ -72,3 +72,12 @@ func (e *InfraError) Error() string { return fmt.Sprintf("%s: %v", e.Op, e.Err) 
 
 // Unwrap returns the cause.
 func (e *InfraError) Unwrap() error { return e.Err }
+
+// Pauser is a VM that can stand still. It is found by type assertion.
+type Pauser interface {
+	// Pause stops the machine's processors. Its memory stays, and its stream: who waits for the agent gives it up
+	// after a while, so dial again after Resume, and prepare the machine, whose clock stood still too.
+	Pause(ctx context.Context) error
+	// Resume lets it go on.
+	Resume(ctx context.Context) error
+}

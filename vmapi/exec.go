@@ -145,7 +145,12 @@ func (s *Server) exec(w http.ResponseWriter, r *request) error {
 		t := time.AfterFunc(time.Duration(req.TimeoutMS)*time.Millisecond, func() { cancel(errTimeout) })
 		defer t.Stop()
 	}
-	s.stream(w, r, m, cmd, ctx, entry, req.Split)
+	ev := newEvents(w, r)
+	ev.send(Event{Type: "started", ID: cmd.ID})
+	if req.Split {
+		cmd.Stderr = eventWriter{ev, "stderr"}
+	}
+	ev.send(m.follow(ctx, agent, cmd, ev, entry))
 	return nil
 }
 
@@ -180,43 +185,27 @@ func (m *machine) leave(x *execution) {
 	delete(m.execs, x.id)
 }
 
-// stream runs cmd while it writes events.
-func (s *Server) stream(w http.ResponseWriter, r *request, m *machine, cmd guest.Cmd, ctx context.Context, entry *HistoryEntry, split bool) {
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	w.Header().Set("X-Accel-Buffering", "no") // nginx would hold it back
-	w.WriteHeader(http.StatusOK)
-	ev := &events{enc: json.NewEncoder(w), control: r.control}
-	ev.send(Event{Type: "started", ID: cmd.ID})
+// follow runs cmd, whose output goes to ev, and returns the last event.
+func (m *machine) follow(ctx context.Context, agent *guest.Client, cmd guest.Cmd, ev *events, entry *HistoryEntry) Event {
 	beats, over := context.WithCancel(ctx)
+	var beating sync.WaitGroup
+	beating.Go(func() { ev.beat(beats) })
+	defer beating.Wait()
 	defer over()
-	go ev.beat(beats)
-	if split {
-		cmd.Stderr = eventWriter{ev, "stderr"}
-	}
 	began := time.Now()
-	exit, err := cmd2agent(ctx, m, cmd, ev)
-	over()
-	code := exit.Code
+	exit, err := agent.Exec(ctx, cmd, eventWriter{ev, "stdout"})
+	took := time.Since(began)
 	if ended := endedBy(ctx); err == nil || ended != "" && exit.Started {
-		m.note(entry, &code, time.Since(began))
-		ev.send(Event{Type: "exit", Exit: &Exit{Code: exit.Code, Signal: exit.Signal, Started: exit.Started, Message: exit.Message,
-			DurationMS: ms(exit.Duration), Ended: ended}})
-		return
+		m.note(entry, &exit.Code, took)
+		return Event{Type: "exit", Exit: &Exit{Code: exit.Code, Signal: exit.Signal, Started: exit.Started, Message: exit.Message,
+			DurationMS: ms(exit.Duration), Ended: ended}}
 	}
 	if errors.Is(err, guest.ErrLost) {
 		err = m.dead(err)
 	}
-	m.note(entry, nil, time.Since(began))
+	m.note(entry, nil, took)
 	e := asError(err)
-	ev.send(Event{Type: "error", Error: &ErrorBody{Error: e.Message, Code: e.Code}})
-}
-
-func cmd2agent(ctx context.Context, m *machine, cmd guest.Cmd, ev *events) (guest.Exit, error) {
-	agent, err := m.client(ctx)
-	if err != nil {
-		return guest.Exit{}, err
-	}
-	return agent.Exec(ctx, cmd, eventWriter{ev, "stdout"})
+	return Event{Type: "error", Error: &ErrorBody{Error: e.Message, Code: e.Code}}
 }
 
 // endedBy says whether a command was ended before its time, and why.
@@ -236,6 +225,14 @@ type events struct {
 	mu      sync.Mutex
 	enc     *json.Encoder
 	control *http.ResponseController
+}
+
+// newEvents begins an answer that is a stream.
+func newEvents(w http.ResponseWriter, r *request) *events {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx would hold it back
+	w.WriteHeader(http.StatusOK)
+	return &events{enc: json.NewEncoder(w), control: r.control}
 }
 
 func (e *events) send(ev Event) error {

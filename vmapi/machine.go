@@ -49,8 +49,9 @@ type machine struct {
 	kernel    string
 	execs     map[string]*execution
 	history   history
-	snapshots []Snapshot
 	at        string // the snapshot that was last taken, or rolled back to
+
+	descriptions map[string]string // of snapshots, by their ids
 }
 
 // stopped is the cause of a machine's end that somebody, or a limit, wanted.

@@ -9,9 +9,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 	"unicode/utf8"
 
+	"github.com/terraphim/tgr/guest"
 	"github.com/terraphim/tgr/vm"
 )
 
@@ -209,7 +211,8 @@ type Snapshot struct {
 	Name        string    `json:"name,omitempty"`
 	Description string    `json:"description,omitempty"`
 	CreatedAt   time.Time `json:"created_at"`
-	DurationMS  float64   `json:"duration_ms"` // that it took
+	DurationMS  float64   `json:"duration_ms"` // that the machine stood still for it
+	Bytes       int64     `json:"bytes"`       // that it takes on the host
 }
 
 // Snapshots is the answer of GET /api/vms/{id}/snapshots.
@@ -275,6 +278,32 @@ type Error struct {
 
 // Error is the message.
 func (e *Error) Error() string { return e.Message }
+
+// Is makes errors.Is find in the client's error what the agent's would have matched.
+func (e *Error) Is(target error) bool {
+	switch e.Code {
+	case "not_exist":
+		return target == fs.ErrNotExist
+	case "exist":
+		return target == fs.ErrExist
+	case "permission":
+		return target == fs.ErrPermission
+	case "refused":
+		return target == guest.ErrRefused
+	case "lost":
+		return target == guest.ErrLost
+	}
+	return false
+}
+
+// Unwrap is what the agent said, where it was the agent who said no.
+func (e *Error) Unwrap() error {
+	switch e.Code {
+	case "not_exist", "exist", "permission", "refused", "guest":
+		return &guest.RemoteError{Message: e.Message}
+	}
+	return nil
+}
 
 // errorf makes an Error.
 func errorf(status int, code, format string, args ...any) *Error {
