@@ -6,6 +6,7 @@ package tgr
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
 )
 
@@ -64,7 +65,30 @@ type Run struct {
 	Started      time.Time  `json:"started_at,omitzero"`
 	Finished     time.Time  `json:"finished_at,omitzero"`
 	Group        Group      `json:"concurrency,omitzero"`
-	Plan         []byte     `json:"-"` // workflow.Plan as JSON; empty until planned
+	Hold         string     `json:"hold,omitempty"`      // why none of its jobs may begin before somebody approves; "": they may
+	Approvals    []Approval `json:"approvals,omitempty"` // of all attempts, the oldest first
+	Plan         []byte     `json:"-"`                   // workflow.Plan as JSON; empty until planned
+}
+
+// Approval is what somebody decided of a run that asked for it.
+type Approval struct {
+	Attempt     int       `json:"run_attempt"`
+	Environment string    `json:"environment,omitempty"` // whose jobs; "": the run as a whole, which was on Hold
+	Approved    bool      `json:"approved"`              // false: rejected
+	By          string    `json:"by"`
+	Comment     string    `json:"comment,omitempty"`
+	At          time.Time `json:"at"`
+}
+
+// Approval returns what was decided of an environment's jobs in the current attempt, nil if nothing was. Names of
+// environments do not differ by case.
+func (r *Run) Approval(environment string) *Approval {
+	for i := range r.Approvals {
+		if a := &r.Approvals[i]; a.Attempt == r.Attempt && strings.EqualFold(a.Environment, environment) {
+			return a
+		}
+	}
+	return nil
 }
 
 // Group is a concurrency group that a run or a job is in: of those in one group, one goes on at a time. The zero value is
@@ -82,6 +106,7 @@ type JobKind string
 const (
 	PlanJob JobKind = "plan" // fetches the commit, compiles its workflows, makes the other jobs
 	WorkJob JobKind = "job"
+	CallJob JobKind = "call" // calls a reusable workflow, whose jobs are jobs of the run; takes no machine
 )
 
 // Job is one job of one attempt of a run: after the matrix was expanded, one per combination.
@@ -90,14 +115,18 @@ type Job struct {
 	Run             RunID             `json:"run_id"`
 	Attempt         int               `json:"run_attempt"`
 	Kind            JobKind           `json:"kind"`
-	Key             string            `json:"key"`  // the job's key in the workflow file
-	Name            string            `json:"name"` // as shown: evaluated, with the matrix values
-	Needs           []string          `json:"needs,omitempty"`
+	Key             string            `json:"key"`                    // the job's key in the workflow file; of a called workflow a path: "deploy/build", "deploy[1]/build"
+	Name            string            `json:"name"`                   // as shown: evaluated, with the matrix values
+	Needs           []string          `json:"needs,omitempty"`        // keys, as Key
+	Uses            string            `json:"uses,omitempty"`         // of a CallJob: the workflow that it calls
 	Index           int               `json:"index"`                  // strategy.job-index
 	Total           int               `json:"total"`                  // strategy.job-total; 0 until the matrix was expanded
 	MaxParallel     int               `json:"max_parallel,omitempty"` // how many of its Total may run at once; 0: all
 	Instance        json.RawMessage   `json:"instance,omitempty"`     // what was settled when the job was queued: its combination of the matrix, the jobs it needed
 	Labels          []string          `json:"labels,omitempty"`
+	Environment     string            `json:"environment,omitempty"`
+	Gated           bool              `json:"gated,omitempty"`  // it waits for what its environment asks for, such as an approval
+	Origin          JobID             `json:"origin,omitempty"` // the job of an earlier attempt that this one stands for, as it did not run again
 	ContinueOnError bool              `json:"continue_on_error,omitempty"`
 	Status          Status            `json:"status"`
 	Conclusion      Conclusion        `json:"conclusion,omitempty"`
@@ -115,6 +144,9 @@ type Job struct {
 	Started         time.Time         `json:"started_at,omitzero"`
 	Finished        time.Time         `json:"finished_at,omitzero"`
 }
+
+// Calling reports whether j stands for jobs of the run that are listed themselves: it calls a workflow, and has begun to.
+func (j *Job) Calling() bool { return j.Kind == CallJob && !j.Started.IsZero() }
 
 // Step is one step of a job, in the order of execution; pre and post steps count.
 type Step struct {

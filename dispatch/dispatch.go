@@ -59,6 +59,9 @@ type Source interface {
 	Fetch(ctx context.Context, ev tgr.Event) (tgr.Event, error)
 	// Workflows returns the files of .github/workflows at the event's commit, sorted by path.
 	Workflows(ctx context.Context, ev tgr.Event) ([]File, error)
+	// Workflow returns a reusable workflow: of the event's commit where repo is "", else of owner/name at ref. It also
+	// returns the ref's full name and the commit that it is now, where repo is given.
+	Workflow(ctx context.Context, ev tgr.Event, repo, ref, path string) (w workflow.Loaded, err error)
 	// Changed lists the paths that the event changed.
 	Changed(ctx context.Context, ev tgr.Event) ([]string, error)
 	// Checkout serves actions/checkout for jobs of this event.

@@ -23,6 +23,7 @@ import (
 	"github.com/terraphim/tgr/runner"
 	"github.com/terraphim/tgr/vm"
 	"github.com/terraphim/tgr/vm/process"
+	"github.com/terraphim/tgr/workflow"
 )
 
 // agent is the guest's agent, built once.
@@ -59,9 +60,20 @@ func (f files) Fetch(_ context.Context, ev tgr.Event) (tgr.Event, error) {
 func (f files) Workflows(context.Context, tgr.Event) ([]File, error) {
 	var out []File
 	for path, data := range f {
+		if strings.Contains(path, "/") {
+			continue // of another repository
+		}
 		out = append(out, File{Path: ".github/workflows/" + path, Data: []byte(data)})
 	}
 	return out, nil
+}
+
+func (f files) Workflow(_ context.Context, _ tgr.Event, repo, ref, path string) (workflow.Loaded, error) {
+	name := repo + "/" + path + "@" + ref
+	if data, ok := f[name]; ok {
+		return workflow.Loaded{Data: []byte(data), Ref: "refs/tags/" + ref, SHA: strings.Repeat("c", 40)}, nil
+	}
+	return workflow.Loaded{}, tgr.Errorf("source.workflow", tgr.NotFound, "there is no %s", name)
 }
 
 func (f files) Changed(context.Context, tgr.Event) ([]string, error) { return nil, nil }
@@ -444,5 +456,12 @@ func TestHostileGuests(t *testing.T) {
 				t.Errorf("the reason does not show the console: %q", j.Reason)
 			}
 		})
+	}
+}
+
+// staticSecrets are the same secrets for every run.
+func staticSecrets(values map[string]string) Secrets {
+	return func(context.Context, tgr.Run) (map[string]string, map[string]string, string, error) {
+		return values, nil, "", nil
 	}
 }

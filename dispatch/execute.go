@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 
@@ -142,22 +143,11 @@ func (d *Dispatcher) acquire(server, work context.Context, l *Lease) (*Machine, 
 	return m, sync.OnceFunc(release), err
 }
 
-// settled is what a queued job keeps of the moment when it was queued, as Job.Instance: its combination of the
-// matrix, and the jobs that it needed.
-type settled struct {
-	workflow.Instance
-	Needs map[string]workflow.Need `json:"needs,omitempty"`
-}
-
 // jobOf puts together what the runner has to know of a job.
 func (d *Dispatcher) jobOf(ctx context.Context, l *Lease) (runner.Job, error) {
 	p, err := d.plans.get(l.Run)
 	if err != nil {
 		return runner.Job{}, err
-	}
-	j := p.Job(l.Job.Key)
-	if j == nil {
-		return runner.Job{}, tgr.Errorf("job.start", tgr.Internal, "the plan of run %d has no job %q", l.Run.ID, l.Job.Key)
 	}
 	var in settled
 	if err := json.Unmarshal(l.Job.Instance, &in); err != nil {
@@ -168,9 +158,27 @@ func (d *Dispatcher) jobOf(ctx context.Context, l *Lease) (runner.Job, error) {
 		return runner.Job{}, err
 	}
 	l.Run.WorkflowName = p.Name // ours may say more
+	github := d.githubContext(l.Run, token)
+	f := &frame{plan: p, scope: &workflow.Scope{GitHub: github, Vars: vars, Secrets: secrets, Inputs: p.Inputs}}
+	if len(in.Calls) > 0 {
+		f.scope.GitHub = withEvent(maps.Clone(github), l.Run.Event.Payload)
+	}
+	file, sha := github["workflow_ref"].(string), l.Run.Event.SHA
+	for _, c := range in.Calls {
+		called := f.plan.Job(c.Job)
+		if f, err = f.enter(c); err != nil {
+			return runner.Job{}, err
+		}
+		file, sha = identity(called.Call, l.Run.Event)
+	}
+	j := f.plan.Job(in.Key)
+	if j == nil {
+		return runner.Job{}, tgr.Errorf("job.start", tgr.Internal, "the plan of run %d has no job %q", l.Run.ID, l.Job.Key)
+	}
 	return runner.Job{
-		Plan: p, Job: j, Instance: in.Instance, GitHub: d.githubContext(l.Run, token), Event: l.Run.Event.Payload,
-		Vars: vars, Secrets: secrets, Needs: in.Needs, Inputs: p.Inputs, Token: token,
+		Plan: f.plan, Job: j, Instance: in.Instance, GitHub: github, Event: l.Run.Event.Payload,
+		Vars: vars, Secrets: f.scope.Secrets, Needs: in.Needs, Inputs: f.scope.Inputs, Token: token,
+		WorkflowRef: file, WorkflowSHA: sha,
 	}, nil
 }
 

@@ -12,20 +12,21 @@ import (
 // next decides what may happen to the jobs of a run now: which wait no longer, are skipped, cancelled or have failed
 // without running. It is a pure function of the run's state, so calling it again changes nothing.
 func next(p *workflow.Plan, run tgr.Run, jobs []tgr.Job, s *workflow.Scope, only limits) Change {
-	g := graph{plan: p, run: run, scope: s, only: only, rows: map[string][]tgr.Job{}, change: Change{
-		Expand: map[tgr.JobID][]tgr.Job{}, Skip: map[tgr.JobID]string{}, Fail: map[tgr.JobID]JobResult{},
-		Cancel: map[tgr.JobID]string{},
+	g := graph{run: run, only: only, rows: map[string][]tgr.Job{}, room: maxRows - len(jobs), change: Change{
+		Expand: map[tgr.JobID][]tgr.Job{}, Begin: map[tgr.JobID][]tgr.Job{}, Skip: map[tgr.JobID]string{},
+		End: map[tgr.JobID]JobResult{}, Cancel: map[tgr.JobID]string{},
 	}}
 	for _, j := range jobs {
-		if j.Kind == tgr.WorkJob {
+		if j.Kind != tgr.PlanJob {
 			g.rows[j.Key] = append(g.rows[j.Key], j)
 		}
 	}
-	for i := range p.Jobs {
-		g.settle(&p.Jobs[i])
-	}
+	g.settle(&frame{plan: p, scope: s})
 	return g.change
 }
+
+// maxRows is how many jobs an attempt of a run may have: matrices over workflows with matrices grow fast.
+const maxRows = 5000
 
 // limits say which instances of a job there are to be.
 type limits struct {
@@ -33,9 +34,9 @@ type limits struct {
 	labels Labels                       // nil: any will do
 }
 
-// refuse is why no machine will ever do what in asks for, or nil.
+// refuse is why no machine will ever do what in asks for, or nil. A job that calls a workflow asks for none.
 func (l limits) refuse(in *workflow.Instance) error {
-	if l.labels == nil {
+	if l.labels == nil || len(wanted(in)) == 0 {
 		return nil
 	}
 	_, err := l.labels.Kind(wanted(in))
@@ -52,63 +53,83 @@ func wanted(in *workflow.Instance) []string {
 
 // graph is one call of next.
 type graph struct {
-	plan   *workflow.Plan
 	run    tgr.Run
-	scope  *workflow.Scope // what all jobs see: everything but needs
 	only   limits
-	rows   map[string][]tgr.Job
+	rows   map[string][]tgr.Job // by path
+	room   int                  // for more rows
 	change Change
 }
 
-func (g *graph) settle(j *workflow.Job) {
-	failed := ""
-	for _, row := range g.rows[j.Key] {
-		if row.Status.Done() && row.Conclusion.Failed() && row.Conclusion != tgr.Cancelled && !row.ContinueOnError && failsFast(row) {
-			failed = row.Name
+// frame is one workflow of a run: the one that was started, or one that a job of another frame calls.
+type frame struct {
+	plan  *workflow.Plan
+	scope *workflow.Scope // what all its jobs see: everything but needs
+	path  string          // of the calling job, with a slash; "" for the workflow that was started
+	name  string          // of the calling job, as a prefix
+	calls []call          // how it was called, from the top
+	stop  string          // why none of its jobs may go on; "": they may
+}
+
+func (g *graph) settle(f *frame) {
+	for i := range f.plan.Jobs {
+		g.settleJob(f, &f.plan.Jobs[i])
+	}
+}
+
+func (g *graph) settleJob(f *frame, j *workflow.Job) {
+	rows := g.rows[f.path+j.Key]
+	stop := f.stop
+	for _, row := range rows {
+		if stop == "" && row.Origin == 0 && row.Status.Done() && row.Conclusion.Failed() && row.Conclusion != tgr.Cancelled && !row.ContinueOnError && failsFast(row) {
+			stop = fmt.Sprintf("fail-fast: %s failed", row.Name)
 		}
 	}
-	for _, row := range g.rows[j.Key] {
+	for _, row := range rows {
 		switch {
 		case row.Status.Done():
+		case row.Kind == tgr.CallJob && row.Status == tgr.InProgress:
+			g.called(f, j, row, stop)
+		case stop != "":
+			g.change.Cancel[row.ID] = stop
 		case row.Status == tgr.Pending && len(row.Instance) == 0:
-			g.pending(j, row)
+			g.pending(f, j, row)
 		case row.Status == tgr.Pending && g.refused(row) != nil:
-			g.change.Fail[row.ID] = workflowFault(fmt.Errorf("%s:%d:%d: %s", g.plan.File, j.Pos.Line, j.Pos.Column, tgr.MessageOf(g.refused(row))))
+			g.change.End[row.ID] = workflowFault(fmt.Errorf("%s:%d:%d: %s", f.plan.File, j.Pos.Line, j.Pos.Column, tgr.MessageOf(g.refused(row))))
 		case row.Status == tgr.Pending && g.run.CancelReason != "": // it waits for its group
 			g.change.Cancel[row.ID] = g.run.CancelReason
-		case g.run.CancelReason != "" && !g.outlivesCancel(j):
+		case g.run.CancelReason != "" && !g.outlivesCancel(f, j):
 			g.change.Cancel[row.ID] = g.run.CancelReason
-		case failed != "":
-			g.change.Cancel[row.ID] = fmt.Sprintf("fail-fast: %s failed", failed)
+		case row.Kind == tgr.CallJob && row.Status == tgr.Queued:
+			g.begin(f, j, row)
 		}
 	}
 }
 
 // pending decides on a job that has waited for its needs.
-func (g *graph) pending(j *workflow.Job, row tgr.Job) {
-	if slices.ContainsFunc(j.Needs, func(need string) bool { return !g.done(need) }) {
+func (g *graph) pending(f *frame, j *workflow.Job, row tgr.Job) {
+	if slices.ContainsFunc(j.Needs, func(need string) bool { return !g.done(f.path + need) }) {
 		return
 	}
-	scope := g.scopeOf(j)
-	run, err := j.Decide(g.plan, scope)
+	scope := g.scopeOf(f, j)
+	run, err := j.Decide(f.plan, scope)
 	switch {
 	case err != nil:
-		g.change.Fail[row.ID] = workflowFault(err)
+		g.change.End[row.ID] = workflowFault(err)
 		return
 	case !run && g.run.CancelReason != "":
 		g.change.Cancel[row.ID] = g.run.CancelReason
 		return
 	case !run:
-		g.change.Skip[row.ID] = g.whySkipped(j)
+		g.change.Skip[row.ID] = g.whySkipped(f, j)
 		return
-	case j.Uses != "":
-		g.change.Fail[row.ID] = workflowFault(fmt.Errorf(
-			"%s:%d:%d: job %s calls the reusable workflow %s, which this version cannot run", g.plan.File, j.Pos.Line, j.Pos.Column, j.Key, j.Uses))
+	case j.Uses != "" && j.Call == nil:
+		g.change.End[row.ID] = workflowFault(fmt.Errorf(
+			"%s:%d:%d: job %s calls the workflow %s, which was not available when the run was planned", f.plan.File, j.Pos.Line, j.Pos.Column, j.Key, j.Uses))
 		return
 	}
-	instances, err := j.Expand(g.plan, scope)
+	instances, err := j.Expand(f.plan, scope)
 	if err != nil {
-		g.change.Fail[row.ID] = workflowFault(err)
+		g.change.End[row.ID] = workflowFault(err)
 		return
 	}
 	if keep := g.only.keep; keep != nil {
@@ -118,15 +139,26 @@ func (g *graph) pending(j *workflow.Job, row tgr.Job) {
 		g.change.Skip[row.ID] = "its matrix has no combination that is wanted"
 		return
 	}
+	if g.room -= len(instances); g.room < 0 {
+		g.change.End[row.ID] = workflowFault(fmt.Errorf("the run has more than %d jobs", maxRows))
+		return
+	}
 	rows := make([]tgr.Job, 0, len(instances))
-	for _, in := range instances {
-		rows = append(rows, g.queued(j, row, settled{Instance: in, Needs: scope.Needs}))
+	for i := range instances {
+		in := &instances[i]
+		if j.Call != nil {
+			if err := callGroup(f, j, scope, in); err != nil {
+				g.change.End[row.ID] = workflowFault(err)
+				return
+			}
+		}
+		rows = append(rows, g.queued(f, j, row, settled{Instance: *in, Needs: scope.Needs, Calls: f.calls}))
 	}
 	g.change.Expand[row.ID] = rows
 }
 
 // queued is the job that one instance becomes.
-func (g *graph) queued(j *workflow.Job, row tgr.Job, in settled) tgr.Job {
+func (g *graph) queued(f *frame, j *workflow.Job, row tgr.Job, in settled) tgr.Job {
 	data, err := json.Marshal(in)
 	if err != nil {
 		panic(err) // it is plain data: a bug, if it cannot be written
@@ -136,10 +168,9 @@ func (g *graph) queued(j *workflow.Job, row tgr.Job, in settled) tgr.Job {
 		status, group = tgr.Pending, tgr.Group{} // it fails in the next round, alone among its matrix
 	}
 	return tgr.Job{
-		Run: row.Run, Attempt: row.Attempt, Kind: tgr.WorkJob, Key: j.Key, Name: in.Name, Needs: j.Needs,
+		Run: row.Run, Attempt: row.Attempt, Kind: row.Kind, Key: row.Key, Name: f.name + in.Name, Needs: row.Needs, Uses: row.Uses,
 		Index: in.Index, Total: in.Total, MaxParallel: in.MaxParallel, Instance: data, Labels: wanted(&in.Instance),
-		ContinueOnError: in.ContinueOnError, Status: status,
-		Group: group,
+		ContinueOnError: in.ContinueOnError, Status: status, Group: group,
 	}
 }
 
@@ -153,12 +184,12 @@ func (g *graph) refused(row tgr.Job) error {
 }
 
 // scopeOf is the scope of one job: its direct needs, and all of them for success() and failure().
-func (g *graph) scopeOf(j *workflow.Job) *workflow.Scope {
-	s := *g.scope
+func (g *graph) scopeOf(f *frame, j *workflow.Job) *workflow.Scope {
+	s := *f.scope
 	s.Needs, s.Ancestors = map[string]workflow.Need{}, map[string]workflow.Need{}
 	s.Cancelled = g.run.CancelReason != ""
 	for _, need := range j.Needs {
-		s.Needs[need] = g.need(need)
+		s.Needs[need] = g.need(f.path + need)
 	}
 	var climb func(keys []string)
 	climb = func(keys []string) {
@@ -166,8 +197,8 @@ func (g *graph) scopeOf(j *workflow.Job) *workflow.Scope {
 			if _, seen := s.Ancestors[key]; seen {
 				continue
 			}
-			s.Ancestors[key] = g.need(key)
-			if up := g.plan.Job(key); up != nil {
+			s.Ancestors[key] = g.need(f.path + key)
+			if up := f.plan.Job(key); up != nil {
 				climb(up.Needs)
 			}
 		}
@@ -177,14 +208,14 @@ func (g *graph) scopeOf(j *workflow.Job) *workflow.Scope {
 }
 
 // done reports whether every row of a job is complete. Rows that next itself completes count the next time.
-func (g *graph) done(key string) bool {
-	rows := g.rows[key]
+func (g *graph) done(path string) bool {
+	rows := g.rows[path]
 	return len(rows) > 0 && !slices.ContainsFunc(rows, func(r tgr.Job) bool { return !r.Status.Done() })
 }
 
 // need is a finished job as the needs context shows it. Of a matrix the worst result counts, and of two instances
 // that set the same output the one that ended last.
-func (g *graph) need(key string) workflow.Need { return needOf(g.rows[key]) }
+func (g *graph) need(path string) workflow.Need { return needOf(g.rows[path]) }
 
 func needOf(rows []tgr.Job) workflow.Need {
 	rows = slices.Clone(rows)
@@ -217,14 +248,14 @@ func needOf(rows []tgr.Job) workflow.Need {
 
 // outlivesCancel reports whether a job that already runs, or may, goes on when the run is cancelled: GitHub evaluates
 // its condition again and goes on if it still holds, as always() does.
-func (g *graph) outlivesCancel(j *workflow.Job) bool {
-	run, err := j.Decide(g.plan, g.scopeOf(j))
+func (g *graph) outlivesCancel(f *frame, j *workflow.Job) bool {
+	run, err := j.Decide(f.plan, g.scopeOf(f, j))
 	return err == nil && run
 }
 
-func (g *graph) whySkipped(j *workflow.Job) string {
+func (g *graph) whySkipped(f *frame, j *workflow.Job) string {
 	for _, key := range j.Needs {
-		if r := g.need(key).Result; r != string(tgr.Success) {
+		if r := g.need(f.path + key).Result; r != string(tgr.Success) {
 			return fmt.Sprintf("if: %s is false: %s ended as %s", j.If, key, r)
 		}
 	}

@@ -73,7 +73,7 @@ func brief(c Change, jobs []tgr.Job) []string {
 		if reason, ok := c.Skip[j.ID]; ok {
 			out = append(out, "skip "+j.Name+": "+reason)
 		}
-		if r, ok := c.Fail[j.ID]; ok {
+		if r, ok := c.End[j.ID]; ok {
 			out = append(out, fmt.Sprintf("fail %s (%s): %s", j.Name, r.Blame, r.Reason))
 		}
 		if reason, ok := c.Cancel[j.ID]; ok {
@@ -211,7 +211,7 @@ func applied(t *testing.T, jobs []tgr.Job, c Change) []tgr.Job {
 				j.Status, j.Conclusion = tgr.Completed, done.conclusion
 			}
 		}
-		if r, ok := c.Fail[j.ID]; ok {
+		if r, ok := c.End[j.ID]; ok {
 			j.Status, j.Conclusion = tgr.Completed, r.Conclusion
 		}
 		out = append(out, j)

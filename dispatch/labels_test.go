@@ -94,7 +94,7 @@ jobs:
 	}
 	var got []string
 	for _, j := range jobs {
-		why, _, _ := strings.Cut(refused.Fail[j.ID].Reason, "; there are")
+		why, _, _ := strings.Cut(refused.End[j.ID].Reason, "; there are")
 		got = append(got, strings.TrimSpace(strings.Join([]string{j.Name, string(j.Status), j.Group.Name, why}, " ")))
 	}
 	want := []string{

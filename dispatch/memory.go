@@ -64,7 +64,7 @@ func (m *Memory) Claim(_ context.Context, c Claim) (*Lease, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, j := range m.jobs {
-		if j.Status != tgr.Queued || len(c.Kinds) > 0 && !slices.Contains(c.Kinds, j.Kind) || m.full(j) {
+		if j.Status != tgr.Queued || j.Kind == tgr.CallJob || len(c.Kinds) > 0 && !slices.Contains(c.Kinds, j.Kind) || m.full(j) {
 			continue
 		}
 		now := time.Now()
@@ -216,7 +216,13 @@ func (m *Memory) apply(id tgr.RunID, c Change) {
 		if reason, ok := c.Skip[j.ID]; ok {
 			j.complete(JobResult{Conclusion: tgr.Skipped, Reason: reason})
 		}
-		if r, ok := c.Fail[j.ID]; ok {
+		if rows, ok := c.Begin[j.ID]; ok {
+			j.Status, j.Started = tgr.InProgress, time.Now()
+			for _, row := range rows {
+				m.newJob(row)
+			}
+		}
+		if r, ok := c.End[j.ID]; ok {
 			j.complete(r)
 		}
 		if reason, ok := c.Cancel[j.ID]; ok && j.Status == tgr.InProgress {

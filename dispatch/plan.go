@@ -106,10 +106,14 @@ func (d *Dispatcher) compileAll(ctx context.Context, ev tgr.Event, s *sink) (Pla
 	}
 	s.say("%d workflow files at %s", len(files), ev.SHA)
 	trigger := d.triggerOf(ctx, ev)
+	load := &loader{ctx: ctx, source: d.c.Source, ev: ev, files: files}
 	p := Planned{Event: ev}
 	var reasons []string
 	for _, f := range files {
-		run, reason := d.compile(ev, f, trigger, files)
+		run, reason := d.compile(ev, f, trigger, load.load)
+		if load.fault != nil {
+			return Planned{}, load.fault
+		}
 		if run == nil {
 			s.say("%s: not started: %s", f.Path, reason)
 			reasons = append(reasons, f.Path+": "+reason)
@@ -167,7 +171,7 @@ func skipMark(ev tgr.Event) string {
 }
 
 // compile compiles one workflow file. Without a run, the reason says which filter said no.
-func (d *Dispatcher) compile(ev tgr.Event, f File, t workflow.Trigger, files []File) (run *PlannedRun, reason string) {
+func (d *Dispatcher) compile(ev tgr.Event, f File, t workflow.Trigger, load func(string) (workflow.Loaded, error)) (run *PlannedRun, reason string) {
 	fail := func(reason string) (*PlannedRun, string) {
 		return &PlannedRun{WorkflowFile: f.Path, WorkflowName: f.Path, Conclusion: tgr.StartupFailure, Reason: reason}, ""
 	}
@@ -193,7 +197,7 @@ func (d *Dispatcher) compile(ev tgr.Event, f File, t workflow.Trigger, files []F
 	if !m.OK {
 		return nil, m.Reason
 	}
-	plan, problems := workflow.Compile(w, workflow.Options{Trigger: t, Load: loader(files)})
+	plan, problems := workflow.Compile(w, workflow.Options{Trigger: t, Load: load})
 	if reason := firstErrors(problems); reason != "" {
 		return fail(reason)
 	}
@@ -215,9 +219,7 @@ func (d *Dispatcher) compile(ev tgr.Event, f File, t workflow.Trigger, files []F
 	if g.Name, g.CancelOther, g.QueueMax, err = plan.EvalConcurrency(scope); err != nil {
 		return fail(err.Error())
 	}
-	for _, j := range plan.Jobs {
-		run.Jobs = append(run.Jobs, tgr.Job{Kind: tgr.WorkJob, Key: j.Key, Name: or(j.Name, j.Key), Needs: j.Needs, Status: tgr.Pending})
-	}
+	run.Jobs = pendingRows(&frame{plan: plan})
 	return run, ""
 }
 
@@ -267,22 +269,6 @@ func dispatched(ev tgr.Event) string {
 		return ""
 	}
 	return p.Workflow
-}
-
-// loader finds reusable workflows among the files of the same commit.
-func loader(files []File) func(string) (string, []byte, error) {
-	return func(uses string) (string, []byte, error) {
-		local, ok := strings.CutPrefix(uses, "./")
-		if !ok {
-			return "", nil, nil
-		}
-		for _, f := range files {
-			if f.Path == path.Clean(local) {
-				return f.Path, f.Data, f.Err
-			}
-		}
-		return "", nil, fmt.Errorf("the commit has no file %s", path.Clean(local))
-	}
 }
 
 // firstErrors joins the errors among problems, the first few in full; "" if there is none.

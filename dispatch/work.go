@@ -40,6 +40,7 @@ type PlannedRun struct {
 	WorkflowName string
 	Title        string
 	Group        tgr.Group
+	Hold         string         // as of tgr.Run
 	Plan         []byte         // workflow.Plan as JSON
 	Jobs         []tgr.Job      // pending; Key, Name and Needs are set
 	Conclusion   tgr.Conclusion // StartupFailure for a workflow that could not be compiled: no jobs, and a Reason
@@ -49,8 +50,10 @@ type PlannedRun struct {
 // Change is what Settle does to the jobs of a run. Each map is by id of a job that has not been completed.
 type Change struct {
 	Expand map[tgr.JobID][]tgr.Job // a pending job is replaced by these, which are queued, or wait for their Group
+	Begin  map[tgr.JobID][]tgr.Job // a queued tgr.CallJob is in progress, and these pending jobs are what it calls
 	Skip   map[tgr.JobID]string    // completed as skipped, for that reason
-	Fail   map[tgr.JobID]JobResult // completed without having run, as the result says
+	End    map[tgr.JobID]JobResult // completed without a machine, as the result says
+	Queue  map[tgr.JobID]time.Time // a gated job may go on, at that time
 	Cancel map[tgr.JobID]string    // cancelled at once, or marked for the machine that runs it, for that reason
 }
 

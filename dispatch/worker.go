@@ -149,7 +149,7 @@ func (d *Dispatcher) settleOne(ctx context.Context, id tgr.RunID) error {
 		changed = false
 		err := d.c.Runs.Settle(ctx, id, func(run tgr.Run, jobs []tgr.Job) (Change, error) {
 			c, err := d.change(run, jobs)
-			changed = len(c.Expand)+len(c.Skip)+len(c.Fail) > 0
+			changed = len(c.Expand)+len(c.Begin)+len(c.Skip)+len(c.End) > 0
 			return c, err
 		})
 		if err != nil {

@@ -94,8 +94,8 @@ func Reports(run tgr.Run, jobs []tgr.Job, o ReportOptions) []Outgoing {
 	b := &builder{run: run, sha: sha, o: o}
 	var work []tgr.Job
 	for _, j := range jobs {
-		if j.Kind == tgr.PlanJob {
-			continue
+		if j.Kind == tgr.PlanJob || j.Calling() {
+			continue // the jobs that it calls are shown
 		}
 		work = append(work, j)
 	}

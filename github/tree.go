@@ -67,6 +67,34 @@ func (s *Source) ReadFile(ctx context.Context, repo tgr.Repo, sha, name string) 
 	return files[0].Data, nil
 }
 
+// RemoteFile returns one file of another repository at a branch, a tag or a SHA, as Action does: with the full name of
+// the ref, and the commit that it is now.
+func (s *Source) RemoteFile(ctx context.Context, name, ref, file string) (full, sha string, data []byte, err error) {
+	repo := tgr.Repo{FullName: name}
+	c, err := s.clone(repo)
+	if err != nil {
+		return "", "", nil, err
+	}
+	c.foreign = true
+	if full, sha, err = c.resolve(ctx, ref); err != nil {
+		return "", "", nil, err
+	}
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return "", "", nil, c.fail("read", file, err)
+	}
+	err = c.need(ctx, sha, full)
+	unlock()
+	if err != nil {
+		return "", "", nil, c.fail("read", file+" at "+ref, err)
+	}
+	if full == "" {
+		full = sha
+	}
+	data, err = s.ReadFile(ctx, repo, sha, file)
+	return full, sha, data, err
+}
+
 // list returns what the tree has at a path (a directory's entries, if it ends in a slash) and the objects' names.
 func (c *clone) list(ctx context.Context, sha, name string) (files []File, ids []string, err error) {
 	if !shaPattern.MatchString(sha) {

@@ -91,7 +91,10 @@ func (r *run) ownSource(sc *scope) (repo, ref string) {
 		return sc.action.repo, sc.action.ref
 	}
 	repo, _ = r.static.github["repository"].(string)
-	ref, _ = r.static.github["workflow_sha"].(string)
+	file, ref := r.written()
+	if parts := strings.SplitN(file, "/", 3); len(parts) == 3 {
+		repo = parts[0] + "/" + parts[1]
+	}
 	if ref == "" {
 		ref, _ = r.static.github["sha"].(string)
 	}

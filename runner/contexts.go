@@ -190,18 +190,33 @@ func (r *run) jobStatus() string {
 // jobContext is the job context. There are no containers, so it has none.
 func (r *run) jobContext() *expr.Object {
 	o := expr.NewObject().Set("status", expr.Str(r.jobStatus()))
-	for _, k := range []string{"check_run_id", "workflow_ref", "workflow_sha"} {
-		if v, ok := r.static.github[k]; ok {
-			o.Set(k, expr.FromAny(v))
-		}
+	if v, ok := r.static.github["check_run_id"]; ok {
+		o.Set("check_run_id", expr.FromAny(v))
 	}
-	if ref, ok := r.static.github["workflow_ref"].(string); ok { // owner/name/path@ref
+	ref, sha := r.written()
+	if ref != "" {
+		o.Set("workflow_ref", expr.Str(ref))
+	}
+	if sha != "" {
+		o.Set("workflow_sha", expr.Str(sha))
+	}
+	if ref != "" { // owner/name/path@ref
 		file, _, _ := strings.Cut(ref, "@")
 		if parts := strings.SplitN(file, "/", 3); len(parts) == 3 {
 			o.Set("workflow_repository", expr.Str(parts[0]+"/"+parts[1])).Set("workflow_file_path", expr.Str(parts[2]))
 		}
 	}
 	return o
+}
+
+// written is the file that the job is written in, owner/name/path@ref, and its commit.
+func (r *run) written() (ref, sha string) {
+	if r.job.WorkflowRef != "" {
+		return r.job.WorkflowRef, r.job.WorkflowSHA
+	}
+	ref, _ = r.static.github["workflow_ref"].(string)
+	sha, _ = r.static.github["workflow_sha"].(string)
+	return ref, sha
 }
 
 // state is what the status functions answer from.

@@ -137,7 +137,10 @@ type Job struct {
 	Needs    map[string]workflow.Need
 	Inputs   map[string]any // the inputs context
 	Token    string         // github.token; "" is none
-	Debug    bool           // step debugging: show ::debug:: lines, set RUNNER_DEBUG
+	// WorkflowRef and WorkflowSHA name the file that the job is written in, owner/name/path@ref and its commit, where
+	// that is a reusable workflow; "": those of the github context.
+	WorkflowRef, WorkflowSHA string
+	Debug                    bool // step debugging: show ::debug:: lines, set RUNNER_DEBUG
 }
 
 // Summary is what a step wrote to GITHUB_STEP_SUMMARY, masked.

@@ -51,7 +51,7 @@ func (t *tx) enter(run tgr.RunID, job tgr.JobID, g tgr.Group) {
 func (t *tx) enterJobs(run tgr.Run) error {
 	jobs, err := work(context.Background(), t, run.ID, run.Attempt)
 	for _, j := range jobs {
-		if j.Status == tgr.Pending {
+		if j.Status == tgr.Pending && !j.Gated {
 			t.enter(run.ID, j.ID, j.Group)
 		}
 	}
@@ -283,12 +283,14 @@ func (t *tx) supersede(holder, by member) error {
 	why := fmt.Sprintf("superseded by %s in the concurrency group %q", by.who(), by.group.Name)
 	t.nudged[holder.run] = true
 	if holder.job != 0 {
-		return t.alter(holder, func(j *job) error {
-			if j.cancel {
-				return nil
-			}
-			return j.stop(t.now, why)
-		})
+		j, err := findJob(context.Background(), t, holder.job)
+		if err != nil || j.Status.Done() || j.cancel {
+			return err
+		}
+		if err := t.stop(j, why); err != nil {
+			return err
+		}
+		return t.fold(holder.run)
 	}
 	run, err := findRun(context.Background(), t, holder.run, false)
 	if err != nil || run.CancelReason != "" {

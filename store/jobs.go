@@ -8,7 +8,7 @@ import (
 	"github.com/terraphim/tgr"
 )
 
-// Jobs lists the work jobs of an attempt (0: the current one) of a run, in the order in which they were made.
+// Jobs lists the jobs, but for the plan job, of an attempt (0: the current one) of a run, in the order in which they were made.
 func (s *Store) Jobs(ctx context.Context, run tgr.RunID, attempt int) ([]tgr.Job, error) {
 	if attempt == 0 {
 		r, err := findRun(ctx, s.r, run, false)
@@ -64,8 +64,8 @@ func (s *Store) LogOf(ctx context.Context, id tgr.JobID) (tgr.JobID, error) {
 	if err != nil {
 		return 0, s.dialect.fault("log", err)
 	}
-	if j.origin != 0 {
-		return j.origin, nil
+	if j.Origin != 0 {
+		return j.Origin, nil
 	}
 	return j.ID, nil
 }
@@ -87,7 +87,7 @@ func (s *Store) QueueDepth(ctx context.Context) (Depth, error) {
 		COALESCE(SUM(CASE WHEN status = 'queued' THEN 1 ELSE 0 END), 0),
 		COALESCE(SUM(CASE WHEN status = 'in_progress' THEN 1 ELSE 0 END), 0),
 		COALESCE(MIN(CASE WHEN status = 'queued' THEN queued END), 0)
-		FROM jobs WHERE status <> 'completed'`).Scan(&d.Pending, &d.Queued, &d.InProgress, &oldest)
+		FROM jobs WHERE status <> 'completed' AND kind <> 'call'`).Scan(&d.Pending, &d.Queued, &d.InProgress, &oldest)
 	d.Oldest = moment(oldest)
 	return d, s.dialect.fault("depth", err)
 }

@@ -197,7 +197,7 @@ func (s *Store) Release(ctx context.Context, id tgr.JobID, token, reason string)
 // at start and from time to time.
 func (s *Store) Expire(ctx context.Context) ([]tgr.Job, error) {
 	return s.reclaim(ctx, "expire", func(t *tx) ([]*job, error) {
-		return findJobs(context.Background(), t, "WHERE status = 'in_progress' AND lease_until < $1 ORDER BY id", nanos(t.now))
+		return findJobs(context.Background(), t, "WHERE status = 'in_progress' AND kind <> 'call' AND lease_until < $1 ORDER BY id", nanos(t.now))
 	}, func(j *job, now time.Time) string {
 		return fmt.Sprintf("its worker %s was not heard of since its lease ended, %s ago", j.owner, now.Sub(j.until).Round(time.Second))
 	})

@@ -1,9 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/terraphim/tgr"
 )
@@ -23,7 +25,8 @@ type PlannedRun struct {
 	Title        string
 	Plan         []byte // workflow.Plan as JSON
 	Group        tgr.Group
-	Jobs         []tgr.Job // Key, Name and Needs are used; each starts pending. Keys are distinct
+	Jobs         []tgr.Job // Key, Kind, Name, Needs and Uses are used; each starts pending. Keys are distinct
+	Hold         string    // as of tgr.Run
 
 	// Conclusion, if not empty, completes the run at once, without jobs: StartupFailure for a workflow that could
 	// not be compiled, Skipped for one that has nothing to do.
@@ -133,6 +136,14 @@ func (t *tx) planned(accepted tgr.RunID, p Planned) ([]tgr.RunID, error) {
 	return ids, nil
 }
 
+// pendingJob is a job of run's current attempt before anything is known of it.
+func pendingJob(run tgr.Run, j tgr.Job, now time.Time) *job {
+	return &job{template: j.Name, Job: tgr.Job{
+		Run: run.ID, Attempt: run.Attempt, Kind: cmp.Or(j.Kind, tgr.WorkJob), Key: j.Key, Name: j.Name, Needs: j.Needs, Uses: j.Uses,
+		Total: 1, Status: tgr.Pending, Created: now,
+	}}
+}
+
 // plan makes run, which has a row, a run of the workflow p.
 func (t *tx) plan(run *tgr.Run, p PlannedRun) error {
 	err := t.QueryRow(`INSERT INTO run_numbers (repo_id, workflow_file, n) VALUES ($1, $2, 1)
@@ -140,13 +151,13 @@ func (t *tx) plan(run *tgr.Run, p PlannedRun) error {
 	if err != nil {
 		return fmt.Errorf("number run %d: %w", run.ID, err)
 	}
-	run.WorkflowFile, run.WorkflowName, run.Title, run.Group = p.WorkflowFile, p.WorkflowName, p.Title, p.Group
+	run.WorkflowFile, run.WorkflowName, run.Title, run.Group, run.Hold = p.WorkflowFile, p.WorkflowName, p.Title, p.Group, p.Hold
 	group, err := encode(run.Group, len(run.Group.Name))
 	if err != nil {
 		return err
 	}
-	err = t.exec(fmt.Sprintf("plan run %d", run.ID), "UPDATE runs SET number = $1, workflow_file = $2, workflow_name = $3, title = $4, plan = $5, grp = $6 WHERE id = $7",
-		run.Number, p.WorkflowFile, p.WorkflowName, p.Title, p.Plan, group, run.ID)
+	err = t.exec(fmt.Sprintf("plan run %d", run.ID), "UPDATE runs SET number = $1, workflow_file = $2, workflow_name = $3, title = $4, plan = $5, grp = $6, hold = $7 WHERE id = $8",
+		run.Number, p.WorkflowFile, p.WorkflowName, p.Title, p.Plan, group, run.Hold, run.ID)
 	if err != nil {
 		return err
 	}
@@ -158,10 +169,7 @@ func (t *tx) plan(run *tgr.Run, p PlannedRun) error {
 		return t.notify(*run, nil)
 	}
 	for _, j := range p.Jobs {
-		err := t.insert(&job{template: j.Name, Job: tgr.Job{
-			Run: run.ID, Attempt: run.Attempt, Kind: tgr.WorkJob, Key: j.Key, Name: j.Name, Needs: j.Needs, Total: 1, Status: tgr.Pending, Created: t.now,
-		}})
-		if err != nil {
+		if err := t.insert(pendingJob(*run, j, t.now)); err != nil {
 			return err
 		}
 	}

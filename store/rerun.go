@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/terraphim/tgr"
@@ -70,67 +71,122 @@ func (s *Store) Rerun(ctx context.Context, id tgr.RunID, again Again) (attempt i
 	return attempt, nil
 }
 
+// repetition is which jobs of an attempt the next one repeats.
+type repetition struct {
+	old       []*job
+	direct    map[tgr.JobID]bool // asked for
+	repeated  map[string]bool    // keys of which something is repeated
+	dependent map[string]bool    // keys that need a repeated one
+	reopened  map[tgr.JobID]bool // calls of which some jobs are repeated
+	gone      map[tgr.JobID]bool // jobs of a call that is repeated as a whole
+}
+
 // repeat makes the jobs of the next attempt from those of the last.
 func repeat(old []*job, again Again, now time.Time) ([]*job, error) {
-	direct := make(map[tgr.JobID]bool) // asked for
-	repeated := make(map[string]bool)  // keys of which something is repeated
-	dependent := make(map[string]bool) // keys that need a repeated one
-	groups := make(map[string][]*job)  // by key
-	var order []string                 // of keys
+	r := repetition{old: old, direct: map[tgr.JobID]bool{}, repeated: map[string]bool{}, dependent: map[string]bool{},
+		reopened: map[tgr.JobID]bool{}, gone: map[tgr.JobID]bool{}}
 	for _, j := range old {
-		if groups[j.Key] == nil {
-			order = append(order, j.Key)
-		}
-		groups[j.Key] = append(groups[j.Key], j)
-		if again.Job == j.ID || again.Failed && j.Conclusion.Failed() || again == (Again{}) {
-			direct[j.ID], repeated[j.Key] = true, true
+		failed := again.Failed && j.Conclusion.Failed() && len(r.called(j)) == 0 // of a call that failed, what failed
+		if again.Job == j.ID || failed || again == (Again{}) && !strings.Contains(j.Key, "/") {
+			r.direct[j.ID], r.repeated[j.Key] = true, true
 		}
 	}
-	if len(direct) == 0 {
+	if len(r.direct) == 0 {
 		return nil, tgr.Errorf("store.rerun", tgr.Conflict, "the last attempt has no such job to repeat")
 	}
+	r.spread()
+	return r.jobs(now), nil
+}
+
+// called are the jobs that the call j has called directly.
+func (r *repetition) called(j *job) []*job {
+	var out []*job
+	if j.Kind != tgr.CallJob {
+		return nil
+	}
+	for _, o := range r.old {
+		if rest, ok := strings.CutPrefix(o.Key, j.callPath()); ok && !strings.Contains(rest, "/") {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// spread finds what else is repeated, because of what is.
+func (r *repetition) spread() {
 	for more := true; more; {
 		more = false
-		for _, j := range old {
-			if !dependent[j.Key] && slices.ContainsFunc(j.Needs, func(n string) bool { return repeated[n] }) {
-				dependent[j.Key], repeated[j.Key], more = true, true, true
+		for _, j := range r.old {
+			if !r.dependent[j.Key] && slices.ContainsFunc(j.Needs, func(n string) bool { return r.repeated[n] }) {
+				r.dependent[j.Key], r.repeated[j.Key], more = true, true, true
+			}
+			whole := r.direct[j.ID] || r.dependent[j.Key] || r.gone[j.ID]
+			for _, c := range r.called(j) {
+				switch {
+				case whole && !r.gone[c.ID]:
+					r.gone[c.ID], more = true, true
+				case !whole && !r.reopened[j.ID] && r.repeated[c.Key]:
+					r.reopened[j.ID], r.repeated[j.Key], more = true, true, true
+				}
 			}
 		}
 	}
-	var jobs []*job
-	for _, key := range order {
-		if dependent[key] {
-			jobs = append(jobs, groups[key][0].anew(now))
-			continue
-		}
-		for _, j := range groups[key] {
-			switch {
-			case !direct[j.ID]:
-				jobs = append(jobs, j.carried(now))
-			case j.Instance == nil:
-				jobs = append(jobs, j.anew(now))
-			default:
-				jobs = append(jobs, j.again(now))
-			}
+}
+
+// jobs are those of the next attempt, in the order of the last.
+func (r *repetition) jobs(now time.Time) []*job {
+	var out []*job
+	anew := map[string]bool{} // keys of jobs that are expanded anew
+	var grouped []string      // how the keys of jobs begin whose call has to wait for its group first
+	for _, j := range r.old {
+		if r.reopened[j.ID] && j.Group.Name != "" {
+			grouped = append(grouped, j.callPath())
 		}
 	}
-	return jobs, nil
+	for _, j := range r.old {
+		waits := slices.ContainsFunc(grouped, func(path string) bool { return strings.HasPrefix(j.Key, path) })
+		switch {
+		case r.gone[j.ID], anew[j.Key]:
+		case r.dependent[j.Key], r.direct[j.ID] && (j.Instance == nil || waits):
+			anew[j.Key] = true
+			out = append(out, j.anew(now))
+		case r.direct[j.ID]:
+			out = append(out, j.again(now))
+		case r.reopened[j.ID]:
+			out = append(out, j.reopened(now, waits))
+		default:
+			out = append(out, j.carried(now))
+		}
+	}
+	// A key that is expanded anew has no other rows.
+	return slices.DeleteFunc(out, func(j *job) bool { return anew[j.Key] && j.Instance != nil })
 }
 
 // anew is the job before its matrix was expanded, in the next attempt.
 func (j *job) anew(now time.Time) *job {
 	return &job{template: j.template, Job: tgr.Job{
-		Run: j.Run, Attempt: j.Attempt + 1, Kind: j.Kind, Key: j.Key, Name: j.template, Needs: j.Needs, Total: 1, Status: tgr.Pending, Created: now,
+		Run: j.Run, Attempt: j.Attempt + 1, Kind: j.Kind, Key: j.Key, Name: j.template, Needs: j.Needs, Uses: j.Uses,
+		Total: 1, Status: tgr.Pending, Created: now,
 	}}
 }
 
-// again is the expanded job in the next attempt, to be run once more.
+// again is the expanded job in the next attempt, to be run once more. One with an environment is gated as before.
 func (j *job) again(now time.Time) *job {
 	n := j.anew(now)
 	n.Name, n.Index, n.Total, n.Instance, n.Labels, n.ContinueOnError = j.Name, j.Index, j.Total, j.Instance, j.Labels, j.ContinueOnError
-	n.maxParallel, n.Group = j.maxParallel, j.Group
-	if n.Group.Name == "" { // else it waits for its group
+	n.maxParallel, n.Group, n.Environment, n.Gated = j.maxParallel, j.Group, j.Environment, j.Environment != ""
+	if n.Group.Name == "" && !n.Gated { // else it waits
 		n.Status, n.queued = tgr.Queued, now
+	}
+	return n
+}
+
+// reopened is a call in the next attempt of which some jobs are repeated. It goes on at once, unless it has to wait
+// for its group, or for that of a call around it.
+func (j *job) reopened(now time.Time, waits bool) *job {
+	n := j.again(now)
+	if n.Status == tgr.Queued && !waits {
+		n.Status, n.Started = tgr.InProgress, now
 	}
 	return n
 }
@@ -139,8 +195,8 @@ func (j *job) again(now time.Time) *job {
 func (j *job) carried(now time.Time) *job {
 	n := *j
 	n.ID, n.Attempt, n.Created = 0, j.Attempt+1, now
-	if n.origin == 0 {
-		n.origin = j.ID
+	if n.Origin == 0 {
+		n.Origin = j.ID
 	}
 	return &n
 }

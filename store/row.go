@@ -62,7 +62,6 @@ func decode(what, s string, v any) error {
 type job struct {
 	tgr.Job
 	template     string // name before the expansion
-	origin       tgr.JobID
 	maxParallel  int
 	queued       time.Time
 	notBefore    time.Time
@@ -75,16 +74,16 @@ type job struct {
 
 const jobColumns = `id, run_id, attempt, kind, key, name, template, origin, needs, idx, total, instance, labels, continue_on_error,
 	max_parallel, status, conclusion, blame, reason, tries, outputs, machine, isolation, steps, annotations,
-	created, queued, started, finished, owner, token, lease_until, cancel, cancel_reason, grp, summary, not_before`
+	created, queued, started, finished, owner, token, lease_until, cancel, cancel_reason, grp, summary, not_before, uses, environment, gated`
 
 // scanJob reads a row of jobColumns.
 func scanJob(scan func(...any) error) (*job, error) {
 	var j job
 	var needs, instance, labels, outputs, steps, annotations, group string
 	var created, queued, started, finished, until, notBefore int64
-	err := scan(&j.ID, &j.Run, &j.Attempt, &j.Kind, &j.Key, &j.Name, &j.template, &j.origin, &needs, &j.Index, &j.Total, &instance, &labels,
+	err := scan(&j.ID, &j.Run, &j.Attempt, &j.Kind, &j.Key, &j.Name, &j.template, &j.Origin, &needs, &j.Index, &j.Total, &instance, &labels,
 		&j.ContinueOnError, &j.maxParallel, &j.Status, &j.Conclusion, &j.Blame, &j.Reason, &j.Tries, &outputs, &j.Machine,
-		&j.Isolation, &steps, &annotations, &created, &queued, &started, &finished, &j.owner, &j.token, &until, &j.cancel, &j.cancelReason, &group, &j.Summary, &notBefore)
+		&j.Isolation, &steps, &annotations, &created, &queued, &started, &finished, &j.owner, &j.token, &until, &j.cancel, &j.cancelReason, &group, &j.Summary, &notBefore, &j.Uses, &j.Environment, &j.Gated)
 	if err != nil {
 		return nil, err
 	}
@@ -134,9 +133,9 @@ func findJob(ctx context.Context, q querier, id tgr.JobID) (*job, error) {
 	return jobs[0], nil
 }
 
-// work reads the work jobs of an attempt.
+// work reads the jobs of an attempt, those that call workflows included.
 func work(ctx context.Context, q querier, run tgr.RunID, attempt int) ([]*job, error) {
-	return findJobs(ctx, q, "WHERE run_id = $1 AND attempt = $2 AND kind = $3 ORDER BY id", run, attempt, tgr.WorkJob)
+	return findJobs(ctx, q, "WHERE run_id = $1 AND attempt = $2 AND kind <> $3 ORDER BY id", run, attempt, tgr.PlanJob)
 }
 
 // plain drops what only the store knows.
@@ -161,12 +160,12 @@ func (t *tx) insert(j *job) error {
 	}
 	err := t.QueryRow(`INSERT INTO jobs (run_id, attempt, kind, key, name, template, origin, needs, idx, total, instance, labels,
 		continue_on_error, max_parallel, status, conclusion, blame, reason, tries, outputs, machine, isolation, steps, annotations,
-		created, queued, started, finished, grp, summary)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)
+		created, queued, started, finished, grp, summary, uses, environment, gated)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33)
 		RETURNING id`,
-		j.Run, j.Attempt, j.Kind, j.Key, j.Name, j.template, j.origin, needs, j.Index, j.Total, string(j.Instance), labels,
+		j.Run, j.Attempt, j.Kind, j.Key, j.Name, j.template, j.Origin, needs, j.Index, j.Total, string(j.Instance), labels,
 		flag(j.ContinueOnError), j.maxParallel, j.Status, j.Conclusion, j.Blame, j.Reason, j.Tries, outputs, j.Machine, j.Isolation, steps, annotations,
-		nanos(j.Created), nanos(j.queued), nanos(j.Started), nanos(j.Finished), group, j.Summary).Scan(&j.ID)
+		nanos(j.Created), nanos(j.queued), nanos(j.Started), nanos(j.Finished), group, j.Summary, j.Uses, j.Environment, flag(j.Gated)).Scan(&j.ID)
 	if err != nil {
 		return fmt.Errorf("add job %q of run %d: %w", j.Key, j.Run, err)
 	}
@@ -188,9 +187,9 @@ func (t *tx) save(j *job, from tgr.Status) error {
 	}
 	return t.exec(fmt.Sprintf("save job %d", j.ID), `UPDATE jobs SET status = $1, conclusion = $2, blame = $3, reason = $4, tries = $5, outputs = $6,
 		machine = $7, isolation = $8, steps = $9, annotations = $10, queued = $11, started = $12, finished = $13, owner = $14,
-		token = $15, lease_until = $16, cancel = $17, cancel_reason = $18, summary = $19, not_before = $20 WHERE id = $21 AND status = $22`,
+		token = $15, lease_until = $16, cancel = $17, cancel_reason = $18, summary = $19, not_before = $20, gated = $21 WHERE id = $22 AND status = $23`,
 		j.Status, j.Conclusion, j.Blame, j.Reason, j.Tries, outputs, j.Machine, j.Isolation, steps, annotations, nanos(j.queued),
-		nanos(j.Started), nanos(j.Finished), j.owner, j.token, nanos(j.until), flag(j.cancel), j.cancelReason, j.Summary, nanos(j.notBefore), j.ID, from)
+		nanos(j.Started), nanos(j.Finished), j.owner, j.token, nanos(j.until), flag(j.cancel), j.cancelReason, j.Summary, nanos(j.notBefore), flag(j.Gated), j.ID, from)
 }
 
 func firstOf(errs ...error) error {

@@ -9,7 +9,7 @@ import (
 )
 
 const runColumns = `r.id, r.delivery, r.number, r.attempt, r.workflow_file, r.workflow_name, r.title, r.status, r.conclusion, r.reason,
-	r.cancel_reason, r.grp, r.created, r.started, r.finished, d.event`
+	r.cancel_reason, r.grp, r.hold, r.approvals, r.created, r.started, r.finished, d.event`
 
 // findRuns reads the runs that tail (WHERE …) selects; full adds their plans and payloads.
 func findRuns(ctx context.Context, q querier, full bool, tail string, args ...any) ([]tgr.Run, error) {
@@ -26,9 +26,9 @@ func findRuns(ctx context.Context, q querier, full bool, tail string, args ...an
 	for rows.Next() {
 		var r tgr.Run
 		var created, started, finished int64
-		var event, group string
+		var event, group, approvals string
 		into := []any{&r.ID, &r.Delivery, &r.Number, &r.Attempt, &r.WorkflowFile, &r.WorkflowName, &r.Title, &r.Status, &r.Conclusion, &r.Reason,
-			&r.CancelReason, &group, &created, &started, &finished, &event}
+			&r.CancelReason, &group, &r.Hold, &approvals, &created, &started, &finished, &event}
 		var payload []byte
 		if full {
 			into = append(into, &r.Plan, &payload)
@@ -41,6 +41,9 @@ func findRuns(ctx context.Context, q querier, full bool, tail string, args ...an
 			return nil, err
 		}
 		if err := decode(fmt.Sprintf("group of run %d", r.ID), group, &r.Group); err != nil {
+			return nil, err
+		}
+		if err := decode(fmt.Sprintf("approvals of run %d", r.ID), approvals, &r.Approvals); err != nil {
 			return nil, err
 		}
 		if len(payload) > 0 {
@@ -202,6 +205,9 @@ func (t *tx) cancelAll(run tgr.Run, why string) error {
 		return err
 	}
 	for _, j := range jobs {
+		if j.Kind == tgr.CallJob && j.Status == tgr.InProgress {
+			continue // it ends with the jobs that it called, which are in the list
+		}
 		if err := t.stop(j, why); err != nil {
 			return err
 		}

@@ -1,10 +1,11 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/terraphim/tgr"
 )
@@ -13,8 +14,9 @@ import (
 type Change struct {
 	Expand map[tgr.JobID]Expansion // a pending job is replaced by its instances
 	Skip   map[tgr.JobID]string    // a pending job completes as skipped, with the reason
-	Fail   map[tgr.JobID]Failure   // a pending job completes: its matrix or its condition could not be evaluated
-	Queue  []tgr.JobID             // a pending job that needs no expansion, or was expanded as pending, is queued
+	Begin  map[tgr.JobID][]tgr.Job // a queued call is in progress: its workflow's jobs, as of PlannedRun
+	End    map[tgr.JobID]JobResult // a job that no worker has completes; Reports are not used
+	Queue  map[tgr.JobID]time.Time // a pending job has what it waited for: it is queued, or waits for its Group; not claimed before that time
 	Cancel map[tgr.JobID]string    // pending and queued ones complete as cancelled, running ones are marked
 
 	Reports []Outgoing // for the outbox
@@ -22,23 +24,16 @@ type Change struct {
 
 // Empty reports whether c changes nothing.
 func (c Change) Empty() bool {
-	return len(c.Expand)+len(c.Skip)+len(c.Fail)+len(c.Queue)+len(c.Cancel)+len(c.Reports) == 0
+	return len(c.Expand)+len(c.Begin)+len(c.Skip)+len(c.End)+len(c.Queue)+len(c.Cancel)+len(c.Reports) == 0
 }
 
 // Expansion is what a pending job becomes.
 type Expansion struct {
-	// Jobs are its instances: Name, Index, Total, Instance, Labels, ContinueOnError and Group are used; Key, Needs and
-	// the rest come from the pending job. Each is queued, or stays pending: with a Group until it is the one whose
-	// turn it is, or with its Reason where its Status says so, for a later Queue.
+	// Jobs are its instances: Name, Index, Total, Instance, Labels, ContinueOnError, Environment, Gated and Group are
+	// used; Key, Needs and the rest come from the pending job. Each is queued, or stays pending, with its Reason: with a
+	// Group until it is the one whose turn it is; where it is Gated until Queue; where its Status says so.
 	Jobs        []tgr.Job
 	MaxParallel int // how many of them may run at once; 0: no limit
-}
-
-// Failure is how a job ends that never ran.
-type Failure struct {
-	Conclusion tgr.Conclusion // "": StartupFailure
-	Blame      tgr.Blame      // "": BlameWorkflow
-	Reason     string
 }
 
 // Settle moves a run on. It calls fn in a write transaction with the run (with its plan and payload) and the
@@ -102,12 +97,14 @@ func (t *tx) apply(jobs []*job, c Change) error {
 	for id, why := range c.Skip {
 		add(id, func(j *job) error { return t.settled(j, j.complete(t.now, tgr.Skipped, "", why)) })
 	}
-	for id, f := range c.Fail {
-		f.Conclusion, f.Blame = cmp.Or(f.Conclusion, tgr.StartupFailure), cmp.Or(f.Blame, tgr.BlameWorkflow)
-		add(id, func(j *job) error { return t.settled(j, j.complete(t.now, f.Conclusion, f.Blame, f.Reason)) })
+	for id, r := range c.End {
+		add(id, func(j *job) error { return t.settle(j, r) })
 	}
-	for _, id := range c.Queue {
-		add(id, func(j *job) error { return t.settled(j, j.enqueue(t.now, "")) })
+	for id, rows := range c.Begin {
+		add(id, func(j *job) error { return t.begin(j, rows) })
+	}
+	for id, at := range c.Queue {
+		add(id, func(j *job) error { return t.pass(j, at) })
 	}
 	for id, why := range c.Cancel {
 		add(id, func(j *job) error { return t.stop(j, why) })
@@ -137,13 +134,92 @@ func (t *tx) settled(j *job, err error) error {
 	return t.save(j, tgr.Pending)
 }
 
-// stop cancels j, or marks it.
+// settle ends a job that no worker has.
+func (t *tx) settle(j *job, r JobResult) error {
+	from := j.Status
+	if from == tgr.InProgress && j.Kind != tgr.CallJob || r.Conclusion == "" {
+		return tgr.Errorf("store.settle", tgr.Conflict, "job %d is %s and cannot end as %q", j.ID, from, r.Conclusion)
+	}
+	j.Outputs, j.Annotations, j.Summary = r.Outputs, r.Annotations, r.Summary
+	if err := j.complete(t.now, r.Conclusion, r.Blame, r.Reason); err != nil {
+		return err
+	}
+	return t.save(j, from)
+}
+
+// begin has a call go on: the jobs of its workflow are rows, where a re-run has not brought them along.
+func (t *tx) begin(j *job, rows []tgr.Job) error {
+	if j.Kind != tgr.CallJob || j.Status != tgr.Queued {
+		return tgr.Errorf("store.settle", tgr.Conflict, "job %d is %s and cannot begin a call", j.ID, j.Status)
+	}
+	j.Status, j.Started, j.Reason = tgr.InProgress, t.now, ""
+	if err := t.save(j, tgr.Queued); err != nil {
+		return err
+	}
+	for _, row := range rows {
+		if !strings.HasPrefix(row.Key, j.callPath()) {
+			return tgr.Errorf("store.settle", tgr.Invalid, "job %q is not one of those that job %d calls", row.Key, j.ID)
+		}
+		if err := t.insert(pendingJob(tgr.Run{ID: j.Run, Attempt: j.Attempt}, row, t.now)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// callPath is how the keys of the jobs begin that j calls.
+func (j *job) callPath() string {
+	if j.Total > 1 {
+		return fmt.Sprintf("%s[%d]/", j.Key, j.Index)
+	}
+	return j.Key + "/"
+}
+
+// pass lets a pending job go on.
+func (t *tx) pass(j *job, at time.Time) error {
+	if j.Status != tgr.Pending {
+		return tgr.Errorf("store.settle", tgr.Conflict, "job %d is %s and cannot be queued", j.ID, j.Status)
+	}
+	j.Gated, j.Reason, j.notBefore = false, "", at
+	if at.After(t.now) {
+		j.Reason = "waits until " + at.UTC().Format(time.RFC3339) + ", as its environment asks for"
+	}
+	if j.Group.Name == "" {
+		if err := j.enqueue(t.now, j.Reason); err != nil {
+			return err
+		}
+	}
+	t.enter(j.Run, j.ID, j.Group)
+	return t.save(j, tgr.Pending)
+}
+
+// stop cancels j, or marks it; of a call that goes on, the jobs that it called.
 func (t *tx) stop(j *job, why string) error {
 	from := j.Status
+	if j.Kind == tgr.CallJob && from == tgr.InProgress {
+		return t.stopCalled(j, why)
+	}
 	if err := j.stop(t.now, why); err != nil {
 		return err
 	}
 	return t.save(j, from)
+}
+
+// stopCalled cancels what a call has called and that is not completed; Settle then ends the call.
+func (t *tx) stopCalled(call *job, why string) error {
+	t.nudged[call.Run] = true
+	jobs, err := findJobs(context.Background(), t, "WHERE run_id = $1 AND attempt = $2 AND status <> 'completed' ORDER BY id", call.Run, call.Attempt)
+	if err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		if rest, ok := strings.CutPrefix(j.Key, call.callPath()); ok && !strings.Contains(rest, "/") {
+			if err := t.stop(j, why); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // expand replaces the pending job j by its instances.
@@ -155,8 +231,8 @@ func (t *tx) expand(j *job, e Expansion) error {
 		n := j.anew(t.now)
 		n.Attempt, n.Created, n.maxParallel = j.Attempt, j.Created, e.MaxParallel
 		n.Name, n.Index, n.Total, n.Instance, n.Labels, n.ContinueOnError = i.Name, i.Index, i.Total, i.Instance, i.Labels, i.ContinueOnError
-		n.Reason, n.Group = i.Reason, i.Group
-		if i.Status != tgr.Pending && i.Group.Name == "" {
+		n.Reason, n.Group, n.Environment, n.Gated = i.Reason, i.Group, i.Environment, i.Gated
+		if i.Status != tgr.Pending && !i.Gated && i.Group.Name == "" {
 			if err := n.enqueue(t.now, ""); err != nil {
 				return err
 			}
@@ -164,7 +240,9 @@ func (t *tx) expand(j *job, e Expansion) error {
 		if err := t.insert(n); err != nil {
 			return err
 		}
-		t.enter(n.Run, n.ID, n.Group)
+		if !i.Gated {
+			t.enter(n.Run, n.ID, n.Group)
+		}
 	}
 	return t.exec(fmt.Sprintf("replace job %d", j.ID), "DELETE FROM jobs WHERE id = $1 AND status = 'pending'", j.ID)
 }

@@ -37,6 +37,7 @@ func (j *job) complete(now time.Time, c tgr.Conclusion, b tgr.Blame, reason stri
 		return err
 	}
 	j.Status, j.Conclusion, j.Blame, j.Reason, j.Finished = tgr.Completed, c, b, reason, now
+	j.Gated = false
 	for i := range j.Steps {
 		s := &j.Steps[i]
 		switch s.Status {
@@ -191,9 +192,13 @@ func (t *tx) saveRun(run *tgr.Run) error {
 			return err
 		}
 	}
+	approvals, err := encode(run.Approvals, len(run.Approvals))
+	if err != nil {
+		return err
+	}
 	return t.exec(fmt.Sprintf("save run %d", run.ID), `UPDATE runs SET status = $1, conclusion = $2, reason = $3, started = $4, finished = $5,
-		attempt = $6, cancel_reason = $7 WHERE id = $8`,
-		run.Status, run.Conclusion, run.Reason, nanos(run.Started), nanos(run.Finished), run.Attempt, run.CancelReason, run.ID)
+		attempt = $6, cancel_reason = $7, hold = $8, approvals = $9 WHERE id = $10`,
+		run.Status, run.Conclusion, run.Reason, nanos(run.Started), nanos(run.Finished), run.Attempt, run.CancelReason, run.Hold, approvals, run.ID)
 }
 
 // notify asks Config.Reports what to report of a change, and enqueues it.

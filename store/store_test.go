@@ -452,7 +452,7 @@ func TestLifeOfARun(t *testing.T) {
 		e.must(e.Settle(e.ctx, run, func(_ tgr.Run, jobs []tgr.Job) (store.Change, error) {
 			return store.Change{
 				Skip:    map[tgr.JobID]string{byKey(jobs, "never")[0].ID: "its condition is false"},
-				Queue:   []tgr.JobID{byKey(jobs, "test")[0].ID},
+				Queue:   map[tgr.JobID]time.Time{byKey(jobs, "test")[0].ID: {}},
 				Reports: []store.Outgoing{{Key: "check", Body: []byte("x")}},
 			}, nil
 		}))
@@ -631,7 +631,7 @@ func TestSettleRefuses(t *testing.T) {
 		}
 		e.looks(run, "run #1.1: queued", "a: pending", "b: pending")
 		e.must(e.Settle(e.ctx, run, func(tgr.Run, []tgr.Job) (store.Change, error) {
-			return store.Change{Fail: map[tgr.JobID]store.Failure{a: {Reason: "ci.yml:4:3: no such context"}}, Expand: map[tgr.JobID]store.Expansion{
+			return store.Change{End: map[tgr.JobID]store.JobResult{a: {Conclusion: tgr.StartupFailure, Blame: tgr.BlameWorkflow, Reason: "ci.yml:4:3: no such context"}}, Expand: map[tgr.JobID]store.Expansion{
 				b: {Jobs: []tgr.Job{{Name: "b", Total: 1, Status: tgr.Pending, Reason: "waits for its group"}}}}}, nil
 		}))
 		e.looks(run, "run #1.1: in_progress", "a: completed (startup_failure)", "b: pending")

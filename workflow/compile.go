@@ -8,8 +8,17 @@ type Options struct {
 	// Load fetches a reusable workflow for a job's uses, in which ./ is already replaced where the calling file is
 	// itself of another repository. A nil Load, or one that returns no source and no error, means that it is not
 	// available: the job then keeps Uses, and its Call is nil.
-	Load   func(uses string) (file string, src []byte, err error)
+	Load   func(uses string) (Loaded, error)
 	Limits Limits
+}
+
+// Loaded is a reusable workflow as Load found it.
+type Loaded struct {
+	File string // what errors call it
+	Data []byte // nil: it is not available
+	Repo string // owner/name; "": the repository of the run
+	Ref  string // as written in uses; "" with Repo
+	SHA  string // the commit that Ref was then; "" with Repo
 }
 
 // Compile makes the Plan of a workflow for an event. The Plan is nil if one of the problems is an error. The Workflow
@@ -20,7 +29,7 @@ func Compile(w *Workflow, o Options) (*Plan, []Problem) {
 	if o.Trigger.Event == "workflow_dispatch" {
 		p.Inputs = r.dispatchValues(w, o.Trigger.Inputs)
 	}
-	c := &calls{load: o.Load, limits: o.Limits.orDefaults(), loaded: map[string]*called{}}
+	c := &calls{load: o.Load, limits: o.Limits.orDefaults(), loaded: map[string]*called{}, left: o.Limits.orDefaults().Jobs}
 	problems := append(r.problems, c.link(p, &caller{file: w.File, uses: "./" + w.File})...)
 	if len(p.Jobs) == 0 && !Failed(problems) {
 		problems = append(problems, Problem{File: w.File, Rule: "jobs", Message: "the workflow has no jobs"})

@@ -10,13 +10,13 @@ import (
 )
 
 // library answers Load from a map of sources.
-func library(files map[string]string) func(string) (string, []byte, error) {
-	return func(uses string) (string, []byte, error) {
+func library(files map[string]string) func(string) (Loaded, error) {
+	return func(uses string) (Loaded, error) {
 		src, ok := files[uses]
 		if !ok {
-			return "", nil, fmt.Errorf("no such workflow: %s", uses)
+			return Loaded{}, fmt.Errorf("no such workflow: %s", uses)
 		}
-		return uses, []byte(src), nil
+		return Loaded{File: uses, Data: []byte(src)}, nil
 	}
 }
 
@@ -132,7 +132,7 @@ func TestNarrowedPermissions(t *testing.T) {
 }
 
 func TestReusableWorkflowNotAvailable(t *testing.T) {
-	for _, load := range []func(string) (string, []byte, error){nil, func(string) (string, []byte, error) { return "", nil, nil }} {
+	for _, load := range []func(string) (Loaded, error){nil, func(string) (Loaded, error) { return Loaded{}, nil }} {
 		p := compiled(t, calling("with: {x: 1}"), Options{Load: load})
 		if j := p.Job("a"); j.Call != nil || j.Uses == "" {
 			t.Errorf("got %+v", j)
@@ -140,7 +140,7 @@ func TestReusableWorkflowNotAvailable(t *testing.T) {
 	}
 	w, _ := Parse("ci.yml", []byte(calling("")))
 	broken := errors.New("network")
-	if p, problems := Compile(w, Options{Load: func(string) (string, []byte, error) { return "", nil, broken }}); p != nil || len(problems) != 1 {
+	if p, problems := Compile(w, Options{Load: func(string) (Loaded, error) { return Loaded{}, broken }}); p != nil || len(problems) != 1 {
 		t.Errorf("got %v, %v", p, problems)
 	}
 }
@@ -159,6 +159,20 @@ func TestTooManyCallees(t *testing.T) {
 	}
 	if _, problems := Compile(w, Options{Load: library(files), Limits: Limits{Callees: 3}}); !Failed(problems) || !strings.Contains(problems[0].Message, "at most 3 reusable workflows") {
 		t.Errorf("four of three: %v", problems)
+	}
+}
+
+// Ten levels of workflows that each call the next one thrice would be 59,049 jobs, out of 600 bytes.
+func TestTooManyCalledJobs(t *testing.T) {
+	files := map[string]string{}
+	for i := range 9 {
+		uses := fmt.Sprintf("{uses: ./.github/workflows/%d.yml}", i+1)
+		files[fmt.Sprintf("./.github/workflows/%d.yml", i)] = fmt.Sprintf("on: workflow_call\njobs: {a: %s, b: %s, c: %s}\n", uses, uses, uses)
+	}
+	files["./.github/workflows/9.yml"] = "on: workflow_call\njobs: {a: {runs-on: x}}\n"
+	w, _ := Parse("ci.yml", []byte("on: push\njobs: {a: {uses: ./.github/workflows/1.yml}}\n"))
+	if _, problems := Compile(w, Options{Load: library(files)}); !Failed(problems) || !strings.Contains(fmt.Sprint(problems), "more than 2000 jobs together") {
+		t.Errorf("got %.300v", problems)
 	}
 }
 

@@ -43,8 +43,8 @@ func FuzzParse(f *testing.F) {
 		}
 		for _, e := range w.Events {
 			w.Match(Trigger{Event: e.Name, Ref: "refs/heads/main", Changed: func() ([]string, error) { return []string{"a/b"}, nil }})
-			p, problems := Compile(w, Options{Trigger: Trigger{Event: e.Name}, Limits: Limits{Calls: 3}, Load: func(uses string) (string, []byte, error) {
-				return uses, src, nil
+			p, problems := Compile(w, Options{Trigger: Trigger{Event: e.Name}, Limits: Limits{Calls: 3}, Load: func(uses string) (Loaded, error) {
+				return Loaded{File: uses, Data: src}, nil
 			}})
 			if p == nil {
 				if !Failed(problems) {

@@ -48,14 +48,15 @@ func checkWorkflowRef(uses string) error {
 
 // calls links the reusable workflows of a plan.
 type calls struct {
-	load   func(uses string) (string, []byte, error)
+	load   func(uses string) (Loaded, error)
 	limits Limits
 	loaded map[string]*called
+	left   int // how many jobs the called workflows may still have
 }
 
 // called is a parsed reusable workflow; its problems are reported once.
 type called struct {
-	file     string
+	Loaded
 	workflow *Workflow // nil: not available
 	problems []Problem
 }
@@ -127,11 +128,15 @@ func (c *calls) call(p *Plan, j *Job, from *caller) []Problem {
 	if w.On("workflow_call") == nil {
 		return append(problems, fail("the workflow is not reusable, as it does not listen to 'workflow_call'")...)
 	}
+	// Workflows that each call the next one twice are two to the power of ten jobs.
+	if c.left -= len(w.Jobs); c.left < 0 {
+		return append(problems, fail("the workflows that are called have more than %d jobs together", c.limits.Jobs)...)
+	}
 	plan := newPlan(w, p.Event)
 	problems = append(problems, j.checkCall(p, w)...)
 	problems = append(problems, narrowPermissions(p, j, plan)...)
 	problems = append(problems, c.link(plan, &caller{file: w.File, uses: uses, parent: from})...)
-	j.Call = &Call{File: w.File, Inputs: w.Inputs, Outputs: w.Outputs, Secrets: w.Secrets, Plan: plan}
+	j.Call = &Call{File: w.File, Repo: target.Repo, Ref: target.Ref, SHA: target.SHA, Inputs: w.Inputs, Outputs: w.Outputs, Secrets: w.Secrets, Plan: plan}
 	return problems
 }
 
@@ -151,13 +156,12 @@ func (c *calls) fetch(uses string) (*called, error) {
 	if c.load == nil {
 		return t, nil
 	}
-	file, src, err := c.load(uses)
+	found, err := c.load(uses)
 	if err != nil {
 		return nil, err
 	}
-	if src != nil {
-		t.file = file
-		t.workflow, t.problems = parseLimited(file, src, c.limits)
+	if t.Loaded = found; found.Data != nil {
+		t.workflow, t.problems = parseLimited(found.File, found.Data, c.limits)
 	}
 	return t, nil
 }

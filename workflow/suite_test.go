@@ -142,11 +142,11 @@ func (want *readerResult) check(t *testing.T, file, src string, reusable map[str
 	var p *Plan
 	if w != nil && !Failed(problems) {
 		var more []Problem
-		p, more = Compile(w, Options{Trigger: Trigger{Event: "push"}, Load: func(uses string) (string, []byte, error) {
+		p, more = Compile(w, Options{Trigger: Trigger{Event: "push"}, Load: func(uses string) (Loaded, error) {
 			if reusable == nil {
-				return "", nil, nil
+				return Loaded{}, nil
 			}
-			return uses, []byte(reusable[uses]), nil
+			return Loaded{File: uses, Data: []byte(reusable[uses])}, nil
 		}})
 		problems = append(problems, more...)
 	}

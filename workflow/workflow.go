@@ -66,13 +66,14 @@ type Limits struct {
 	Depth   int // of nesting: 100
 	Calls   int // levels of reusable workflows, the caller included: 10
 	Callees int // distinct reusable workflows of one run: 50
+	Jobs    int // of all the workflows that a run calls, before matrices are expanded: 2,000
 }
 
 func (l Limits) orDefaults() Limits {
 	for _, f := range []struct {
 		field *int
 		value int
-	}{{&l.Bytes, 512 << 10}, {&l.Nodes, 100_000}, {&l.Depth, 100}, {&l.Calls, 10}, {&l.Callees, 50}} {
+	}{{&l.Bytes, 512 << 10}, {&l.Nodes, 100_000}, {&l.Depth, 100}, {&l.Calls, 10}, {&l.Callees, 50}, {&l.Jobs, 2000}} {
 		if *f.field <= 0 {
 			*f.field = f.value
 		}

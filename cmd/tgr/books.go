@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"iter"
@@ -155,16 +154,15 @@ func (b runBook) Jobs(ctx context.Context, run tgr.RunID, attempt int) ([]tgr.Jo
 	if err != nil {
 		return nil, err
 	}
-	place := map[string]int{}
 	var plan workflow.Plan
-	if err := json.Unmarshal(r.Plan, &plan); err == nil { // a plan that cannot be read has no order to keep
-		for i, j := range plan.Jobs {
-			place[j.Key] = i
-		}
+	if err := json.Unmarshal(r.Plan, &plan); err != nil {
+		return jobs, nil // a plan that cannot be read has no order to keep
 	}
-	slices.SortStableFunc(jobs, func(a, b tgr.Job) int {
-		return cmp.Or(cmp.Compare(place[a.Key], place[b.Key]), cmp.Compare(a.Index, b.Index))
-	})
+	places := make(map[tgr.JobID][]int, len(jobs))
+	for _, j := range jobs {
+		places[j.ID] = append(dispatch.Order(&plan, j.Key), j.Index)
+	}
+	slices.SortStableFunc(jobs, func(a, b tgr.Job) int { return slices.Compare(places[a.ID], places[b.ID]) })
 	return jobs, nil
 }
 

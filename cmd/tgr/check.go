@@ -239,17 +239,17 @@ func missingWorkflows(w *workflow.Workflow) []workflow.Problem {
 
 // localWorkflows loads the reusable workflows of the repository that a workflow file is in. Those of other repositories,
 // and files that are not there, are not available.
-func localWorkflows(path string) func(string) (string, []byte, error) {
-	return func(uses string) (string, []byte, error) {
+func localWorkflows(path string) func(string) (workflow.Loaded, error) {
+	return func(uses string) (workflow.Loaded, error) {
 		file := localFile(path, uses)
 		if file == "" {
-			return "", nil, nil
+			return workflow.Loaded{}, nil
 		}
 		src, err := readWorkflow(file)
 		if os.IsNotExist(err) {
-			return "", nil, nil
+			return workflow.Loaded{}, nil
 		}
-		return file, src, err
+		return workflow.Loaded{File: file, Data: src}, err
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/terraphim/tgr/dispatch"
 	"github.com/terraphim/tgr/github"
 	"github.com/terraphim/tgr/runner"
+	"github.com/terraphim/tgr/workflow"
 )
 
 const workflowDir = ".github/workflows"
@@ -54,6 +55,17 @@ func (s gitSource) Workflows(ctx context.Context, ev tgr.Event) ([]dispatch.File
 		out = append(out, dispatch.File{Path: f.Path, Data: f.Data, Err: f.Err})
 	}
 	return out, nil
+}
+
+// Workflow implements dispatch.Source. Whoever runs a workflow sees no more of a private repository's than what its jobs print,
+// as with its actions.
+func (s gitSource) Workflow(ctx context.Context, ev tgr.Event, repo, ref, path string) (workflow.Loaded, error) {
+	if repo == "" {
+		data, err := s.ReadFile(ctx, ev.Repo, ev.SHA, path)
+		return workflow.Loaded{File: path, Data: data}, err
+	}
+	full, sha, data, err := s.RemoteFile(ctx, repo, ref, path)
+	return workflow.Loaded{Data: data, Repo: repo, Ref: full, SHA: sha}, err
 }
 
 // isWorkflow reports whether GitHub would take a path for a workflow: YAML, and not in a folder below.

@@ -49,8 +49,12 @@ func (l ledger) Progress(ctx context.Context, job tgr.JobID, token string, p dis
 
 // Finish implements dispatch.Jobs.
 func (l ledger) Finish(ctx context.Context, job tgr.JobID, token string, r dispatch.JobResult) error {
-	return l.Store.Finish(ctx, job, token, store.JobResult{Conclusion: r.Conclusion, Blame: r.Blame, Reason: r.Reason,
-		Outputs: r.Outputs, Steps: r.Steps, Annotations: r.Annotations, Summary: r.Summary})
+	return l.Store.Finish(ctx, job, token, jobResult(r))
+}
+
+func jobResult(r dispatch.JobResult) store.JobResult {
+	return store.JobResult{Conclusion: r.Conclusion, Blame: r.Blame, Reason: r.Reason,
+		Outputs: r.Outputs, Steps: r.Steps, Annotations: r.Annotations, Summary: r.Summary}
 }
 
 // Release implements dispatch.Jobs.
@@ -64,7 +68,7 @@ func (l ledger) Planned(ctx context.Context, job tgr.JobID, token string, p disp
 	out := store.Planned{Reason: p.Reason, Event: &p.Event}
 	for _, r := range p.Runs {
 		out.Runs = append(out.Runs, store.PlannedRun{WorkflowFile: r.WorkflowFile, WorkflowName: r.WorkflowName,
-			Title: r.Title, Group: r.Group, Plan: r.Plan, Jobs: r.Jobs, Conclusion: r.Conclusion, Reason: r.Reason})
+			Title: r.Title, Group: r.Group, Hold: r.Hold, Plan: r.Plan, Jobs: r.Jobs, Conclusion: r.Conclusion, Reason: r.Reason})
 	}
 	return l.Store.Planned(ctx, job, token, out)
 }
@@ -76,12 +80,12 @@ func (l ledger) Settle(ctx context.Context, run tgr.RunID, fn func(tgr.Run, []tg
 		if err != nil {
 			return store.Change{}, err
 		}
-		out := store.Change{Skip: c.Skip, Cancel: c.Cancel, Expand: map[tgr.JobID]store.Expansion{}, Fail: map[tgr.JobID]store.Failure{}}
+		out := store.Change{Skip: c.Skip, Cancel: c.Cancel, Begin: c.Begin, Queue: c.Queue, Expand: map[tgr.JobID]store.Expansion{}, End: map[tgr.JobID]store.JobResult{}}
 		for id, rows := range c.Expand {
 			out.Expand[id] = store.Expansion{Jobs: rows, MaxParallel: rows[0].MaxParallel}
 		}
-		for id, r := range c.Fail {
-			out.Fail[id] = store.Failure{Conclusion: r.Conclusion, Blame: r.Blame, Reason: r.Reason}
+		for id, r := range c.End {
+			out.End[id] = jobResult(r)
 		}
 		return out, nil
 	})

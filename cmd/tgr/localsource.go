@@ -22,6 +22,7 @@ import (
 	"github.com/terraphim/tgr/dispatch"
 	"github.com/terraphim/tgr/github"
 	"github.com/terraphim/tgr/runner"
+	"github.com/terraphim/tgr/workflow"
 )
 
 const maxWorkflow = 1 << 20 // bytes that are read of a workflow file; the compiler refuses less
@@ -234,6 +235,22 @@ func (s *localSource) Workflows(context.Context, tgr.Event) ([]dispatch.File, er
 		out = append(out, f)
 	}
 	return out, nil
+}
+
+// Workflow implements dispatch.Source.
+func (s *localSource) Workflow(ctx context.Context, ev tgr.Event, repo, ref, name string) (workflow.Loaded, error) {
+	if repo == "" {
+		data, err := readBounded(filepath.Join(s.dir, filepath.FromSlash(name)), maxWorkflow)
+		if errors.Is(err, os.ErrNotExist) {
+			err = tgr.Errorf("source.workflow", tgr.NotFound, "there is no file %s", name)
+		}
+		return workflow.Loaded{File: name, Data: data}, err
+	}
+	src, err := s.cache("")
+	if err != nil {
+		return workflow.Loaded{}, err
+	}
+	return gitSource{src}.Workflow(ctx, ev, repo, ref, name)
 }
 
 func readBounded(name string, limit int64) ([]byte, error) {

@@ -210,7 +210,7 @@ func (l *localRun) settled(tgr.RunID) {
 				l.begun[j.ID] = j.Tries
 				show = append(show, func() { l.out.Boot(j, l.boots) })
 			}
-			if j.Status.Done() && !l.shown[j.ID] && j.Kind == tgr.WorkJob {
+			if j.Status.Done() && !l.shown[j.ID] && j.Kind != tgr.PlanJob && !j.Calling() {
 				l.shown[j.ID] = true
 				show = append(show, func() { l.out.Job(r.WorkflowName, j) })
 			}
@@ -242,7 +242,7 @@ func (l *localRun) verdict(stderr io.Writer) error {
 			code = max(code, exitUsage)
 		}
 		for _, j := range jobs[r.ID] {
-			if j.Kind == tgr.WorkJob {
+			if j.Kind != tgr.PlanJob {
 				started++
 			}
 			switch {
