@@ -91,7 +91,7 @@ func TestOpenAPIRoutes(t *testing.T) {
 func TestOpenAPIFields(t *testing.T) {
 	d := readDocument(t)
 	types := map[string]reflect.Type{}
-	for _, v := range []any{tgr.Repo{}, tgr.Event{}, tgr.Run{}, tgr.Job{}, tgr.Step{}, tgr.Annotation{}, tgr.Group{}, RunList{}, RunDetail{}, LogLine{}, Span{},
+	for _, v := range []any{tgr.Repo{}, tgr.Event{}, tgr.Run{}, tgr.Job{}, tgr.Step{}, tgr.Annotation{}, tgr.Group{}, tgr.Approval{}, RunList{}, RunDetail{}, LogLine{}, Span{},
 		StreamEnd{}, StepState{}, CancelRequest{}, Rerun{}, Dispatch{}, Accepted{}, Health{}, ErrorBody{}, ErrorDetail{}} {
 		types[reflect.TypeOf(v).Name()] = reflect.TypeOf(v)
 	}
