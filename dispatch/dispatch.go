@@ -100,10 +100,11 @@ type Machine struct {
 
 // Place is what a job has to know of the inside of a machine.
 type Place struct {
-	Dirs  runner.Dirs
-	Nodes map[string]string // "node20": path of node
-	Env   map[string]string // the machine's own environment
-	User  string            // that steps run as; "": the agent's own
+	Dirs    runner.Dirs
+	Nodes   map[string]string // "node20": path of node
+	Engines []string          // container engines that jobs may use, if the machine has them; nil: none
+	Env     map[string]string // the machine's own environment
+	User    string            // that steps run as; "": the agent's own
 }
 
 // Logs keeps what jobs print.

@@ -103,7 +103,7 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Lo
 	s.progress(Progress{Machine: m.ID, Isolation: m.Isolation})
 
 	res, err := runner.Run(work, runner.Config{
-		Machine: m.Machine, Dirs: m.Dirs, Nodes: m.Nodes, Env: m.Env, User: m.User, Sink: s,
+		Machine: m.Machine, Dirs: m.Dirs, Nodes: m.Nodes, Engines: m.Engines, Env: m.Env, User: m.User, Sink: s,
 		Checkout: d.c.Source.Checkout(l.Run.Event), Actions: d.c.Source.Actions(l.Run.Event),
 		Runner: runner.RunnerInfo{Name: m.ID, Notes: []string{m.note()}},
 		Now:    d.c.Now, Log: log.With("vm", m.ID),

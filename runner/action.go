@@ -20,6 +20,7 @@ type action struct {
 	dir  string // in the machine
 	repo string // owner/name; "" of a local action
 	ref  string
+	bare bool // an image named by the step: it has no metadata
 }
 
 // file names the metadata's file in messages.
@@ -42,7 +43,7 @@ const (
 type target struct {
 	repo, ref, path string // of a remote action
 	local           string // directory below the workspace
-	docker          bool
+	image           string // of docker://
 }
 
 // parseUses reads a `uses`.
@@ -51,8 +52,8 @@ func (r *run) parseUses(u *unit) (target, error) {
 	bad := func(why string) (target, error) {
 		return target{}, workflowError(r.file(u.sc), u.src.Pos, "uses: '%s' %s", excerpt(uses), why)
 	}
-	if strings.HasPrefix(uses, "docker://") {
-		return target{docker: true}, nil
+	if image, ok := strings.CutPrefix(uses, "docker://"); ok {
+		return target{image: image}, nil
 	}
 	if rest, ok := strings.CutPrefix(uses, "$/"); ok { // the repository that the file itself is in
 		repo, ref := r.ownSource(u.sc)
@@ -150,18 +151,14 @@ func (r *run) load(u *unit) error {
 		return err
 	}
 	switch {
-	case t.docker:
-		return r.noEngine(u)
+	case t.image != "":
+		u.action = r.dockerStep(u, t.image)
 	case t.repo != "":
 		u.action, err = r.remoteAction(u, t)
 	default:
 		u.action, err = r.localAction(u, t.local)
 	}
 	return err
-}
-
-func (r *run) noEngine(u *unit) error {
-	return workflowError(r.file(u.sc), u.src.Pos, "'%s' runs in a container, and this machine has no container engine", excerpt(u.src.Uses))
 }
 
 // localAction reads an action from the workspace.
@@ -315,7 +312,7 @@ func (r *run) uses(u *unit) error {
 	case strings.HasPrefix(using, "node"):
 		return r.node(u)
 	case using == "docker":
-		return r.noEngine(u)
+		return r.docker(u)
 	default:
 		return workflowError(u.action.file(), workflow.Pos{}, "runs.using: '%s' is not supported", excerpt(using))
 	}
@@ -354,8 +351,12 @@ func (r *run) unknownInputs(u *unit, given []pair) []pair {
 	}
 	var unknown []pair
 	for _, p := range given {
-		if !declared(u.action.meta.Inputs, p.Name) {
-			unknown, bad = append(unknown, p), append(bad, "'"+p.Name+"'")
+		if declared(u.action.meta.Inputs, p.Name) {
+			continue
+		}
+		unknown = append(unknown, p)
+		if !u.action.takes(p.Name) {
+			bad = append(bad, "'"+p.Name+"'")
 		}
 	}
 	if len(bad) > 0 && !u.warned {
@@ -363,6 +364,11 @@ func (r *run) unknownInputs(u *unit, given []pair) []pair {
 			r.file(u.sc), u.src.Pos.Line, u.src.Pos.Column, strings.Join(bad, ", "), strings.Join(valid, ", ")))
 	}
 	return unknown
+}
+
+// takes reports whether an action may be given an input that its metadata does not declare.
+func (a *action) takes(name string) bool {
+	return a.bare || a.meta.Runs.Using == "docker" && (strings.EqualFold(name, "entryPoint") || strings.EqualFold(name, "args"))
 }
 
 func declared(inputs []workflow.Input, name string) bool {

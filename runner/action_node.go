@@ -30,6 +30,17 @@ func (r *run) nodeProcess(u *unit, script string, inputs []pair) error {
 	if err != nil {
 		return err
 	}
+	return r.process(u, process{
+		args:   [][]string{{r.site.inside(node), r.site.inside(path.Join(u.action.dir, script))}},
+		dir:    r.workdir(""),
+		env:    u.actionEnv(inputs),
+		action: true,
+		node:   true,
+	})
+}
+
+// actionEnv is how an action is told its inputs, and what its earlier parts have saved.
+func (u *unit) actionEnv(inputs []pair) []pair {
 	var env []pair
 	for _, p := range inputs {
 		env = append(env, pair{"INPUT_" + strings.ToUpper(strings.ReplaceAll(p.Name, " ", "_")), p.Value})
@@ -37,12 +48,7 @@ func (r *run) nodeProcess(u *unit, script string, inputs []pair) error {
 	for _, p := range u.state.list {
 		env = append(env, pair{"STATE_" + p.Name, p.Value})
 	}
-	return r.process(u, process{
-		args:   [][]string{{node, path.Join(u.action.dir, script)}},
-		dir:    r.config.Dirs.Workspace,
-		env:    env,
-		action: true,
-	})
+	return env
 }
 
 // nodeFor finds the node runtime for an action. Actions for one that GitHub has retired run on the oldest that is there.

@@ -158,7 +158,7 @@ func (r *run) empty(u *unit, dir string) error {
 	if err := r.config.Machine.Put(ctx, dir, emptyTar()); err != nil { // it may not be there yet
 		return r.classify(ctx, "emptying the directory of the checkout", err)
 	}
-	env, err := r.processEnv(u, true, nil)
+	env, err := r.processEnv(u, onMachine{r}, true, nil)
 	if err != nil {
 		return err
 	}

@@ -92,16 +92,21 @@ func (s *statics) fill(r *run) error {
 		}
 	}
 	s.needs = expr.Obj(needs)
-	c := r.config
+	s.fillRunner(r)
+	return nil
+}
+
+// fillRunner makes the runner context, whose paths are those that steps see.
+func (s *statics) fillRunner(r *run) {
+	c, see := r.config, r.site.inside
 	about := expr.NewObject().
 		Set("os", expr.Str(c.Runner.OS)).Set("arch", expr.Str(c.Runner.Arch)).Set("name", expr.Str(c.Runner.Name)).
-		Set("environment", expr.Str(c.Runner.Environment)).Set("tool_cache", expr.Str(c.Dirs.Tools)).
-		Set("temp", expr.Str(c.Dirs.Temp)).Set("workspace", expr.Str(path.Dir(c.Dirs.Workspace)))
-	if j.Debug {
+		Set("environment", expr.Str(c.Runner.Environment)).Set("tool_cache", expr.Str(see(c.Dirs.Tools))).
+		Set("temp", expr.Str(see(c.Dirs.Temp))).Set("workspace", expr.Str(see(path.Dir(c.Dirs.Workspace))))
+	if r.job.Debug {
 		about.Set("debug", expr.Str("1"))
 	}
 	s.runner = expr.Obj(about)
-	return nil
 }
 
 // githubContext adds to the job's github context what is the runner's to say.
@@ -164,9 +169,10 @@ func (r *run) stepGitHub(sc *scope, u *unit) []pair {
 	if u != nil {
 		ps = append(ps, pair{"action", u.actionName()})
 		if u.dir != "" {
+			dir := r.site.inside(u.dir)
 			ps = append(ps,
-				pair{"env", u.dir + "/" + fileEnv}, pair{"path", u.dir + "/" + filePath}, pair{"output", u.dir + "/" + fileOutput},
-				pair{"state", u.dir + "/" + fileState}, pair{"step_summary", u.dir + "/" + fileSummary})
+				pair{"env", dir + "/" + fileEnv}, pair{"path", dir + "/" + filePath}, pair{"output", dir + "/" + fileOutput},
+				pair{"state", dir + "/" + fileState}, pair{"step_summary", dir + "/" + fileSummary})
 		}
 	}
 	a := sc.action
@@ -174,7 +180,7 @@ func (r *run) stepGitHub(sc *scope, u *unit) []pair {
 		a = u.action
 	}
 	if a != nil {
-		ps = append(ps, pair{"action_path", a.dir}, pair{"action_ref", a.ref}, pair{"action_repository", a.repo})
+		ps = append(ps, pair{"action_path", r.site.inside(a.dir)}, pair{"action_ref", a.ref}, pair{"action_repository", a.repo})
 	}
 	return ps
 }
@@ -187,9 +193,10 @@ func (r *run) jobStatus() string {
 	return string(r.status)
 }
 
-// jobContext is the job context. There are no containers, so it has none.
+// jobContext is the job context.
 func (r *run) jobContext() *expr.Object {
 	o := expr.NewObject().Set("status", expr.Str(r.jobStatus()))
+	r.addContainers(o)
 	if v, ok := r.static.github["check_run_id"]; ok {
 		o.Set("check_run_id", expr.FromAny(v))
 	}

@@ -138,11 +138,11 @@ func isDefaultVar(name string) bool {
 	return ok && isGitHubEnv(strings.ToLower(entry))
 }
 
-// processEnv is the whole environment of a process, sorted. extra wins over everything but nothing of it is the job's.
-func (r *run) processEnv(u *unit, isAction bool, extra []pair) ([]string, error) {
-	c := r.config
-	m := map[string]string{"PATH": defaultPath, "HOME": c.Dirs.Home, "CI": "true"}
-	maps.Copy(m, c.Env)
+// processEnv is the whole environment of a process of a site, sorted. extra wins over everything but nothing of it is the
+// job's.
+func (r *run) processEnv(u *unit, at site, isAction bool, extra []pair) ([]string, error) {
+	c, see := r.config, at.inside
+	m := at.base()
 	for name, value := range c.ActionEnv {
 		// The tokens of the services are for actions; a plain script gets only what asks for an identity token.
 		if isAction || strings.HasPrefix(name, "ACTIONS_ID_TOKEN_REQUEST_") {
@@ -164,8 +164,8 @@ func (r *run) processEnv(u *unit, isAction bool, extra []pair) ([]string, error)
 	}
 	for k, v := range map[string]string{
 		"GITHUB_ACTIONS": "true", "RUNNER_OS": c.Runner.OS, "RUNNER_ARCH": c.Runner.Arch, "RUNNER_NAME": c.Runner.Name,
-		"RUNNER_TEMP": c.Dirs.Temp, "RUNNER_TOOL_CACHE": c.Dirs.Tools, "RUNNER_WORKSPACE": path.Dir(c.Dirs.Workspace),
-		"RUNNER_ENVIRONMENT": c.Runner.Environment, "AGENT_TOOLSDIRECTORY": c.Dirs.Tools,
+		"RUNNER_TEMP": see(c.Dirs.Temp), "RUNNER_TOOL_CACHE": see(c.Dirs.Tools), "RUNNER_WORKSPACE": see(path.Dir(c.Dirs.Workspace)),
+		"RUNNER_ENVIRONMENT": c.Runner.Environment, "AGENT_TOOLSDIRECTORY": see(c.Dirs.Tools),
 	} {
 		m[k] = v
 	}
@@ -175,10 +175,10 @@ func (r *run) processEnv(u *unit, isAction bool, extra []pair) ([]string, error)
 	for _, p := range extra {
 		m[p.Name] = p.Value
 	}
-	if len(r.path) > 0 {
+	if before, ok := m["PATH"]; ok && len(r.path) > 0 {
 		dirs := slices.Clone(r.path)
 		slices.Reverse(dirs)
-		m["PATH"] = strings.Join(append(dirs, m["PATH"]), ":")
+		m["PATH"] = strings.Join(append(dirs, before), ":")
 	}
 	env := make([]string, 0, len(m))
 	for _, name := range slices.Sorted(maps.Keys(m)) {

@@ -35,7 +35,7 @@ func (r *run) hashFiles(patterns []string) (string, error) {
 		}
 		patterns = patterns[1:]
 	}
-	g, err := parseGlobs(patterns, r.config.Dirs.Workspace, r.config.Dirs.Home)
+	g, err := parseGlobs(r.onMachine(patterns), r.config.Dirs.Workspace, r.config.Dirs.Home)
 	if err != nil {
 		return "", err
 	}
@@ -79,7 +79,7 @@ func (r *run) tool(stdin []byte, argv ...string) ([]byte, error) {
 	defer free()
 	ctx, done := r.clock.cancellable(limit, r.clock.cancelled())
 	defer done()
-	env, err := r.processEnv(&unit{run: r, sc: r.top, src: &workflow.Step{}}, true, nil)
+	env, err := r.processEnv(&unit{run: r, sc: r.top, src: &workflow.Step{}}, onMachine{r}, true, nil)
 	if err != nil {
 		return nil, err
 	}

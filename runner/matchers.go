@@ -64,7 +64,7 @@ func (u *unit) addMatcher(file string) error {
 	if strings.TrimSpace(file) == "" {
 		return errors.New("a file path must be specified")
 	}
-	list, err := r.readMatchers(file)
+	list, err := u.readMatchers(file)
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (u *unit) removeMatcher(c command) error {
 		r.dropMatcher(owner)
 		return nil
 	}
-	list, err := r.readMatchers(c.data)
+	list, err := u.readMatchers(c.data)
 	if err != nil {
 		return err
 	}
@@ -103,8 +103,9 @@ func (u *unit) removeMatcher(c command) error {
 }
 
 // readMatchers reads a file of the machine; its path may be relative to the workspace.
-func (r *run) readMatchers(file string) ([]*matcher, error) {
-	if file = path.Clean(file); !path.IsAbs(file) {
+func (u *unit) readMatchers(file string) ([]*matcher, error) {
+	r := u.run
+	if file = u.at().outside(path.Clean(file)); !path.IsAbs(file) {
 		file = path.Join(r.config.Dirs.Workspace, file)
 	}
 	src, ok, err := r.fetchFile(file, maxMatcherFile)
@@ -335,7 +336,7 @@ func (r *run) annotateMatch(u *unit, m *matcher, f *found, line string) bool {
 			file = path.Join(path.Dir(from), file)
 		}
 	}
-	a := tgr.Annotation{Level: level, Message: get(f.message), File: inWorkspace(file, r.config.Dirs.Workspace),
+	a := tgr.Annotation{Level: level, Message: get(f.message), File: inWorkspace(file, u.at().inside(r.config.Dirs.Workspace)),
 		Line: place(get(f.line)), Column: place(get(f.column))}
 	if code := get(f.code); code != "" {
 		a.Title = code

@@ -222,7 +222,7 @@ func (o *output) do(c command) error {
 	case cmdDebug:
 		u.run.debug(u.rec, c.data)
 	case cmdNotice, cmdWarning, cmdError:
-		u.run.annotate(u.rec, annotationOf(c, u.run.config.Dirs.Workspace))
+		u.run.annotate(u.rec, annotationOf(c, u.at().inside(u.run.config.Dirs.Workspace)))
 	case cmdGroup, cmdEndGroup:
 		u.run.log(u.rec, "##["+c.name+"]"+c.data)
 	case cmdAddMask:

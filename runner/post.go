@@ -20,7 +20,8 @@ func hasPre(u *unit) bool {
 	if u.action == nil {
 		return false
 	}
-	if u.action.meta.Runs.Pre != "" && strings.HasPrefix(u.action.meta.Runs.Using, "node") {
+	switch runs := u.action.meta.Runs; {
+	case runs.Pre != "" && strings.HasPrefix(runs.Using, "node"), runs.PreEntrypoint != "" && runs.Using == "docker":
 		return true
 	}
 	for _, in := range u.inner {
@@ -34,7 +35,7 @@ func hasPre(u *unit) bool {
 // register notes that a step's action has something to run after the job. It has, as soon as its pre or main part is
 // about to run; the last to be noted runs first.
 func (sc *scope) register(u *unit) {
-	wanted := u.action.meta.Runs.Post != ""
+	wanted := u.action.meta.Runs.Post != "" || u.action.meta.Runs.PostEntrypoint != ""
 	if u.inner != nil {
 		wanted = len(u.innerIn.posts) > 0
 	}
@@ -129,6 +130,9 @@ func (r *run) pre(u *unit) (bool, error) {
 	}
 	u.sc.register(u)
 	r.usesHeader(u, shownInputs(inputs))
+	if runs.Using == "docker" {
+		return true, r.dockerProcess(u, stagePre, inputs)
+	}
 	return true, r.nodeProcess(u, runs.Pre, inputs)
 }
 
@@ -160,5 +164,8 @@ func (r *run) post(u *unit) (bool, error) {
 		return false, err
 	}
 	r.log(u.rec, "Post job cleanup.")
+	if u.action.meta.Runs.Using == "docker" {
+		return true, r.dockerProcess(u, stagePost, inputs)
+	}
 	return true, r.nodeProcess(u, u.action.meta.Runs.Post, inputs)
 }

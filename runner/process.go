@@ -34,6 +34,8 @@ type process struct {
 	dir    string
 	env    []pair  // beyond the environment of every process
 	action bool    // it is an action's: it may see the services' tokens
+	node   bool    // it is the bundled node
+	site   site    // where it runs; nil: where the job's steps do
 	script *string // the script to run; nil: there is none
 	ext    string  // of the script's file
 }
@@ -50,7 +52,10 @@ func (r *run) process(u *unit, p process) error {
 	if u.dir == "" {
 		u.dir = r.dirFor()
 	}
-	env, err := r.processEnv(u, p.action, p.env)
+	if p.site == nil {
+		p.site = r.site
+	}
+	env, err := r.processEnv(u, p.site, p.action, p.env)
 	if err != nil {
 		return err
 	}
@@ -63,7 +68,8 @@ func (r *run) process(u *unit, p process) error {
 		return r.classify(ctx, "writing the step's files", err)
 	}
 	out := newOutput(u)
-	exit, err := r.exec(ctx, u, p, env, out)
+	u.site = p.site
+	exit, err := p.site.exec(ctx, u, p, env, out)
 	_ = out.Close()
 	u.rec.exited(exit)
 	if err == nil || ctx.Err() != nil { // files count even if the step was ended early
@@ -81,23 +87,6 @@ func (r *run) process(u *unit, p process) error {
 		return r.classify(ctx, "running a process", err)
 	}
 	return u.exitError(exit)
-}
-
-// exec runs the first command line whose program is there.
-func (r *run) exec(ctx context.Context, u *unit, p process, env []string, out io.Writer) (guest.Exit, error) {
-	var first guest.Exit
-	for i, line := range p.args {
-		exit, err := r.config.Machine.Exec(ctx, guest.Cmd{
-			Args: line, Dir: p.dir, Env: env, User: r.config.User, Grace: r.config.Limits.Grace,
-		}, out)
-		if err != nil || exit.Started {
-			return exit, err
-		}
-		if i == 0 {
-			first = exit
-		}
-	}
-	return first, nil
 }
 
 // exited notes an exit status. Of a step with several processes, the first that is not 0 stays.
@@ -389,6 +378,9 @@ func (r *run) script(u *unit) error {
 	if err != nil {
 		return err
 	}
+	if _, ok := r.site.(onMachine); name == "" && !ok {
+		name = "sh" // as GitHub does in containers
+	}
 	sh, err := shellOf(name, r.file(u.sc), u.src.Pos)
 	if err != nil {
 		return err
@@ -403,7 +395,7 @@ func (r *run) script(u *unit) error {
 		line("shell: " + sh.shown)
 	})
 	r.used = true
-	file := u.dir + "/" + fileScript + sh.ext
+	file := r.site.inside(u.dir) + "/" + fileScript + sh.ext
 	script = sh.wrap(script)
 	p := process{dir: dir, script: &script, ext: sh.ext, args: [][]string{args(sh.format, file)}}
 	if sh.alt != "" {
@@ -435,10 +427,7 @@ func (r *run) defaults(u *unit) (shell, dir string, err error) {
 	if dir, err = r.text(dir, u.sc, u, u.src.Pos, "working-directory"); err != nil {
 		return "", "", err
 	}
-	if !path.IsAbs(dir) {
-		dir = path.Join(r.config.Dirs.Workspace, dir)
-	}
-	return shell, dir, nil
+	return shell, r.workdir(dir), nil
 }
 
 // header logs what a step is about to do, as a group: its title, the details, and the environment that the workflow sets.

@@ -38,8 +38,11 @@ type run struct {
 	remote      map[string]*fetched // repositories of remote actions by owner/name@ref
 	matchers    []*matcher
 	top         *scope
-	made        int // units made so far
-	files       int // command file directories made so far
+	site        site       // where steps run
+	engine      *engine    // the machine's container engine, once it is needed
+	boxes       containers // of the job
+	made        int        // units made so far
+	files       int        // command file directories made so far
 }
 
 // record is one step as it is shown.
@@ -64,6 +67,7 @@ func Run(ctx context.Context, c Config, j Job) (Result, error) {
 		status: tgr.Success,
 		remote: map[string]*fetched{},
 	}
+	r.site = onMachine{r}
 	r.mask = newMasker(r.config.Limits.Masks, r.config.Limits.MaskBytes)
 	r.clock.start(ctx, j.Instance)
 	defer r.clock.stop()
@@ -91,7 +95,9 @@ func (r *run) all() error {
 		r.end(setUp, tgr.Failure, tgr.Failure, err.Error())
 	default:
 		r.end(setUp, tgr.Success, tgr.Success, "")
-		if err := r.allSteps(units); err != nil {
+		err := r.inContainers(units)
+		r.stopContainers()
+		if err != nil {
 			return err
 		}
 	}
@@ -257,10 +263,10 @@ func (r *run) setUp(rec *record) ([]*unit, error) {
 	if err := r.fits(); err != nil {
 		return nil, err
 	}
-	if err := r.noContainers(); err != nil {
+	if err := r.prepareMachine(); err != nil {
 		return nil, err
 	}
-	if err := r.prepareMachine(); err != nil {
+	if err := r.wantContainers(); err != nil {
 		return nil, err
 	}
 	units, err := r.units(r.job.Job.Steps, r.top, r.job.Plan.File)
@@ -269,6 +275,9 @@ func (r *run) setUp(rec *record) ([]*unit, error) {
 	}
 	if err := r.fetchAll(rec, units, 0); err != nil {
 		return nil, err
+	}
+	if len(r.allBoxes()) > 0 {
+		r.boxes.rec = r.add(tgr.Step{ID: "__containers", Name: "Initialize containers"})
 	}
 	for _, u := range units {
 		if u.pre = r.preOf(u); u.pre != nil {
@@ -306,45 +315,6 @@ func (r *run) fits() error {
 		if other {
 			return workflowError(r.job.Plan.File, r.job.Job.Pos, "job '%s' runs on '%s', and this machine is %s on %s",
 				r.job.Job.Key, excerpt(label), about.OS, about.Arch)
-		}
-	}
-	return nil
-}
-
-// noContainers refuses jobs that need a container engine. An image that evaluates to nothing asks for none.
-func (r *run) noContainers() error {
-	job := r.job.Job
-	fail := func(what string) error {
-		return workflowError(r.job.Plan.File, job.Pos, "job '%s' asks for %s, and this machine has no container engine", job.Key, what)
-	}
-	if c := job.Container; c != nil {
-		src := c.Image
-		if c.Expr != "" {
-			src = c.Expr
-		}
-		image, err := r.eval(src, r.top, nil, job.Pos, "container")
-		if err != nil {
-			return err
-		}
-		if o := image.Object(); o != nil {
-			if image, _, err = o.Get("image"); err != nil {
-				return err
-			}
-		}
-		if image.Text() != "" {
-			return fail("container '" + image.Text() + "'")
-		}
-	}
-	if len(job.Services) > 0 {
-		return fail("service '" + job.Services[0].Name + "'")
-	}
-	if job.ServicesExpr != "" {
-		services, err := r.eval(job.ServicesExpr, r.top, nil, job.Pos, "services")
-		if err != nil {
-			return err
-		}
-		if o := services.Object(); o != nil && o.Len() > 0 {
-			return fail("service '" + o.Keys()[0] + "'")
 		}
 	}
 	return nil

@@ -94,6 +94,7 @@ type Config struct {
 	Dirs      Dirs
 	Checkout  CheckoutSource    // nil: actions/checkout fails and says why
 	Actions   ActionSource      // nil: remote actions fail and say why
+	Engines   []string          // container engines of the machine that jobs may use, the preferred one first: podman, docker; nil: none
 	Nodes     map[string]string // path in the machine of each node runtime: "node20": "/opt/node20/bin/node"
 	Env       map[string]string // the machine's own environment: PATH, LANG, …; PATH and HOME have defaults
 	ActionEnv map[string]string // more of it for actions only: ACTIONS_RUNTIME_URL, ACTIONS_RUNTIME_TOKEN, …

@@ -65,15 +65,24 @@ func powerShell(script string) string {
 		"if ((Test-Path -LiteralPath variable:\\LASTEXITCODE)) { exit $LASTEXITCODE }\n"
 }
 
-// args splits a command line into arguments and puts the script's path in. Double quotes keep spaces together, and
-// a backslash before a double quote makes it a character.
+// args splits a command line into arguments and puts the script's path in.
 func args(format, script string) []string {
+	list := splitArgs(format)
+	for i := range list {
+		list[i] = strings.ReplaceAll(list[i], "{0}", script)
+	}
+	return list
+}
+
+// splitArgs splits a command line into arguments. Double quotes keep spaces together, and a backslash before a double
+// quote makes it a character.
+func splitArgs(format string) []string {
 	var list []string
 	var word strings.Builder
 	quoted, started := false, false
 	end := func() {
 		if started {
-			list = append(list, strings.ReplaceAll(word.String(), "{0}", script))
+			list = append(list, word.String())
 		}
 		word.Reset()
 		started = false

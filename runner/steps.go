@@ -21,6 +21,7 @@ type unit struct {
 	env      []pair // its own env, evaluated
 	survives bool   // its condition holds for a cancelled job, too
 	limit    context.Context
+	site     site    // where its process runs; nil: where the job's do
 	dir      string  // of the command files of the process that runs
 	action   *action // what it uses; nil: a script, or not loaded yet
 	outputs  vars

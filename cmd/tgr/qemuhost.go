@@ -185,7 +185,8 @@ const imagePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 func imagePlace(vm.VM) dispatch.Place {
 	const node20, node24 = "/opt/node20/bin/node", "/opt/node24/bin/node"
 	return dispatch.Place{
-		Nodes: map[string]string{"node12": node20, "node16": node20, "node20": node20, "node24": node24},
+		Nodes:   map[string]string{"node12": node20, "node16": node20, "node20": node20, "node24": node24},
+		Engines: []string{"podman", "docker"},
 		Env: map[string]string{"PATH": imagePath, "LANG": "C.UTF-8",
 			"ImageOS": "debian12", "DEBIAN_FRONTEND": "noninteractive"},
 		User: "runner",
