@@ -73,7 +73,7 @@ func TestEngineScenarios(t *testing.T) {
 }
 
 var (
-	longID = regexp.MustCompile(`\b[0-9a-f]{64}\b`)
+	longID = regexp.MustCompile(`\b[0-9a-f]{64}\b|--> [0-9a-f]{8,12}\b`)
 	took   = regexp.MustCompile(`\b\d+(\.\d+)?s\b`)
 	port   = regexp.MustCompile(`\b[3-6]\d{4}\b`)
 )
