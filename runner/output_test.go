@@ -25,6 +25,7 @@ func newTestUnit(t testing.TB, limits Limits, secrets ...string) (*unit, *lines)
 	sink := &lines{}
 	job := Job{Plan: &workflow.Plan{}, Job: &workflow.Job{}}
 	r := &run{config: Config{Sink: sink, Limits: limits, Now: func() time.Time { return time.Time{} }}.orDefaults(job), job: job}
+	r.site = onMachine{r}
 	r.mask = newMasker(r.config.Limits.Masks, r.config.Limits.MaskBytes)
 	r.top = &scope{steps: expr.NewObject()}
 	for _, s := range secrets {
