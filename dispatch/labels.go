@@ -143,15 +143,20 @@ type opening struct {
 
 // Acquire implements Machines.
 func (f *Fleet) Acquire(ctx context.Context, s Spec) (*Machine, func(), error) {
-	kind, err := f.Labels.Kind(s.Labels)
-	if err != nil {
-		return nil, func() {}, err
-	}
-	m, err := f.of(ctx, kind)
+	m, err := f.Of(ctx, s.Labels)
 	if err != nil {
 		return nil, func() {}, err
 	}
 	return m.Acquire(ctx, s)
+}
+
+// Of returns the machines that have all of the labels.
+func (f *Fleet) Of(ctx context.Context, labels []string) (Machines, error) {
+	kind, err := f.Labels.Kind(labels)
+	if err != nil {
+		return nil, err
+	}
+	return f.of(ctx, kind)
 }
 
 // Ready opens the machines of a kind before any job asks for them.

@@ -73,7 +73,7 @@ func (q *ExecRequest) command(p Place) guest.Cmd {
 		c.Env = append(c.Env, string(e))
 	}
 	if len(q.Env) == 0 {
-		c.Env = p.environment()
+		c.Env = p.Environment()
 	}
 	if q.TTY != nil {
 		c.TTY = &guest.WindowSize{Rows: q.TTY.Rows, Cols: q.TTY.Cols}
@@ -81,17 +81,17 @@ func (q *ExecRequest) command(p Place) guest.Cmd {
 	return c
 }
 
-// home is where jobs live in a machine.
-func (p Place) home() string {
+// HomeDir is where jobs live in a machine.
+func (p Place) HomeDir() string {
 	if p.Home != "" {
 		return p.Home
 	}
 	return "/home/runner"
 }
 
-// environment is that of a command which brings none.
-func (p Place) environment() []string {
-	env := []string{"HOME=" + p.home()}
+// Environment is that of a command which brings none.
+func (p Place) Environment() []string {
+	env := []string{"HOME=" + p.HomeDir()}
 	for k, v := range p.Env {
 		env = append(env, k+"="+v)
 	}

@@ -104,7 +104,7 @@ func (s *Server) executor(r *request, req *ExecuteRequest) (*machine, func(), er
 		m, err := s.usable(req.VMID)
 		return m, func() {}, err
 	}
-	m, err := s.start(CreateRequest{Name: cmp.Or(req.AgentID, "execute")}, r.user)
+	m, err := s.start(r.Context(), CreateRequest{Name: cmp.Or(req.AgentID, "execute")}, r.user)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -147,12 +147,9 @@ func (s *Server) run(ctx context.Context, m *machine, req *ExecuteRequest, limit
 	}
 	defer m.leave(x)
 
-	m.mu.Lock()
-	place := m.place
-	m.mu.Unlock()
 	began := time.Now()
 	var out, errout bounded
-	exit, err := s.runCode(stop, agent, x.id, place, req, &out, &errout)
+	exit, err := m.runCode(stop, agent, x.id, req, &out, &errout)
 	took := time.Since(began)
 	code, said, err := verdict(stop, exit, err, limit)
 	if err != nil {
@@ -186,9 +183,12 @@ func verdict(ctx context.Context, exit guest.Exit, err error, limit time.Duratio
 	}
 }
 
-func (s *Server) runCode(ctx context.Context, agent *guest.Client, id string, place Place, req *ExecuteRequest, out, errout *bounded) (guest.Exit, error) {
-	dir := cmp.Or(req.WorkingDir, place.home())
-	if !s.cfg.Shared { // the machine is the caller's alone; the original's clients name folders that are not there
+func (m *machine) runCode(ctx context.Context, agent *guest.Client, id string, req *ExecuteRequest, out, errout *bounded) (guest.Exit, error) {
+	m.mu.Lock()
+	place := m.place
+	m.mu.Unlock()
+	dir := cmp.Or(req.WorkingDir, place.HomeDir())
+	if !m.back.Shared { // the machine is the caller's alone; the original's clients name folders that are not there
 		if err := agent.Put(ctx, dir, emptyTar()); err != nil {
 			return guest.Exit{}, fmt.Errorf("make working_dir: %w", err)
 		}
@@ -204,7 +204,7 @@ func (s *Server) runCode(ctx context.Context, agent *guest.Client, id string, pl
 		}
 		file = "/tmp/tgr-execute/" + id
 	}
-	return agent.Exec(ctx, guest.Cmd{ID: id, Args: req.program(place, file), Dir: dir, Env: place.environment(), User: place.User, Stderr: errout}, out)
+	return agent.Exec(ctx, guest.Cmd{ID: id, Args: req.program(place, file), Dir: dir, Env: place.Environment(), User: place.User, Stderr: errout}, out)
 }
 
 // emptyTar makes Put make a folder, and nothing in it.

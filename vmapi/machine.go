@@ -29,6 +29,7 @@ type machine struct {
 	id      string
 	asked   CreateRequest
 	user    string
+	back    Backend
 	spec    vm.Spec
 	session *vm.Session
 	ctx     context.Context // ends when the machine is to go; its cause is the reason
@@ -60,11 +61,11 @@ type stopped struct{ reason string }
 func (e *stopped) Error() string { return e.reason }
 
 // newMachine begins to make a machine. The caller has opened the session.
-func (s *Server) newMachine(req CreateRequest, user string, session *vm.Session) *machine {
+func (s *Server) newMachine(req CreateRequest, back Backend, user string, session *vm.Session) *machine {
 	id := make([]byte, 8)
 	rand.Read(id)
 	now := time.Now()
-	m := &machine{s: s, id: fmt.Sprintf("vm-%x", id), asked: req, user: user, session: session, spec: s.cfg.Size,
+	m := &machine{s: s, id: fmt.Sprintf("vm-%x", id), asked: req, user: user, session: session, back: back, spec: back.Size,
 		state: Creating, freed: make(chan struct{}), changed: make(chan struct{}), execs: map[string]*execution{},
 		timings: []Timing{{State: Creating, Began: now}}}
 	m.spec.ID = m.id
@@ -93,7 +94,7 @@ func (m *machine) live() {
 func (m *machine) boot() error {
 	ctx, cancel := context.WithTimeoutCause(m.ctx, m.s.cfg.BootWithin, fmt.Errorf("it was not ready within %v", m.s.cfg.BootWithin))
 	defer cancel()
-	made, err := m.s.cfg.Provider.Start(ctx, m.spec)
+	made, err := m.back.Provider.Start(ctx, m.spec)
 	if err != nil {
 		return err
 	}
@@ -105,7 +106,7 @@ func (m *machine) boot() error {
 	if err != nil {
 		return m.diagnose(err)
 	}
-	if !m.s.cfg.Shared {
+	if !m.back.Shared {
 		entropy := make([]byte, 64)
 		rand.Read(entropy)
 		if err := client.Prepare(ctx, guest.Identity{Hostname: m.id, Time: time.Now(), Entropy: entropy}); err != nil {
@@ -118,8 +119,8 @@ func (m *machine) boot() error {
 	if i, ok := made.(vm.Infoer); ok {
 		m.isolation = i.Info().Isolation
 	}
-	if m.s.cfg.Place != nil {
-		m.place = m.s.cfg.Place(made)
+	if m.back.Place != nil {
+		m.place = m.back.Place(made)
 	}
 	m.mu.Unlock()
 	if err := m.session.Apply(vm.SessionReady); err != nil {

@@ -59,17 +59,29 @@ type rig struct {
 	dir   string // the machines' journal
 }
 
-func newRig(t *testing.T, change func(*Config)) *rig {
+func newRig(t *testing.T, change func(*Config)) *rig { return newRigOn(t, nil, change) }
+
+// newRigOn is newRig with another provider around, or in place of, that of processes.
+func newRigOn(t *testing.T, wrap func(vm.Provider) vm.Provider, change func(*Config)) *rig {
 	t.Helper()
 	dir := t.TempDir()
-	cfg := Config{Provider: process.New(process.Config{Agent: []string{agentPath}, Dir: dir}), Key: testKey, Shared: true,
-		Size: vm.Spec{VCPUs: 1, Memory: 1 << 30}, Version: "test", Place: func(m vm.VM) Place {
+	back := Backend{Provider: process.New(process.Config{Agent: []string{agentPath}, Dir: dir}), Shared: true,
+		Size: vm.Spec{VCPUs: 1, Memory: 1 << 30}, Place: func(m vm.VM) Place {
 			home := ""
 			if p, ok := m.(interface{ Home() string }); ok {
 				home = p.Home()
 			}
 			return Place{Home: home, Env: map[string]string{"PATH": os.Getenv("PATH")}}
 		}}
+	if wrap != nil {
+		back.Provider = wrap(back.Provider)
+	}
+	cfg := Config{Key: testKey, Version: "test", Open: func(_ context.Context, labels []string) (Backend, error) {
+		if len(labels) > 0 && labels[0] != "linux" {
+			return Backend{}, fmt.Errorf("no machine has the label %q", labels[0])
+		}
+		return back, nil
+	}}
 	if change != nil {
 		change(&cfg)
 	}

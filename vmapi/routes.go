@@ -268,7 +268,7 @@ func (s *Server) list(w http.ResponseWriter, r *request) error {
 		User: r.user, Total: len(vms), Tiers: map[string]string{"donation": "none", "subscription": "none"}, VMs: vms,
 		Usage: Usage{AtCapacity: stats.Open >= s.cfg.Max, CurrentVMs: stats.Open, MaxVMs: s.cfg.Max, VMUsagePercent: percent,
 			CurrentSessions: stats.Open, MaxSessions: s.cfg.Max, SessionUsagePercent: percent,
-			MaxMemoryMB: int(s.cfg.MaxMemory >> 20), MaxStorageGB: int(s.cfg.Size.Disk >> 30), Sessions: stats},
+			MaxMemoryMB: int(s.cfg.MaxMemory >> 20), MaxStorageGB: 0, Sessions: stats},
 	})
 	return nil
 }
@@ -281,7 +281,7 @@ func (s *Server) create(w http.ResponseWriter, r *request) error {
 	if err := s.checkCreate(&req); err != nil {
 		return err
 	}
-	m, err := s.start(req, r.user)
+	m, err := s.start(r.Context(), req, r.user)
 	if err != nil {
 		return err
 	}
@@ -298,9 +298,12 @@ func (s *Server) checkCreate(req *CreateRequest) error {
 	if req.Name == "" {
 		req.Name = req.VMName
 	}
-	for _, text := range []string{req.Name, req.VMName, req.VMType} {
+	if len(req.Labels) > 16 {
+		return invalid("%d labels: expected at most 16", len(req.Labels))
+	}
+	for _, text := range append([]string{req.Name, req.VMName, req.VMType}, req.Labels...) {
 		if len(text) > maxLabel {
-			return invalid("a name or type of %d bytes, the limit is %d", len(text), maxLabel)
+			return invalid("a name, type or label of %d bytes, the limit is %d", len(text), maxLabel)
 		}
 	}
 	switch mb := s.cfg.MaxMemory >> 20; {

@@ -19,35 +19,42 @@ import (
 //go:embed openapi.json
 var openapiJSON []byte
 
-// Config is what a Server is made of. Provider and Key are required.
-type Config struct {
+// Backend is where machines of one kind come from.
+type Backend struct {
 	Provider vm.Provider
 	Size     vm.Spec // of a machine whose request says nothing; the ID means nothing
 	// Shared says that the agent shares its kernel with others, so that there is no clock, hostname or entropy to set.
-	Shared     bool
-	Place      func(m vm.VM) Place // where things are in a machine; nil: the zero Place
-	Key        []byte              // of the tokens: at least 32 bytes
-	Version    string              // of the build
-	Max        int                 // machines at once; 0: 10
-	MaxMemory  int64               // of one machine, bytes; 0: the Size's
-	MaxCPUs    int                 // of one machine; 0: the Size's
-	MaxFiles   int64               // bytes of one tar stream into a machine; 0: 16 GiB
-	BootWithin time.Duration       // 0: 2 minutes
-	Life       time.Duration       // of a machine at most; 0: 24 hours
-	Idle       time.Duration       // that a machine is kept without a lease and without a command; 0: 1 hour
-	Log        *slog.Logger        // nil: nothing is logged. Never gets a command, its output or a token
+	Shared bool
+	Place  func(m vm.VM) Place // where things are in a machine; nil: the zero Place
+}
+
+// Config is what a Server is made of. Open and Key are required.
+type Config struct {
+	// Open returns the backend of machines with all of these labels. No label is the default machine; a label that is
+	// not known is an error, which the caller is told.
+	Open       func(ctx context.Context, labels []string) (Backend, error)
+	Key        []byte        // of the tokens: at least 32 bytes
+	Version    string        // of the build
+	Max        int           // machines at once; 0: 10
+	MaxMemory  int64         // that a request may ask for, bytes; 0: 1 GiB
+	MaxCPUs    int           // the same; 0: 1
+	MaxFiles   int64         // bytes of one tar stream into a machine; 0: 16 GiB
+	BootWithin time.Duration // 0: 2 minutes
+	Life       time.Duration // of a machine at most; 0: 24 hours
+	Idle       time.Duration // that a machine is kept without a lease and without a command; 0: 1 hour
+	Log        *slog.Logger  // nil: nothing is logged. Never gets a command, its output or a token
 }
 
 func (c Config) orDefaults() (Config, error) {
 	switch {
-	case c.Provider == nil:
-		return c, errors.New("vmapi: no provider of machines")
+	case c.Open == nil:
+		return c, errors.New("vmapi: nothing to make machines with")
 	case len(c.Key) < minKey:
 		return c, errors.New("vmapi: the key of the tokens has fewer than 32 bytes")
 	}
 	c.Max = cmp.Or(max(c.Max, 0), 10)
-	c.MaxMemory = cmp.Or(c.MaxMemory, c.Size.Memory)
-	c.MaxCPUs = cmp.Or(c.MaxCPUs, max(1, c.Size.VCPUs))
+	c.MaxMemory = cmp.Or(c.MaxMemory, 1<<30)
+	c.MaxCPUs = cmp.Or(c.MaxCPUs, 1)
 	c.MaxFiles = cmp.Or(c.MaxFiles, 16<<30)
 	c.BootWithin = cmp.Or(c.BootWithin, 2*time.Minute)
 	if c.Log == nil {
@@ -126,7 +133,11 @@ func (s *Server) expired(session *vm.Session, reason string) {
 }
 
 // start begins to make a machine, if there is room for one.
-func (s *Server) start(req CreateRequest, user string) (*machine, error) {
+func (s *Server) start(ctx context.Context, req CreateRequest, user string) (*machine, error) {
+	back, err := s.cfg.Open(ctx, req.Labels)
+	if err != nil {
+		return nil, invalid("%v", err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forget()
@@ -139,7 +150,7 @@ func (s *Server) start(req CreateRequest, user string) (*machine, error) {
 		e.RetryAfter = retryAtCapacity
 		return nil, e
 	}
-	m := s.newMachine(req, user, session)
+	m := s.newMachine(req, back, user, session)
 	s.machines[m.id] = m
 	s.work.Go(m.live)
 	return m, nil

@@ -65,7 +65,7 @@ func TestDocumentRoutes(t *testing.T) {
 
 // A walk over all calls, each of which is held against the document.
 func TestWalk(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.Provider = &fancy{Provider: c.Provider} })
+	r := newRigOn(t, func(p vm.Provider) vm.Provider { return &fancy{p} }, nil)
 	h, err := r.c.Health(ctx(t))
 	if err != nil || h.Status != "healthy" || !slices.Contains(h.Features, FeatureExec) {
 		t.Fatalf("health %+v, %v", h, err)
@@ -319,6 +319,7 @@ func TestRefusals(t *testing.T) {
 		{"a field that is not known", "POST", "/api/vms", `{"disk":1}`, 400, "disk"},
 		{"too many processors", "POST", "/api/vms", `{"vcpus":99}`, 400, "1 to 1"},
 		{"too much memory", "POST", "/api/vms", `{"memory_mb":999999}`, 400, "128 to 1024"},
+		{"a label that is not known", "POST", "/api/vms", `{"labels":["windows"]}`, 400, "windows"},
 		{"a lease without end", "POST", at + "/lease", `{"seconds":99999999}`, 400, "86400"},
 		{"a negative lease", "POST", at + "/lease", `{"seconds":-1}`, 400, "-1"},
 		{"too large", "POST", "/api/vms", `{"name":"` + strings.Repeat("x", maxRequest) + `"}`, 413, "larger"},
@@ -468,7 +469,7 @@ func (p brokenProvider) Start(ctx context.Context, s vm.Spec) (vm.VM, error) {
 
 func TestFailures(t *testing.T) {
 	boom := &vm.BootError{ID: "x", Console: "Kernel panic - not syncing", Err: errors.New("it stopped")}
-	r := newRig(t, func(c *Config) { c.Provider = brokenProvider{err: boom} })
+	r := newRigOn(t, func(vm.Provider) vm.Provider { return brokenProvider{err: boom} }, nil)
 	v := must(r.c.Create(ctx(t), CreateRequest{WaitSeconds: 30}, ""))
 	if v.State != Failed || v.Status != "failed" || !strings.Contains(v.Reason, "Kernel panic") || v.Session.State != vm.SessionTerminating {
 		t.Errorf("%+v", v)
@@ -480,12 +481,12 @@ func TestFailures(t *testing.T) {
 		t.Errorf("%+v", l.Usage)
 	}
 
-	slow := newRig(t, func(c *Config) { c.Provider, c.BootWithin = brokenProvider{slow: true}, 50*time.Millisecond })
+	slow := newRigOn(t, func(vm.Provider) vm.Provider { return brokenProvider{slow: true} }, func(c *Config) { c.BootWithin = 50 * time.Millisecond })
 	v = must(slow.c.Create(ctx(t), CreateRequest{WaitSeconds: 30}, ""))
 	if v.State != Failed || !strings.Contains(v.Reason, "not ready within") {
 		t.Errorf("%+v", v)
 	}
-	hung := newRig(t, func(c *Config) { c.Provider = brokenProvider{slow: true} })
+	hung := newRigOn(t, func(vm.Provider) vm.Provider { return brokenProvider{slow: true} }, nil)
 	v = must(hung.c.Create(ctx(t), CreateRequest{}, ""))
 	if v.State != Creating || v.Status != "Creating" {
 		t.Errorf("%+v", v)

@@ -125,7 +125,7 @@ func (m *machine) wake(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, answerWithin, errors.New("the agent does not answer"))
 	defer cancel()
 	fresh, err := guest.Dial(ctx, made.Dial)
-	if err == nil && !m.s.cfg.Shared {
+	if err == nil && !m.back.Shared {
 		entropy := make([]byte, 64)
 		rand.Read(entropy)
 		if err = fresh.Prepare(ctx, guest.Identity{Hostname: m.id, Time: time.Now(), Entropy: entropy}); err != nil {

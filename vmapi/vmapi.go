@@ -47,11 +47,12 @@ const (
 
 // CreateRequest is the body of POST /api/vms. Every field may be left out.
 type CreateRequest struct {
-	Name     string `json:"name,omitempty"`    // for people
-	VMName   string `json:"vm_name,omitempty"` // the same; some clients of the original say this
-	VMType   string `json:"vm_type,omitempty"` // is repeated in answers
-	VCPUs    int    `json:"vcpus,omitempty"`   // 0: the server's default
-	MemoryMB int    `json:"memory_mb,omitempty"`
+	Name     string   `json:"name,omitempty"`    // for people
+	VMName   string   `json:"vm_name,omitempty"` // the same; some clients of the original say this
+	VMType   string   `json:"vm_type,omitempty"` // is repeated in answers
+	Labels   []string `json:"labels,omitempty"`  // of the machine's kind, as in runs-on; none: the default machine
+	VCPUs    int      `json:"vcpus,omitempty"`   // 0: the kind's
+	MemoryMB int      `json:"memory_mb,omitempty"`
 	// LeaseSeconds leases the machine at once; 0: it is not leased, and freed when nothing ran for an hour.
 	LeaseSeconds int `json:"lease_seconds,omitempty"`
 	// WaitSeconds has the answer wait until the machine is ready or has failed; 0: it is not waited for.

@@ -53,6 +53,11 @@ func settings() []setting {
 		{Key: "vm-disk", Env: "TGR_VM_DISK", Default: "8192", Help: "writable disk of a machine, MiB"},
 		{Key: "vm-pool", Env: "TGR_VM_POOL", Default: "4096", Help: "memory that restored machines may take while they wait for jobs, MiB; 0: machines are booted, not restored"},
 		{Key: "vm-network", Env: "TGR_VM_NETWORK", Default: "none", Help: "none, or user: outgoing connections, which also reach services on this host's loopback"},
+		{Key: "vm-api-url", Env: "FIRECRACKER_API_URL", Help: "VM management API whose machines jobs run on, http://127.0.0.1:8080; without one they run on this host's own"},
+		{Key: "vm-api-token", Env: "FIRECRACKER_AUTH_TOKEN", Secret: true, Help: "token for that API; tgr vmd token issues one"},
+		{Key: "vm-type", Env: "FIRECRACKER_VM_TYPE", Help: "machine that an API of the original kind is asked for; default: " + originalType},
+		{Key: "vmd-listen", Env: "TGR_VMD_LISTEN", Default: defaultAPI, Help: "address that tgr vmd listens on; port 0 picks a free one"},
+		{Key: "vmd-max-vms", Env: "TGR_VMD_MAX_VMS", Default: "0", Help: "machines that tgr vmd gives out at once; 0: what the host's memory has room for"},
 		{Key: "api-token", Env: "TGR_TOKEN", Secret: true, Help: "bearer token that the API asks for; without one only this host may change anything"},
 		{Key: "log-level", Env: "TGR_LOG_LEVEL", Default: "info", Help: "debug, info, warn or error"},
 		{Key: "log-format", Env: "TGR_LOG_FORMAT", Default: "text", Help: "text or json"},
@@ -62,13 +67,11 @@ func settings() []setting {
 // Variables of the original server that mean something which this version does not do. Silence would be a lie.
 func unread() map[string]string {
 	return map[string]string{
-		"FIRECRACKER_API_URL":    "jobs run on this host's own machines",
-		"FIRECRACKER_AUTH_TOKEN": "jobs run on this host's own machines",
-		"USE_LLM_PARSER":         "workflows are compiled deterministically",
-		"OLLAMA_BASE_URL":        "workflows are compiled deterministically",
-		"OLLAMA_MODEL":           "workflows are compiled deterministically",
-		"OPENROUTER_API_KEY":     "workflows are compiled deterministically",
-		"OPENROUTER_MODEL":       "workflows are compiled deterministically",
+		"USE_LLM_PARSER":     "workflows are compiled deterministically",
+		"OLLAMA_BASE_URL":    "workflows are compiled deterministically",
+		"OLLAMA_MODEL":       "workflows are compiled deterministically",
+		"OPENROUTER_API_KEY": "workflows are compiled deterministically",
+		"OPENROUTER_MODEL":   "workflows are compiled deterministically",
 	}
 }
 

@@ -29,11 +29,12 @@ type machineConfig struct {
 	labels    dispatch.Labels
 	pool      int64 // bytes of memory that waiting machines may take; 0: none wait
 	cold      bool  // machines are booted, never restored
+	remote    remoteConfig
 }
 
 // machinesOf reads the settings of machines.
 func machinesOf(c *config) (machineConfig, error) {
-	m := machineConfig{image: c.get("image"), dir: filepath.Join(c.get("data-dir"), "machines")}
+	m := machineConfig{image: c.get("image"), dir: filepath.Join(c.get("data-dir"), "machines"), remote: remoteOf(c)}
 	pool, err6 := c.number("vm-pool", 0, 1<<20)
 	m.pool, m.cold = int64(pool)<<20, pool == 0
 	memory, err1 := c.number("vm-memory", 128, 1<<20)
@@ -77,6 +78,9 @@ func (m *machines) Ready(ctx context.Context) error { return m.ready(ctx) }
 
 // openMachines chooses the provider, and reaps what machines of an earlier life left on the host.
 func openMachines(ctx context.Context, c machineConfig, log *slog.Logger) (*machines, error) {
+	if c.remote.url != "" {
+		return openRemote(ctx, c, log)
+	}
 	journal := vm.Journal{Dir: c.dir, Volatile: c.mortal}
 	reaped, err := journal.Reap(ctx, nil)
 	if err != nil {

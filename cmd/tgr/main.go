@@ -54,7 +54,7 @@ microVM of its own, and reports back to GitHub.`,
 	root.AddCommand(
 		newServeCmd(), newRunCmd(), newRunsCmd(), newWebhookCmd(),
 		newCheckCmd(), newPlanCmd(), newExprCmd(),
-		newImageCmd(), newDoctorCmd(), newConfigCmd(), newVersionCmd(),
+		newImageCmd(), newDoctorCmd(), newConfigCmd(), newVMDCmd(), newVMCmd(), newVersionCmd(),
 		newDemoCmd(), newBenchCmd(), newGuestCmd(),
 	)
 	return root

@@ -34,6 +34,7 @@ type runFlags struct {
 	env       []string
 	payload   string
 	isolation string
+	here      bool // the isolation was asked for on the command line: on this host, whatever API there is
 	image     string
 	network   string
 	asJSON    bool
@@ -56,6 +57,7 @@ The exit status is 0 if all jobs succeeded, 1 if one failed, 2 for a bad workflo
   tgr run workflow_dispatch -W release.yml --input version=1.2.3 --secret TOKEN`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			f.here = cmd.Flags().Changed("isolation")
 			event := "push"
 			if len(args) == 1 {
 				event = args[0]
@@ -305,6 +307,9 @@ func localMachines(ctx context.Context, f runFlags, dir string, log *slog.Logger
 		return nil, nil, err
 	}
 	mc.isolation = f.isolation
+	if f.here {
+		mc.remote = remoteConfig{}
+	}
 	if f.image != "" {
 		mc.image = f.image
 	}
@@ -314,7 +319,7 @@ func localMachines(ctx context.Context, f runFlags, dir string, log *slog.Logger
 	if err != nil {
 		return nil, nil, err
 	}
-	if mc.isolation == "process" && !f.verbose { // whose log says it
+	if mc.isolation == "process" && mc.remote.url == "" && !f.verbose { // whose log says it
 		fmt.Fprintln(stderr, "tgr: NO ISOLATION: jobs run as processes of this host and of this user")
 	}
 	first := startAhead(ctx, m, m.labels, "first-"+tgr.NewToken()[:6])
