@@ -150,7 +150,8 @@ type Config struct {
 	// Labels are those that Machines has machines for; a job that asks for another fails before it is queued. nil: any.
 	Labels Labels
 
-	Secrets  Secrets // nil: none
+	Secrets  Secrets  // nil: none
+	Services Services // nil: there are no caches, artifacts and identity tokens
 	Observe  Observer
 	Log      *slog.Logger
 	Owner    string        // this server's name in leases; "": a random one

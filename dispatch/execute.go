@@ -102,8 +102,16 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Lo
 	}
 	s.progress(Progress{Machine: m.ID, Isolation: m.Isolation})
 
+	actionEnv, end, err := d.serve(work, m, l, job, s)
+	if err != nil {
+		if tgr.BlameOf(err) == tgr.BlameWorkflow {
+			return JobResult{Conclusion: tgr.Failure, Blame: tgr.BlameWorkflow, Reason: tgr.MessageOf(err)}, nil
+		}
+		return result, err
+	}
+	defer end()
 	res, err := runner.Run(work, runner.Config{
-		Machine: m.Machine, Dirs: m.Dirs, Nodes: m.Nodes, Engines: m.Engines, Env: m.Env, User: m.User, Sink: s,
+		Machine: m.Machine, Dirs: m.Dirs, Nodes: m.Nodes, Engines: m.Engines, Env: m.Env, ActionEnv: actionEnv, User: m.User, Sink: s,
 		Checkout: d.c.Source.Checkout(l.Run.Event), Actions: d.c.Source.Actions(l.Run.Event),
 		Runner: runner.RunnerInfo{Name: m.ID, Notes: []string{m.note()}},
 		Now:    d.c.Now, Log: log.With("vm", m.ID),

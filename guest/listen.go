@@ -14,13 +14,13 @@ import (
 	"time"
 )
 
-// maxForwards is how many connections of one Listener may be open at once; more wait in the guest's own backlog. Each
+// maxForwards is how many connections of one port may be open at once; more wait in the guest's own backlog. Each
 // may fill a window of the host's memory with what nobody reads.
 const maxForwards = 128
 
-// Listener accepts, on the host, what connects to a port inside the machine: the port belongs to this machine alone, so
+// portListener accepts, on the host, what connects to a port inside the machine: the port belongs to this machine alone, so
 // a connection says by itself which machine it comes from. It is safe for concurrent use.
-type Listener struct {
+type portListener struct {
 	c     *Client
 	id    string
 	addr  forwardAddr
@@ -29,12 +29,12 @@ type Listener struct {
 	close context.CancelFunc
 }
 
-var _ net.Listener = (*Listener)(nil)
+var _ net.Listener = (*portListener)(nil)
 
 // Listen has the agent listen on a TCP address of the machine, such as 127.0.0.1:0 for any free port of its loopback,
 // and hands over every connection made to it. An agent that shares its machine with others refuses any address but a
-// loopback one, with ErrRefused. The port is closed with the Listener, with the stream to the agent, and when ctx ends.
-func (c *Client) Listen(ctx context.Context, addr string) (*Listener, error) {
+// loopback one, with ErrRefused. The port is closed with the listener, with the stream to the agent, and when ctx ends.
+func (c *Client) Listen(ctx context.Context, addr string) (net.Listener, error) {
 	req := &request{Op: opListen, ID: rand.Text(), Addr: addr}
 	ctx, cancel := context.WithCancel(ctx)
 	k, err := c.begin(ctx, req, false)
@@ -42,7 +42,7 @@ func (c *Client) Listen(ctx context.Context, addr string) (*Listener, error) {
 		cancel()
 		return nil, err
 	}
-	l := &Listener{c: c, id: req.ID, slots: make(chan struct{}, maxForwards), ctx: ctx, close: cancel}
+	l := &portListener{c: c, id: req.ID, slots: make(chan struct{}, maxForwards), ctx: ctx, close: cancel}
 	kind, b, err := k.next()
 	if err == nil && kind != kStarted {
 		err = k.unexpected(kind)
@@ -65,7 +65,7 @@ func (c *Client) Listen(ctx context.Context, addr string) (*Listener, error) {
 
 // Accept returns the next connection. After Close, and when the stream to the agent is lost, it fails with an error that
 // matches net.ErrClosed.
-func (l *Listener) Accept() (net.Conn, error) {
+func (l *portListener) Accept() (net.Conn, error) {
 	select {
 	case l.slots <- struct{}{}:
 	case <-l.ctx.Done():
@@ -79,7 +79,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return f, nil
 }
 
-func (l *Listener) accept() (*forward, error) {
+func (l *portListener) accept() (*forward, error) {
 	k, err := l.c.begin(l.ctx, &request{Op: opAccept, ID: l.id}, false)
 	if err != nil {
 		return nil, err
@@ -100,19 +100,19 @@ func (l *Listener) accept() (*forward, error) {
 }
 
 // closed is what Accept says of an error: that of a closed listener, which it now is.
-func (l *Listener) closed(err error) error {
+func (l *portListener) closed(err error) error {
 	l.close()
 	return fmt.Errorf("accept from the machine: %w: %w", net.ErrClosed, err)
 }
 
 // Close closes the port. Connections that were accepted go on. It is idempotent.
-func (l *Listener) Close() error {
+func (l *portListener) Close() error {
 	l.close()
 	return nil
 }
 
 // Addr is the address inside the machine.
-func (l *Listener) Addr() net.Addr { return l.addr }
+func (l *portListener) Addr() net.Addr { return l.addr }
 
 // forwardAddr is an address inside a machine, in the words of the agent, host and port.
 type forwardAddr string
@@ -132,7 +132,7 @@ func parseForwardAddr(b []byte) (forwardAddr, error) {
 
 // forward is the host's end of a connection that was made inside the machine.
 type forward struct {
-	l      *Listener
+	l      *portListener
 	stream net.Conn
 	once   sync.Once
 

@@ -21,7 +21,7 @@ import (
 )
 
 // opened returns a port in the agent's machine, which here is this one.
-func opened(t *testing.T) *Listener {
+func opened(t *testing.T) net.Listener {
 	t.Helper()
 	l, err := listening(t, ServerConfig{})().Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
@@ -32,7 +32,7 @@ func opened(t *testing.T) *Listener {
 }
 
 // dialed returns both ends of a connection through the port.
-func dialed(t *testing.T, l *Listener) (inside *net.TCPConn, host net.Conn) {
+func dialed(t *testing.T, l net.Listener) (inside *net.TCPConn, host net.Conn) {
 	t.Helper()
 	accepted := make(chan net.Conn, 1)
 	go func() {
@@ -176,11 +176,11 @@ func TestListenDeadline(t *testing.T) {
 func TestListenCloses(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		end  func(l *Listener, c *Client, cancel func())
+		end  func(l net.Listener, c *Client, cancel func())
 	}{
-		{"listener", func(l *Listener, _ *Client, _ func()) { l.Close(); l.Close() }},
-		{"stream", func(_ *Listener, c *Client, _ func()) { c.Close() }},
-		{"context", func(_ *Listener, _ *Client, cancel func()) { cancel() }},
+		{"listener", func(l net.Listener, _ *Client, _ func()) { l.Close(); l.Close() }},
+		{"stream", func(_ net.Listener, c *Client, _ func()) { c.Close() }},
+		{"context", func(_ net.Listener, _ *Client, cancel func()) { cancel() }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := listening(t, ServerConfig{})()
@@ -262,7 +262,7 @@ func TestListenRefused(t *testing.T) {
 			t.Errorf("Listen(%q): %v, want %v", tt.addr, err, tt.want)
 		}
 	}
-	var open []*Listener
+	var open []net.Listener
 	for range maxPorts {
 		l, err := c.Listen(t.Context(), "127.0.0.1:0")
 		if err != nil {
@@ -322,7 +322,7 @@ func TestListenHostile(t *testing.T) {
 			agent.Write(tt.said)
 			agent.Close()
 		}()
-		f := &forward{l: &Listener{slots: make(chan struct{}, 1), addr: "127.0.0.1:1"}, stream: host}
+		f := &forward{l: &portListener{slots: make(chan struct{}, 1), addr: "127.0.0.1:1"}, stream: host}
 		f.l.slots <- struct{}{}
 		if b, err := io.ReadAll(f); err == nil {
 			t.Errorf("%s: read %q and no error", tt.name, b)
@@ -357,7 +357,7 @@ func FuzzForward(f *testing.F) {
 			agent.Write(said)
 			agent.Close()
 		}()
-		c := &forward{l: &Listener{slots: make(chan struct{}, 1)}, stream: host}
+		c := &forward{l: &portListener{slots: make(chan struct{}, 1)}, stream: host}
 		c.l.slots <- struct{}{}
 		defer c.Close()
 		var got []byte

@@ -1,0 +1,81 @@
+package dispatch
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/runner"
+	"github.com/terraphim/tgr/workflow"
+)
+
+// Services are what the actions of a job talk to: caches, artifacts, identity tokens.
+type Services interface {
+	// Begin starts the services of one job on a listener that only this job reaches, and which it owns. env is what
+	// tells actions of them. end ends them with the job, and has to be called. An error with the code tgr.Workflow is
+	// the workflow's fault; any other is ours.
+	Begin(ctx context.Context, g Grant, l net.Listener) (env map[string]string, end func(), err error)
+}
+
+// Grant is what the services have to know of a job.
+type Grant struct {
+	Run         tgr.Run
+	Job         tgr.JobID
+	Lease       string // secret of this try of the job
+	IDToken     bool   // permissions has id-token: write
+	Environment string // the deployment environment; "": none
+	CacheMode   string // of the job, "" where it says nothing
+}
+
+// Forwarder is a machine whose ports reach the host, as *guest.Client is.
+type Forwarder interface {
+	// Listen hands over the connections that are made to a TCP address inside the machine: 127.0.0.1:0 is any port.
+	Listen(ctx context.Context, addr string) (net.Listener, error)
+}
+
+// serve starts the services of a job on a port of its machine, if it has actions that may want them or may have
+// identity tokens. end is never nil.
+func (d *Dispatcher) serve(ctx context.Context, m *Machine, l *Lease, job runner.Job, s *sink) (env map[string]string, end func(), err error) {
+	end = func() {}
+	g := grant(l, job)
+	if d.c.Services == nil || !g.IDToken && !usesActions(job.Job.Steps) {
+		return nil, end, nil
+	}
+	f, ok := m.Machine.(Forwarder)
+	if !ok {
+		s.say("##[warning]There are no caches, artifacts and identity tokens on this machine: its ports do not reach the server")
+		return nil, end, nil
+	}
+	port, err := f.Listen(ctx, "127.0.0.1:0")
+	if err != nil {
+		return nil, end, fmt.Errorf("open the port for caches and artifacts in the machine: %w", err)
+	}
+	env, stop, err := d.c.Services.Begin(ctx, g, port)
+	if err != nil {
+		port.Close()
+		return nil, end, fmt.Errorf("start the services of the job: %w", err)
+	}
+	return env, stop, nil
+}
+
+// grant says what a job may ask of the services. A pull request from a fork gets no identity tokens.
+func grant(l *Lease, job runner.Job) Grant {
+	allowed := job.Job.Permissions
+	if allowed == nil {
+		allowed = job.Plan.Permissions
+	}
+	return Grant{
+		Run: l.Run, Job: l.Job.ID, Lease: l.Token, Environment: job.Instance.Environment, CacheMode: job.Job.CacheMode,
+		IDToken: allowed["id-token"] == "write" && !l.Run.Event.Forked,
+	}
+}
+
+func usesActions(steps []workflow.Step) bool {
+	for _, s := range steps {
+		if s.Uses != "" || usesActions(s.Parallel) {
+			return true
+		}
+	}
+	return false
+}
