@@ -181,3 +181,26 @@ type LogLine struct {
 	Step int       `json:"step"` // number of the step; 0 for what the server says of the job itself
 	Text string    `json:"text"` // masked, without the line's end
 }
+
+// Artifact is a file, or an archive of files, that a job kept for other jobs and for people.
+type Artifact struct {
+	ID      int64     `json:"id"`
+	Repo    string    `json:"repository"` // owner/name when it was made
+	Run     RunID     `json:"run_id"`
+	Attempt int       `json:"run_attempt"`
+	Job     JobID     `json:"job_id"`
+	Name    string    `json:"name"` // one element of a path
+	Type    string    `json:"content_type"`
+	Size    int64     `json:"size_bytes"`
+	Digest  string    `json:"digest"` // sha256:…
+	Created time.Time `json:"created_at"`
+	Expires time.Time `json:"expires_at"`
+}
+
+// File is the name that the artifact is to be saved under: that of an archive says what it is.
+func (a Artifact) File() string {
+	if a.Type == "application/zip" && !strings.HasSuffix(a.Name, ".zip") {
+		return a.Name + ".zip"
+	}
+	return a.Name
+}

@@ -2,6 +2,7 @@ package results
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"time"
 
@@ -21,33 +22,10 @@ type Cache struct {
 	Used    time.Time `json:"last_used_at"` // to the minute
 }
 
-// Artifact is an artifact of a run that can be downloaded.
-type Artifact struct {
-	ID      int64     `json:"id"`
-	Repo    string    `json:"repository"` // owner/name when it was made
-	Run     tgr.RunID `json:"run_id"`
-	Attempt int       `json:"run_attempt"`
-	Job     tgr.JobID `json:"job_id"`
-	Name    string    `json:"name"`
-	Type    string    `json:"content_type"`
-	Size    int64     `json:"size_bytes"`
-	Digest  string    `json:"digest"` // sha256:…
-	Created time.Time `json:"created_at"`
-	Expires time.Time `json:"expires_at"`
-}
-
-// File is the name that the artifact is to be saved under: one path element.
-func (a Artifact) File() string {
-	if a.Type == "application/zip" {
-		return a.Name + ".zip"
-	}
-	return a.Name
-}
-
 // Caches lists the caches of a repository, by owner/name, or with "" of all, the most recently used first.
 func (s *Service) Caches(ctx context.Context, repo string) ([]Cache, error) {
 	list, err := find(ctx, s.meta.r, "WHERE kind = 'cache' AND state = 'done' AND (? = '' OR repo_name = ? COLLATE NOCASE) ORDER BY used DESC, id DESC", repo, repo)
-	var caches []Cache
+	caches := []Cache{}
 	for _, b := range list {
 		caches = append(caches, Cache{b.id, b.repoName, b.name, b.version, b.scope, b.trusted, b.size, b.created, b.used})
 	}
@@ -76,27 +54,27 @@ func (s *Service) RemoveCaches(ctx context.Context, ids ...int64) error {
 }
 
 // Artifacts lists the artifacts of a run, or with 0 of all runs, the oldest first.
-func (s *Service) Artifacts(ctx context.Context, run tgr.RunID) ([]Artifact, error) {
+func (s *Service) Artifacts(ctx context.Context, run tgr.RunID) ([]tgr.Artifact, error) {
 	return s.artifacts(ctx, "AND (? = 0 OR run = ?) ORDER BY id", run, run)
 }
 
 // Artifact returns one artifact by its id. One that is not there is tgr.NotFound.
-func (s *Service) Artifact(ctx context.Context, id int64) (Artifact, error) {
+func (s *Service) Artifact(ctx context.Context, id int64) (tgr.Artifact, error) {
 	list, err := s.artifacts(ctx, "AND id = ?", id)
 	if err == nil && len(list) == 0 {
 		err = tgr.Errorf("artifact.get", tgr.NotFound, "there is no artifact %d", id)
 	}
 	if err != nil {
-		return Artifact{}, err
+		return tgr.Artifact{}, err
 	}
 	return list[0], nil
 }
 
-func (s *Service) artifacts(ctx context.Context, clause string, args ...any) ([]Artifact, error) {
+func (s *Service) artifacts(ctx context.Context, clause string, args ...any) ([]tgr.Artifact, error) {
 	list, err := find(ctx, s.meta.r, "WHERE kind = 'artifact' AND state = 'done' AND expires > ? "+clause, append([]any{s.cfg.Now().UnixMicro()}, args...)...)
-	var artifacts []Artifact
+	artifacts := []tgr.Artifact{}
 	for _, b := range list {
-		artifacts = append(artifacts, Artifact{
+		artifacts = append(artifacts, tgr.Artifact{
 			ID: b.id, Repo: b.repoName, Run: tgr.RunID(b.run), Attempt: int(b.attempt), Job: tgr.JobID(b.job), Name: b.name, Type: b.mime,
 			Size: b.size, Digest: b.digest, Created: b.created, Expires: b.ends,
 		})
@@ -111,4 +89,22 @@ func (s *Service) ServeArtifact(w http.ResponseWriter, r *http.Request, id int64
 		return err
 	}
 	return s.send(w, r, id)
+}
+
+// CopyArtifact writes the bytes of an artifact to w.
+func (s *Service) CopyArtifact(ctx context.Context, w io.Writer, id int64) error {
+	defer s.hold(id)()
+	if _, err := s.Artifact(ctx, id); err != nil {
+		return err
+	}
+	list, err := parts(ctx, s.meta.r, id)
+	if err != nil {
+		return err
+	}
+	for _, p := range list {
+		if err := s.copyPart(ctx, w, p.hash, 0, p.size, func() {}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -3,7 +3,6 @@ package results
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -27,19 +26,16 @@ type Blobs interface {
 // disk keeps bytes in files of a folder.
 type disk struct{ dir string }
 
-func openDisk(dir string) (*disk, error) {
-	for i := range 256 {
-		if err := os.MkdirAll(filepath.Join(dir, fmt.Sprintf("%02x", i)), 0o700); err != nil {
-			return nil, err
-		}
-	}
-	return &disk{dir}, nil
-}
-
 func (d *disk) path(hash string) string { return filepath.Join(d.dir, hash[:2], hash[2:]) }
 
 func (d *disk) Put(_ context.Context, hash, file string) error {
-	return os.Rename(file, d.path(hash))
+	err := os.Rename(file, d.path(hash))
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(d.path(hash)), 0o700); err == nil {
+			err = os.Rename(file, d.path(hash))
+		}
+	}
+	return err
 }
 
 func (d *disk) Open(_ context.Context, hash string, off, _ int64) (io.ReadCloser, error) {

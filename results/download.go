@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/terraphim/tgr"
 )
@@ -88,10 +89,7 @@ func cmpOr(a, b string) string {
 
 // disposition is what a browser, and the artifact client, save a blob as.
 func disposition(b *blob) string {
-	name := b.name
-	if b.mime == "application/zip" && !strings.HasSuffix(name, ".zip") {
-		name += ".zip"
-	}
+	name := tgr.Artifact{Name: b.name, Type: b.mime}.File()
 	plain := strings.Map(func(c rune) rune {
 		if c < ' ' || c > '~' || c == '"' || c == '\\' {
 			return '_'
@@ -143,19 +141,18 @@ func parseRange(text string, size int64) (s span, ok bool, err error) {
 // chunk is how much is sent before the receiver's time begins anew.
 const chunk = 4 << 20
 
-// copyOut sends a span of a blob, from the kernel's cache to the socket where both allow it.
-func (s *Service) copyOut(w io.Writer, r *http.Request, list []part, span span) error {
+// copyOut sends a span of a blob, from the kernel's cache to the socket where both allow it. The receiver has to keep
+// going.
+func (s *Service) copyOut(w http.ResponseWriter, r *http.Request, list []part, span span) error {
+	rc := http.NewResponseController(w)
+	going := func() { rc.SetWriteDeadline(time.Now().Add(2 * s.cfg.Limits.Idle)) } // not all writers have one
 	var at int64
 	for _, p := range list {
 		from, to := max(0, span.from-at), min(p.size, span.to-at)
 		if at += p.size; from >= to {
 			continue
 		}
-		if err := s.copyPart(r.Context(), w, p.hash, from, to-from, func() {
-			if slow, ok := r.Body.(*slowly); ok {
-				slow.written()
-			}
-		}); err != nil {
+		if err := s.copyPart(r.Context(), w, p.hash, from, to-from, going); err != nil {
 			return err
 		}
 	}

@@ -114,12 +114,10 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		}
 	}
 	s := &Service{cfg: cfg, blobs: cfg.Blobs, sessions: map[*Session]bool{}, reading: map[int64]int{}}
-	var err error
 	if s.blobs == nil {
-		if s.blobs, err = openDisk(filepath.Join(cfg.Dir, "blobs")); err != nil {
-			return nil, fmt.Errorf("results: %w", err)
-		}
+		s.blobs = &disk{filepath.Join(cfg.Dir, "blobs")}
 	}
+	var err error
 	if s.keys, err = openKeyring(filepath.Join(cfg.Dir, "keys"), cfg.Now); err != nil {
 		return nil, fmt.Errorf("results: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -175,9 +176,9 @@ func (x *Session) routes() http.Handler {
 			fail(w, errOver)
 			return
 		}
-		slow := &slowly{ResponseController: http.NewResponseController(w), body: r.Body, within: x.s.cfg.Limits.Idle}
-		r.Body = slow
-		slow.written()
+		rc := http.NewResponseController(w)
+		rc.SetWriteDeadline(time.Time{}) // of a download that the connection carried before
+		r.Body = &slowly{rc, r.Body, x.s.cfg.Limits.Idle}
 		mux.ServeHTTP(w, r)
 	})
 }
@@ -186,21 +187,15 @@ var errOver = tgr.Errorf("results", tgr.Unauthorized, "the job has ended")
 
 // slowly is the body of a request whose sender has to keep going.
 type slowly struct {
-	*http.ResponseController
-	body interface {
-		Read([]byte) (int, error)
-		Close() error
-	}
+	rc     *http.ResponseController
+	body   io.ReadCloser
 	within time.Duration
 }
 
 func (b *slowly) Read(p []byte) (int, error) {
-	b.SetReadDeadline(time.Now().Add(b.within)) // where it cannot be set, a test serves without a connection
+	b.rc.SetReadDeadline(time.Now().Add(b.within)) // not all connections have one
 	return b.body.Read(p)
 }
 
 // Close closes the body.
 func (b *slowly) Close() error { return b.body.Close() }
-
-// written gives the receiver of the answer time for the next piece of it.
-func (b *slowly) written() { b.SetWriteDeadline(time.Now().Add(2 * b.within)) }

@@ -92,7 +92,7 @@ func TestOpenAPIFields(t *testing.T) {
 	d := readDocument(t)
 	types := map[string]reflect.Type{}
 	for _, v := range []any{tgr.Repo{}, tgr.Event{}, tgr.Run{}, tgr.Job{}, tgr.Step{}, tgr.Annotation{}, tgr.Group{}, tgr.Approval{}, RunList{}, RunDetail{}, LogLine{}, Span{},
-		StreamEnd{}, StepState{}, CancelRequest{}, Rerun{}, Dispatch{}, Accepted{}, Health{}, ErrorBody{}, ErrorDetail{}} {
+		StreamEnd{}, StepState{}, ArtifactList{}, tgr.Artifact{}, CancelRequest{}, Rerun{}, Dispatch{}, Accepted{}, Health{}, ErrorBody{}, ErrorDetail{}} {
 		types[reflect.TypeOf(v).Name()] = reflect.TypeOf(v)
 	}
 	for name, typ := range types {

@@ -43,8 +43,9 @@ type runsData struct {
 type runData struct {
 	layout
 	RunDetail
-	Attempt int // the one that is shown
-	Trusted bool
+	Attempt   int // the one that is shown
+	Trusted   bool
+	Artifacts []tgr.Artifact
 }
 
 type jobData struct {
@@ -73,7 +74,7 @@ func parsePages() (*template.Template, error) {
 		"state": state, "mark": mark, "words": func(s string) string { return strings.ReplaceAll(s, "_", " ") },
 		"when": when, "took": took, "plain": Plain, "multiline": multiline, "level": level,
 		"ref": ref, "sha": func(s string) string { return Plain(s[:min(len(s), 12)]) },
-		"runTitle": runTitle, "jobTitle": jobTitle,
+		"bytes": size, "runTitle": runTitle, "jobTitle": jobTitle,
 	}).ParseFS(templateFiles, "templates/*.html")
 	if err != nil {
 		return nil, fmt.Errorf("web: parse the pages: %w", err)
@@ -143,6 +144,9 @@ func (s *Server) runPage(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	data := runData{layout: layout{Title: runTitle(d.Run), Version: s.cfg.Version}, RunDetail: d, Attempt: attempt, Trusted: r.access.trusted}
+	if data.Artifacts, err = s.artifacts(r.Context(), d.Run.ID); err != nil {
+		return err
+	}
 	if !d.Run.Status.Done() && attempt == d.Run.Attempt {
 		data.Live = "/api/runs/" + d.Run.ID.String() + "/events"
 	}
@@ -287,4 +291,19 @@ func name(names ...string) string {
 		}
 	}
 	return "unnamed"
+}
+
+// size is a number of bytes for people.
+func size(n int64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	f, unit := float64(n)/1024, "KiB"
+	for _, next := range []string{"MiB", "GiB", "TiB"} {
+		if f < 1024 {
+			break
+		}
+		f, unit = f/1024, next
+	}
+	return fmt.Sprintf("%.1f %s", f, unit)
 }

@@ -26,7 +26,7 @@ type route struct {
 	serve        func(*Server, http.ResponseWriter, *request) error
 }
 
-// routes are all paths but the webhook's, which is not ours. The OpenAPI document lists those under /api and
+// routes are all paths but those of the webhook and of the issuer of identity tokens, which are not ours. The OpenAPI document lists those under /api and
 // the open ones.
 func routes() []route {
 	return []route{
@@ -43,6 +43,8 @@ func routes() []route {
 		{"GET", "/api/runs", read, append([]string{"limit", "before"}, filters...), (*Server).listRuns},
 		{"GET", "/api/runs/{id}", read, []string{"attempt"}, (*Server).getRun},
 		{"GET", "/api/runs/{id}/plan", read, nil, (*Server).getPlan},
+		{"GET", "/api/runs/{id}/artifacts", read, nil, (*Server).listArtifacts},
+		{"GET", "/api/artifacts/{id}", read, nil, (*Server).downloadArtifact},
 		{"GET", "/api/runs/{id}/events", read, nil, (*Server).runEvents},
 		{"POST", "/api/runs/{id}/cancel", change, nil, (*Server).cancel},
 		{"POST", "/api/runs/{id}/rerun", change, nil, (*Server).rerun},
@@ -70,6 +72,9 @@ func (s *Server) mux() *http.ServeMux {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.noRoute(mux, w, r) })
 	if s.cfg.Webhook != nil {
 		mux.Handle("POST /webhook", s.cfg.Webhook)
+	}
+	if s.cfg.Issuer != nil {
+		mux.Handle("GET /oidc/", s.cfg.Issuer)
 	}
 	return mux
 }

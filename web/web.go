@@ -101,6 +101,10 @@ type Config struct {
 	Metrics *Metrics
 	// Webhook gets POST /webhook. Nil: there is no such path.
 	Webhook http.Handler
+	// Artifacts are shown and downloaded. Nil: there are none.
+	Artifacts ArtifactStore
+	// Issuer gets GET /oidc/, for everyone: what others verify identity tokens with. Nil: there is no such path.
+	Issuer http.Handler
 	// Changed returns a channel that is closed, or gets a value, when something of the run may have changed,
 	// and a function that frees it. Nil: streams of events look at the store every Poll.
 	Changed func(run tgr.RunID) (changed <-chan struct{}, stop func())

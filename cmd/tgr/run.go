@@ -138,8 +138,10 @@ func runLocal(ctx context.Context, stdout, stderr io.Writer, event string, f run
 	defer out.flush()
 	l := &localRun{out: out, memory: &dispatch.Memory{}, wanted: newWanted(f.matrix), boots: f.isolation != "process", done: make(chan struct{})}
 	l.id = l.memory.Accept(ev)
+	services, closeServices := localServices(log)
+	defer closeServices()
 	d := dispatch.New(dispatch.Config{
-		Jobs: l.memory, Runs: l.memory, Source: src, Machines: machines, Labels: machines.labels, Logs: noLogs{}, Log: log,
+		Jobs: l.memory, Runs: l.memory, Source: src, Machines: machines, Labels: machines.labels, Logs: noLogs{}, Log: log, Services: services,
 		Edit: f.edit, Keep: l.wanted.keep, Workers: f.parallel,
 		Lease: 400 * time.Millisecond, // nobody else wants the jobs; a cancellation is noticed within a quarter of it
 		Secrets: func(context.Context, tgr.Run) (map[string]string, map[string]string, string, error) {

@@ -21,6 +21,7 @@ import (
 	"github.com/terraphim/tgr/dispatch"
 	"github.com/terraphim/tgr/github"
 	"github.com/terraphim/tgr/joblog"
+	"github.com/terraphim/tgr/results"
 	"github.com/terraphim/tgr/store"
 	"github.com/terraphim/tgr/web"
 )
@@ -75,6 +76,7 @@ type server struct {
 	dispatch *dispatch.Dispatcher
 	reports  *reports
 	web      *web.Server
+	results  *results.Service
 	watch    watchers
 	url      string // where people reach it
 	closers  []func() error
@@ -147,6 +149,15 @@ func (s *server) open(ctx context.Context, secrets [][]byte) error {
 	if s.logs, err = joblog.Open(joblog.Config{Dir: filepath.Join(dir, "logs")}); err != nil {
 		return err
 	}
+	rc, err := resultsConfig(s.c, s.log)
+	if err != nil {
+		return err
+	}
+	rc.Issuer = s.url + issuerPath
+	if s.results, err = results.Open(ctx, rc); err != nil {
+		return err
+	}
+	s.closers = append(s.closers, s.results.Close)
 	mc, err := machinesOf(s.c)
 	if err != nil {
 		return err
@@ -182,7 +193,8 @@ func (s *server) openDispatch(machines *machines) error {
 	s.reports.connect(s.store, s.logs, s.log)
 	s.dispatch = dispatch.New(dispatch.Config{
 		Jobs: ledger{s.store}, Runs: ledger{s.store}, Source: source, Machines: machines, Labels: machines.labels, Logs: logBook{s.logs, s.store},
-		Observe: s.observer(), Log: s.log, Workers: workers, Planners: max(2, workers/2),
+		Services: &services{open: func() (*results.Service, error) { return s.results, nil }, log: s.log},
+		Observe:  s.observer(), Log: s.log, Workers: workers, Planners: max(2, workers/2),
 		// The lock on the data folder makes sure that no other server of this name lives.
 		Owner: host + ":" + s.c.get("data-dir"),
 		Server: dispatch.Server{URL: s.c.get("github-server-url"), API: s.c.get("github-api-url"),
@@ -204,11 +216,15 @@ func (s *server) openWeb(secrets [][]byte, machines *machines) error {
 	}
 	s.web, err = web.New(web.Config{
 		Runs: runBook{s.store}, Logs: logBook{s.logs, s.store}, Control: control{s}, Metrics: s.metrics, Webhook: hook, Changed: s.watch.add,
+		Artifacts: s.results, Issuer: http.StripPrefix(issuerPath, s.results.Issuer()),
 		Token: s.c.get("api-token"), Version: version(), Log: s.log,
 		Ready: map[string]func(context.Context) error{"database": s.store.Ping, "machines": machines.Ready},
 	})
 	return err
 }
+
+// issuerPath is where the keys of identity tokens are published, below the server's address.
+const issuerPath = "/oidc"
 
 // lock makes this the only server on its data folder.
 func (s *server) lock(path string) error {
