@@ -2,7 +2,6 @@ package dispatch
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,7 +21,9 @@ type Local struct {
 	Size  vm.Spec // of every machine; the ID is the job's
 	// Shared says that the agent shares its kernel with others, so that there is no clock, hostname or entropy to set.
 	Shared bool
-	Log    *slog.Logger
+	// Greeter, if not nil, is the one of the pool that Provider is: the machines that it has greeted are used as they are.
+	Greeter *Greeter
+	Log     *slog.Logger
 }
 
 // Acquire starts a machine, greets its agent and gives it an identity of its own, before any user code.
@@ -74,6 +75,14 @@ func BootOf(line string) (time.Duration, bool) {
 
 // greet opens the stream to the agent and seeds the machine: hostname, clock, entropy.
 func (p *Local) greet(ctx context.Context, m vm.VM, id string) (*guest.Client, error) {
+	if client := p.Greeter.take(m); client != nil {
+		err := client.Prepare(ctx, guest.Identity{Hostname: id, Time: time.Now()})
+		if err == nil {
+			return client, nil
+		}
+		client.Close()
+		p.Log.Warn("a machine that waited does not answer, and is greeted again", "vm", id, "error", err)
+	}
 	client, err := guest.Dial(ctx, m.Dial)
 	if err != nil {
 		return nil, err
@@ -81,9 +90,7 @@ func (p *Local) greet(ctx context.Context, m vm.VM, id string) (*guest.Client, e
 	if p.Shared {
 		return client, nil
 	}
-	entropy := make([]byte, 64)
-	rand.Read(entropy)
-	if err := client.Prepare(ctx, guest.Identity{Hostname: id, Time: time.Now(), Entropy: entropy}); err != nil {
+	if err := client.Prepare(ctx, guest.Identity{Hostname: id, Time: time.Now(), Entropy: entropy()}); err != nil {
 		client.Close()
 		return nil, fmt.Errorf("prepare the machine: %w", err)
 	}

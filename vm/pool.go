@@ -23,8 +23,8 @@ type PoolConfig struct {
 	Provider Provider
 	Size     Spec // of the machines that wait; the ID means nothing
 	// Greet returns when the agent of a new machine has answered; what else it does, such as to run what jobs run
-	// first, makes that faster. It closes the stream. Whoever is given the machine makes it a machine of its own:
-	// clock, entropy, names. A machine that Greet fails on is closed.
+	// first, makes that faster. The stream to it may stay open. Whoever is given the machine makes it a machine of
+	// its own: clock, names, and entropy unless Greet did. A machine that Greet fails on is closed.
 	Greet func(ctx context.Context, m VM) error
 	// Budget is how many bytes of the host's memory waiting machines may take, and Cost what one takes; 0: the
 	// memory of Size, which the clone of a snapshot takes only as it writes to it.
@@ -264,7 +264,9 @@ func (p *Pool) add(life context.Context) error {
 	w := &waiting{m, stop}
 	p.mu.Lock()
 	p.idle = append(p.idle, w)
+	n := len(p.idle)
 	p.mu.Unlock()
+	p.cfg.Log.Info("a machine waits", "vm", s.ID, "waiting", n)
 	p.work.Go(func() { p.watch(watch, w) })
 	return nil
 }

@@ -37,7 +37,14 @@ type Info struct {
 	Isolation string        // "qemu (kvm)", "qemu (tcg)", "process", …
 	PID       int           // of the process on the host that is the machine
 	Boot      time.Duration // from Start to a machine that may be dialled
+	Phases    []Phase       // of Boot, in their order; nil where they are not measured
 	Console   string        // the last few KiB that it wrote to its console
+}
+
+// Phase is a part of what Start did.
+type Phase struct {
+	Name string        `json:"name"` // a word or two
+	Took time.Duration `json:"took"`
 }
 
 // Spec says what machine to start.

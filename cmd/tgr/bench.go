@@ -56,7 +56,7 @@ act (go install github.com/nektos/act@latest) is measured beside us where it is 
 	cmd.Flags().IntVarP(&b.n, "runs", "n", 20, "measurements of each kind, after one that does not count")
 	cmd.Flags().IntVar(&b.vms, "vm-runs", 10, "measurements with virtual machines; 0: none")
 	cmd.Flags().IntVar(&b.hooks, "webhooks", 5000, "webhooks to be made durable")
-	cmd.AddCommand(newBenchPlanCmd())
+	cmd.AddCommand(newBenchPlanCmd(), newBenchVMCmd())
 	return cmd
 }
 
@@ -70,6 +70,29 @@ type bench struct {
 
 // coldEnv has machines booted, as if there were neither snapshot nor pool.
 func coldEnv() []string { return []string{"TGR_VM_POOL=0"} }
+
+// warmEnv has one machine wait. More would be made while the job runs that is measured.
+func warmEnv() []string { return []string{"TGR_VM_MEMORY=512", "TGR_VM_POOL=1024", "TGR_LABELS="} }
+
+// awaitLog waits until a server has logged a message n times.
+func awaitLog(ctx context.Context, path, message string, n int) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, fmt.Errorf("the server did not log %q %d times within 2 minutes", message, n))
+	defer cancel()
+	for tick := time.Tick(10 * time.Millisecond); ; {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if bytes.Count(b, []byte(`"`+message+`"`)) >= n {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick:
+		}
+	}
+}
 
 type benchRow struct {
 	name    string
@@ -94,7 +117,7 @@ func (b *bench) run(ctx context.Context) error {
 		name, isolation string
 		env             []string
 		n               int
-	}{{"process", "process", nil, b.n}, {"VM from the pool", "qemu", nil, b.vms}, {"VM cold", "qemu", coldEnv(), b.vms}} {
+	}{{"process", "process", nil, b.n}, {"VM from the pool", "qemu", warmEnv(), b.vms}, {"VM cold", "qemu", coldEnv(), b.vms}} {
 		if err := b.firstLine(ctx, kind.name, kind.isolation, kind.env, kind.n); err != nil {
 			return err
 		}
@@ -213,6 +236,7 @@ func (b *bench) firstLine(ctx context.Context, name, isolation string, env []str
 	}
 	row := benchRow{name: "webhook to first log line, " + name}
 	boots := benchRow{name: "machine asked for to agent answered, " + name}
+	whole := benchRow{name: "trivial 3-step job on a server, " + name}
 	before := githubtest.Zero
 	for i := range n + 1 {
 		sha, err := repo.Commit("main", fmt.Sprintf("commit %d", i), map[string]string{workflowDir + "/trivial.yml": trivialWorkflow, "n": fmt.Sprint(i)})
@@ -220,6 +244,11 @@ func (b *bench) firstLine(ctx context.Context, name, isolation string, env []str
 			return err
 		}
 		clear(d.jobs)
+		if slices.Equal(env, warmEnv()) {
+			if err := awaitLog(ctx, filepath.Join(d.dir, "serve.log"), "a machine waits", i+1); err != nil {
+				return err
+			}
+		}
 		if err := d.deliver(ctx, "push", repo.PushEvent("refs/heads/main", before, sha)); err != nil {
 			return err
 		}
@@ -231,10 +260,11 @@ func (b *bench) firstLine(ctx context.Context, name, isolation string, env []str
 			if i > 0 {
 				row.samples = append(row.samples, j.firstLine)
 				boots.samples = append(boots.samples, j.boot)
+				whole.samples = append(whole.samples, j.job.Finished.Sub(j.job.Started))
 			}
 		}
 	}
-	b.rows = append(b.rows, row, boots)
+	b.rows = append(b.rows, row, boots, whole)
 	return nil
 }
 

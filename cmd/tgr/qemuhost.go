@@ -73,8 +73,9 @@ func (h *qemuHost) open(ctx context.Context, k dispatch.Kind) (dispatch.Machines
 	if h.c.pool == 0 {
 		return local, nil
 	}
+	local.Greeter = &dispatch.Greeter{Exercise: exercise}
 	pool, err := vm.NewPool(vm.PoolConfig{
-		Provider: im.provider, Size: size, Greet: inMachine(exercise), Budget: h.budget(k), Log: h.log,
+		Provider: im.provider, Size: size, Greet: local.Greeter.Greet, Budget: h.budget(k), Log: h.log,
 	})
 	if err != nil {
 		return nil, err

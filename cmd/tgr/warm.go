@@ -1,8 +1,12 @@
 package main
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"os"
 
@@ -21,9 +25,55 @@ func inMachine(script string) func(context.Context, vm.VM) error {
 	}
 }
 
-// exercise is what a machine that will wait runs: code that is translated once is not translated again for its job,
-// and no snapshot holds that.
-const exercise = "bash -c true; sh -c true; git --version >/dev/null"
+// exerciseUser is who jobs run as.
+const exerciseUser = "runner"
+
+// exercise runs, in a machine that will wait, what jobs run: code that is translated once is not translated again for
+// its job, and no snapshot holds that. Twice, because the first time goes other ways.
+func exercise(ctx context.Context, c *guest.Client) error {
+	const dir = "/home/" + exerciseUser + "/work/_temp/exercise"
+	script := "set -e\ncd /tmp\necho $0 > /dev/null\nif true; then git --version > /dev/null; fi\n" +
+		"for node in /opt/node20/bin/node; do [ ! -x $node ] || $node -e 1; done\n"
+	for range 2 {
+		var files bytes.Buffer
+		w := tar.NewWriter(&files)
+		if err := w.WriteHeader(&tar.Header{Name: "script.sh", Mode: 0o644, Size: int64(len(script)), Format: tar.FormatPAX}); err != nil {
+			return err
+		}
+		if _, err := w.Write([]byte(script)); err != nil {
+			return err
+		}
+		if err := errors.Join(w.Close(), c.Put(ctx, dir, &files)); err != nil {
+			return err
+		}
+		for _, cmd := range []guest.Cmd{
+			{Args: []string{"bash", "--noprofile", "--norc", "-eo", "pipefail", dir + "/script.sh"}, User: exerciseUser},
+			{Args: []string{"bash", "-e", dir + "/script.sh"}, User: exerciseUser},
+			{Args: []string{"sh", "-e", "-c", "rm -r " + dir}},
+		} {
+			cmd.Env = []string{"PATH=" + imagePath, "HOME=/home/" + exerciseUser}
+			exit, err := c.Exec(ctx, cmd, io.Discard)
+			if err != nil || !exit.Success() {
+				return errors.Join(fmt.Errorf("%q: status %d %s", cmd.Args, exit.Code, exit.Message), err)
+			}
+			if cmd.Args[0] == "bash" {
+				if err := fetch(ctx, c, dir); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func fetch(ctx context.Context, c *guest.Client, dir string) error {
+	r, err := c.Get(ctx, dir)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, r)
+	return errors.Join(err, r.Close())
+}
 
 // takeSnapshot makes the snapshot that machines of the configured size are restored from, unless there is one.
 func takeSnapshot(ctx context.Context) error {
