@@ -33,28 +33,10 @@ var rooms = map[string][]string{
 	"joblog":                 {"."}, // logs are too many and too large for SQL, and have one owner
 	"github":                 {"."},
 	"github/githubtest":      {"."},
+	"llm":                    {"."}, // a model is asked here and believed nowhere
 	"web":                    {"."},
 	"cmd/tgr":                {"*"},
 	"cmd/tgr-guest":          {"guest"},
-	".":                 {},
-	"expr":              {},
-	"workflow":          {"expr"},
-	"guest":             {},
-	"vm":                {},
-	"vm/process":        {"vm"},
-	"vm/qemu":           {"vm"},
-	"vm/vmtest":         {"vm", "guest"},
-	"image":             {},
-	"runner":            {".", "expr", "workflow", "guest"},
-	"dispatch":          {".", "workflow", "runner", "guest", "vm", "image"},
-	"store":             {"."},
-	"joblog":            {"."}, // logs are too many and too large for SQL, and have one owner
-	"github":            {"."},
-	"github/githubtest": {"."},
-	"llm":               {"."}, // a model is asked here and believed nowhere
-	"web":               {"."},
-	"cmd/tgr":           {"*"},
-	"cmd/tgr-guest":     {"guest"},
 }
 
 func TestRooms(t *testing.T) {

@@ -53,7 +53,7 @@ type Explanation struct {
 	Reason string        `json:"reason,omitempty"`    // why no model, or nothing of what it said, is here
 	Took   time.Duration `json:"took_ns,omitempty"`   // of the model
 	Drops  int           `json:"dropped,omitempty"`   // claims that cited no line of the log
-	Sent   int           `json:"sent_lines,omitzero"` // lines that the model was shown
+	Sent   int           `json:"sent_lines,omitempty"` // lines that the model was shown
 }
 
 // CitedLine is a line of a job's log as the server has it: masked, stripped, redacted.

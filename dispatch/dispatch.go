@@ -135,6 +135,12 @@ type Observer struct {
 // Secrets yields what a run may use. A pull request from a fork gets none.
 type Secrets func(ctx context.Context, run tgr.Run) (secrets, vars map[string]string, token string, err error)
 
+// Annotator is told of every run that was planned, once its jobs are stored and may start. What it does about it is
+// nothing that a job waits for: Annotate must not block.
+type Annotator interface {
+	Annotate(run tgr.RunID, ev tgr.Event, p PlannedRun)
+}
+
 // Config is what a Dispatcher is made of. Jobs, Runs, Source, Machines and Logs are required.
 type Config struct {
 	Jobs     Jobs
@@ -150,8 +156,9 @@ type Config struct {
 	// Labels are those that Machines has machines for; a job that asks for another fails before it is queued. nil: any.
 	Labels Labels
 
-	Secrets  Secrets  // nil: none
-	Services Services // nil: there are no caches, artifacts and identity tokens
+	Annotate Annotator // nil: none
+	Secrets  Secrets   // nil: none
+	Services Services  // nil: there are no caches, artifacts and identity tokens
 	Observe  Observer
 	Log      *slog.Logger
 	Owner    string        // this server's name in leases; "": a random one

@@ -36,6 +36,11 @@ func (d *Dispatcher) plan(ctx context.Context, l *Lease) {
 		for _, run := range runs {
 			d.settle(record, run)
 		}
+		if d.c.Annotate != nil && len(runs) == len(planned.Runs) {
+			for i, run := range runs {
+				d.c.Annotate.Annotate(run, planned.Event, planned.Runs[i])
+			}
+		}
 	case errors.Is(cause, ErrLeaseLost):
 		log.Warn("the plan job was given to another worker; what happened here is dropped")
 		return
@@ -210,7 +215,7 @@ func (d *Dispatcher) compile(ev tgr.Event, f File, t workflow.Trigger, load func
 	if err != nil {
 		return fail(err.Error())
 	}
-	run = &PlannedRun{WorkflowFile: f.Path, WorkflowName: plan.Name, Plan: data}
+	run = &PlannedRun{WorkflowFile: f.Path, WorkflowName: plan.Name, Plan: data, Source: f.Data}
 	scope := &workflow.Scope{GitHub: withEvent(d.githubContext(tgr.Run{Event: ev, WorkflowFile: f.Path, WorkflowName: plan.Name}, ""), ev.Payload), Inputs: plan.Inputs}
 	if run.Title, err = plan.EvalRunName(scope); err != nil {
 		return fail(err.Error())

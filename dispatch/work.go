@@ -42,6 +42,7 @@ type PlannedRun struct {
 	Group        tgr.Group
 	Hold         string         // as of tgr.Run
 	Plan         []byte         // workflow.Plan as JSON
+	Source       []byte         // the workflow file; not stored
 	Jobs         []tgr.Job      // pending; Key, Name and Needs are set
 	Conclusion   tgr.Conclusion // StartupFailure for a workflow that could not be compiled: no jobs, and a Reason
 	Reason       string

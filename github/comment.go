@@ -122,6 +122,11 @@ func (b *builder) failures(s *strings.Builder, jobs []tgr.Job) {
 		}
 		var d strings.Builder
 		fmt.Fprintf(&d, "<details><summary>%s: %s</summary>\n\n", escape(runes(jobName(j), 100)), escape(runes(b.describe(j), 200)))
+		if b.o.Why != nil {
+			for part := range strings.SplitSeq(b.o.Why(j), "\n\n") {
+				d.WriteString(escape(runes(part, 800)) + "\n\n")
+			}
+		}
 		d.WriteString(b.summary(j) + "\n\n" + b.lines(j) + "\n</details>\n\n")
 		if s.Len()+d.Len() > maxSection {
 			fmt.Fprintf(s, "%s: %s\n\n", escape(runes(jobName(j), 100)), escape(runes(b.describe(j), 200)))

@@ -68,7 +68,9 @@ type ReportOptions struct {
 	URL func(run tgr.RunID, job tgr.JobID) string
 	// Lines returns the first lines of a failed job's log that tell why, masked; nil: reports have none.
 	Lines func(job tgr.Job) []string
-	Now   func() time.Time // for durations of what still runs; nil: time.Now
+	// Why returns plain text about why a job failed, hostile; nil, or "": there is none.
+	Why func(job tgr.Job) string
+	Now func() time.Time // for durations of what still runs; nil: time.Now
 }
 
 // Reports builds all reports of a run in its present state: a status and a check run for each job, and the part of

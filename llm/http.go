@@ -113,7 +113,9 @@ func statusFault(status int, header http.Header, message string) *Fault {
 	case status == http.StatusBadRequest && strings.Contains(message, "context length"):
 		f.Reason = TooLarge
 	case status == http.StatusInternalServerError && strings.Contains(message, "invalid JSON schema"):
-		f.Reason = Refused // Ollama's 500 for a caller's fault: the same question fails again
+		f.Reason = Invalid // Ollama's 500 for a caller's fault
+	case status == http.StatusBadRequest, status == http.StatusUnprocessableEntity:
+		f.Reason = Invalid // the question's fault: others may do better
 	case status == http.StatusRequestTimeout, status == http.StatusGatewayTimeout:
 		f.Reason = Timeout
 	case status >= 500:

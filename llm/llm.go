@@ -67,6 +67,7 @@ const (
 	Breaker     Reason = "breaker"     // it failed too often and is left alone for a while
 	Busy        Reason = "busy"        // it has too much to do
 	Refused     Reason = "refused"     // it will not: key, credits, unknown model, moderation
+	Moderated   Reason = "moderated"   // its guard dislikes this question
 	Invalid     Reason = "invalid"     // the answer is not what was asked for
 	Disagrees   Reason = "disagrees"   // the answer would execute something else
 	Stopped     Reason = "stopped"     // the caller has gone

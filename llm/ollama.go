@@ -136,7 +136,7 @@ func (o *Ollama) Chat(ctx context.Context, q Query) (Answer, error) {
 			return Answer{}, statusFault(resp.StatusCode, resp.Header, l.Error)
 		}
 		if l.Error != "" {
-			return Answer{}, faultf(Unreachable, "the answer broke off: %s", cut(Strip(l.Error), maxError))
+			return Answer{}, statusFault(http.StatusInternalServerError, nil, "the answer broke off: "+l.Error)
 		}
 		text.WriteString(l.Message.Content)
 		if f := runaway(text.String()); f != nil {

@@ -82,6 +82,9 @@ type apiError struct {
 	Metadata struct {
 		Type  string `json:"error_type"`
 		Limit string `json:"limit_source"`
+		// Of moderation: what it disliked, and what it saw.
+		Reasons json.RawMessage `json:"reasons"`
+		Flagged json.RawMessage `json:"flagged_input"`
 	} `json:"metadata"`
 }
 
@@ -141,7 +144,7 @@ func (c completed) fault(resp *http.Response) *Fault {
 	case len(c.Choices) == 0:
 		return faultf(Unreachable, "the reply has no answer")
 	case c.Choices[0].Message.Refusal != "":
-		return faultf(Refused, "the model refuses: %s", cut(Strip(c.Choices[0].Message.Refusal), maxError))
+		return faultf(Moderated, "the model refuses: %s", cut(Strip(c.Choices[0].Message.Refusal), maxError))
 	}
 	return nil
 }
@@ -160,6 +163,8 @@ func (e *apiError) fault(resp *http.Response) *Fault {
 	switch {
 	case e.Metadata.Type == "context_length_exceeded" || strings.Contains(e.Message, "maximum context length"):
 		f.Reason = TooLarge
+	case status == http.StatusForbidden && (len(e.Metadata.Reasons)+len(e.Metadata.Flagged) > 0 || strings.Contains(strings.ToLower(e.Message), "injection")):
+		f.Reason = Moderated // a log about security may do that; the next question may not
 	case e.Metadata.Limit == "openrouter_in_flight_budget": // a 402 that passes
 		f.Reason = Busy
 	case e.Metadata.Type == "provider_overloaded", e.Metadata.Type == "rate_limit_exceeded":

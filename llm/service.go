@@ -179,7 +179,7 @@ func (s *Service) askOne(ctx context.Context, b *backend, t task) (r reply, err 
 		}
 	}
 	if err != nil {
-		if r := asFault(err).Reason; r == Invalid || r == TooLarge {
+		if r := asFault(err).Reason; r == Invalid || r == TooLarge || r == Moderated {
 			s.cache.fail(key, asFault(err), s.c.Now())
 		}
 		return r, err
@@ -215,7 +215,7 @@ func (b *backend) identify(ctx context.Context, now time.Time) (Model, error) {
 // settle tells the breaker what a fault means: nothing, where it is the question's or the caller's.
 func (b *backend) settle(now time.Time, f *Fault) {
 	switch f.Reason {
-	case Stopped, Invalid, TooLarge:
+	case Stopped, Invalid, TooLarge, Moderated:
 		b.breaker.withdraw()
 	default:
 		b.breaker.done(now, f)

@@ -201,6 +201,21 @@ func (t *tx) saveRun(run *tgr.Run) error {
 		run.Status, run.Conclusion, run.Reason, nanos(run.Started), nanos(run.Finished), run.Attempt, run.CancelReason, run.Hold, approvals, run.ID)
 }
 
+// Refresh reports a run once more: what Config.Reports makes of it may be more than it was.
+func (s *Store) Refresh(ctx context.Context, id tgr.RunID) error {
+	return s.write(ctx, "refresh", func(t *tx) error {
+		run, err := findRun(context.Background(), t, id, false)
+		if err != nil {
+			return err
+		}
+		jobs, err := work(context.Background(), t, id, run.Attempt)
+		if err != nil {
+			return err
+		}
+		return t.notify(run, plain(jobs))
+	})
+}
+
 // notify asks Config.Reports what to report of a change, and enqueues it.
 func (t *tx) notify(run tgr.Run, jobs []tgr.Job) error {
 	t.touch(run.ID)

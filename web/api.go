@@ -33,6 +33,13 @@ type RunDetail struct {
 	tgr.Run
 	Attempts []int     `json:"attempts"` // numbers of all attempts
 	Jobs     []tgr.Job `json:"jobs"`     // of the attempt that was asked for: the latest unless ?attempt= says otherwise
+
+	Notes *tgr.Notes `json:"notes,omitempty"` // how its workflow was read, and why its jobs failed
+}
+
+// Ask is the body of POST /api/runs/{id}/questions.
+type Ask struct {
+	Question string `json:"question"`
 }
 
 // Accepted is the answer to a change: it has been noted and happens later.
@@ -194,7 +201,39 @@ func (s *Server) runDetail(r *request) (RunDetail, int, error) {
 	for n := range run.Attempt {
 		d.Attempts = append(d.Attempts, n+1)
 	}
+	if s.cfg.Advice != nil {
+		if n, ok := s.cfg.Advice.Notes(run.ID); ok {
+			d.Notes = &n
+		}
+	}
 	return d, int(attempt), nil
+}
+
+// ask has a model answer a question about a run. It may take as long as a model takes.
+func (s *Server) ask(w http.ResponseWriter, r *request) error {
+	var a Ask
+	if err := decode(w, r, &a, false); err != nil {
+		return err
+	}
+	if err := bounded(a.Question, "question", maxText); err != nil {
+		return err
+	}
+	if strings.TrimSpace(a.Question) == "" {
+		return invalid("question is empty")
+	}
+	run, err := s.run(r)
+	if err != nil {
+		return err
+	}
+	if s.cfg.Advice == nil {
+		return tgr.Errorf("web", tgr.Unavailable, "no language model is configured")
+	}
+	c, err := s.cfg.Advice.Answer(r.Context(), run, a.Question)
+	if err != nil {
+		return err
+	}
+	s.json(w, r.Request, http.StatusOK, c)
+	return nil
 }
 
 func (s *Server) getPlan(w http.ResponseWriter, r *request) error {

@@ -95,6 +95,11 @@ func (c *Client) Rerun(ctx context.Context, id tgr.RunID, r Rerun) (Accepted, er
 	return call[Accepted](ctx, c, http.MethodPost, fmt.Sprintf("/api/runs/%d/rerun", id), r)
 }
 
+// Ask has a model answer a question about a run.
+func (c *Client) Ask(ctx context.Context, id tgr.RunID, question string) (tgr.Claim, error) {
+	return call[tgr.Claim](ctx, c, http.MethodPost, fmt.Sprintf("/api/runs/%d/questions", id), Ask{question})
+}
+
 // Dispatch starts what a workflow_dispatch event would.
 func (c *Client) Dispatch(ctx context.Context, d Dispatch) (Accepted, error) {
 	return call[Accepted](ctx, c, http.MethodPost, "/api/dispatch", d)

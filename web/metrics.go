@@ -29,6 +29,7 @@ type Metrics struct {
 	vmAllocation *prometheus.HistogramVec
 	vmBoot       *prometheus.HistogramVec
 	http         *prometheus.HistogramVec
+	llm          *llmMetrics
 }
 
 // NewMetrics makes the metrics of a program of that version, all zero, with those of the Go runtime and the
@@ -55,6 +56,7 @@ func NewMetrics(version string) *Metrics {
 		http: histograms("http_request_seconds", "How long HTTP requests took, by route and status. Streams are not in it.",
 			prometheus.ExponentialBuckets(0.0005, 4, 9), "route", "method", "status"), // 0.5 ms to 33 s
 	}
+	m.llm = newLLMMetrics(m.registry)
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "tgr", Name: "build_info",
 		Help: "Always 1; the version is in the label.", ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)

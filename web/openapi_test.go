@@ -92,7 +92,8 @@ func TestOpenAPIFields(t *testing.T) {
 	d := readDocument(t)
 	types := map[string]reflect.Type{}
 	for _, v := range []any{tgr.Repo{}, tgr.Event{}, tgr.Run{}, tgr.Job{}, tgr.Step{}, tgr.Annotation{}, tgr.Group{}, tgr.Approval{}, RunList{}, RunDetail{}, LogLine{}, Span{},
-		StreamEnd{}, StepState{}, ArtifactList{}, tgr.Artifact{}, CancelRequest{}, Rerun{}, Dispatch{}, Accepted{}, Health{}, ErrorBody{}, ErrorDetail{}} {
+		StreamEnd{}, StepState{}, ArtifactList{}, tgr.Artifact{}, CancelRequest{}, Rerun{}, Dispatch{}, Accepted{}, Health{}, ErrorBody{}, ErrorDetail{},
+		Ask{}, tgr.Notes{}, tgr.Provenance{}, tgr.Difference{}, tgr.Explanation{}, tgr.CitedLine{}, tgr.Claim{}} {
 		types[reflect.TypeOf(v).Name()] = reflect.TypeOf(v)
 	}
 	for name, typ := range types {
@@ -110,7 +111,7 @@ func TestOpenAPIFields(t *testing.T) {
 			if want, got := kindOf(f.Type), s.Properties[field]; want != got.Type && want != strings.TrimPrefix(got.Ref, "#/components/schemas/") {
 				t.Errorf("%s.%s is %s; the document says %q%q", name, field, want, got.Type, got.Ref)
 			}
-			answer := !slices.Contains([]string{"CancelRequest", "Rerun", "Dispatch"}, name)
+			answer := !slices.Contains([]string{"CancelRequest", "Rerun", "Dispatch", "Ask"}, name)
 			optional := strings.Contains(f.Tag.Get("json"), ",omit")
 			if answer && optional == slices.Contains(s.Required, field) {
 				t.Errorf("%s.%s: omitted when empty is %t, and required is too", name, field, optional)

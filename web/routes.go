@@ -48,6 +48,7 @@ func routes() []route {
 		{"GET", "/api/runs/{id}/events", read, nil, (*Server).runEvents},
 		{"POST", "/api/runs/{id}/cancel", change, nil, (*Server).cancel},
 		{"POST", "/api/runs/{id}/rerun", change, nil, (*Server).rerun},
+		{"POST", "/api/runs/{id}/questions", change, nil, (*Server).ask},
 		{"GET", "/api/jobs/{id}", read, nil, (*Server).getJob},
 		{"GET", "/api/jobs/{id}/log", read, []string{"try", "from", "step", "timestamps"}, (*Server).getLog},
 		{"GET", "/api/jobs/{id}/log/stream", read, []string{"from", "spans"}, (*Server).streamLog},

@@ -89,6 +89,14 @@ type Dispatch struct {
 	By       string            `json:"by,omitempty"`     // who asked: shown, not trusted
 }
 
+// Advisor knows what was found out about runs beside running them. All that it says comes from logs and models, and is hostile.
+type Advisor interface {
+	// Notes returns what there is; ok is false where there is nothing.
+	Notes(run tgr.RunID) (n tgr.Notes, ok bool)
+	// Answer answers a person's question about a run.
+	Answer(ctx context.Context, run tgr.Run, question string) (tgr.Claim, error)
+}
+
 // Config is what a Server is made of. Runs, Logs and Control are required.
 type Config struct {
 	Runs    RunStore
@@ -97,6 +105,8 @@ type Config struct {
 
 	// Ready has a check for each part that must work for the server to do its job: /readyz calls them all.
 	Ready map[string]func(context.Context) error
+	// Advice is shown with runs. Nil: there is none.
+	Advice Advisor
 	// Metrics are served at /metrics. Nil: metrics of its own.
 	Metrics *Metrics
 	// Webhook gets POST /webhook. Nil: there is no such path.

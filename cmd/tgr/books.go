@@ -34,10 +34,13 @@ func (s *server) observer() dispatch.Observer {
 			s.metrics.ObserveVMAllocation(isolation, wait)
 			s.metrics.ObserveVMBoot(isolation, boot)
 		},
-		Stepped:  func(c tgr.Conclusion, d time.Duration) { s.metrics.ObserveStep(string(c), d) },
-		Finished: func(_ tgr.Run, _ tgr.Job, r dispatch.JobResult) { s.metrics.ObserveJob(string(r.Conclusion)) },
-		Faulted:  func(b tgr.Blame) { s.metrics.CountError(string(b)) },
-		Settled:  func(tgr.RunID) { s.reports.wake() },
+		Stepped: func(c tgr.Conclusion, d time.Duration) { s.metrics.ObserveStep(string(c), d) },
+		Finished: func(run tgr.Run, job tgr.Job, r dispatch.JobResult) {
+			s.metrics.ObserveJob(string(r.Conclusion))
+			s.advice.finished(run, job, r)
+		},
+		Faulted: func(b tgr.Blame) { s.metrics.CountError(string(b)) },
+		Settled: func(tgr.RunID) { s.reports.wake() },
 	}
 }
 

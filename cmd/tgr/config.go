@@ -67,19 +67,16 @@ func settings() []setting {
 		{Key: "vmd-listen", Env: "TGR_VMD_LISTEN", Default: defaultAPI, Help: "address that tgr vmd listens on; port 0 picks a free one"},
 		{Key: "vmd-max-vms", Env: "TGR_VMD_MAX_VMS", Default: "0", Help: "machines that tgr vmd gives out at once; 0: what the host's memory has room for"},
 		{Key: "api-token", Env: "TGR_TOKEN", Secret: true, Help: "bearer token that the API asks for; without one only this host may change anything"},
+		{Key: "use-llm-parser", Env: "USE_LLM_PARSER", Default: "false", Help: "true: a language model annotates workflows and explains failures; it decides nothing"},
+		{Key: "ollama-base-url", Env: "OLLAMA_BASE_URL", Help: "where Ollama is, such as http://127.0.0.1:11434"},
+		{Key: "ollama-model", Env: "OLLAMA_MODEL", Default: "llama3.1", Help: "model of Ollama"},
+		{Key: "openrouter-api-key", Env: "OPENROUTER_API_KEY", Secret: true, Help: "key of OpenRouter, which is asked where Ollama cannot answer; never about forks"},
+		{Key: "openrouter-model", Env: "OPENROUTER_MODEL", Default: "openai/gpt-4o-mini", Help: "model of OpenRouter"},
+		{Key: "llm-base-url", Env: "TGR_LLM_BASE_URL", Help: "any API of OpenAI's shape, up to and with /v1"},
+		{Key: "llm-api-key", Env: "TGR_LLM_API_KEY", Secret: true, Help: "its key, if it wants one"},
+		{Key: "llm-model", Env: "TGR_LLM_MODEL", Help: "its model"},
 		{Key: "log-level", Env: "TGR_LOG_LEVEL", Default: "info", Help: "debug, info, warn or error"},
 		{Key: "log-format", Env: "TGR_LOG_FORMAT", Default: "text", Help: "text or json"},
-	}
-}
-
-// Variables of the original server that mean something which this version does not do. Silence would be a lie.
-func unread() map[string]string {
-	return map[string]string{
-		"USE_LLM_PARSER":     "workflows are compiled deterministically",
-		"OLLAMA_BASE_URL":    "workflows are compiled deterministically",
-		"OLLAMA_MODEL":       "workflows are compiled deterministically",
-		"OPENROUTER_API_KEY": "workflows are compiled deterministically",
-		"OPENROUTER_MODEL":   "workflows are compiled deterministically",
 	}
 }
 

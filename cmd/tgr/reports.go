@@ -22,6 +22,7 @@ type reports struct {
 	wakeup chan struct{}
 	url    string
 	logs   *joblog.Store // set by connect, before anything is reported
+	why    func(tgr.Job) string
 
 	mu    sync.Mutex
 	lines map[tgr.JobID][]string // why jobs failed, so that a log is read once
@@ -70,7 +71,7 @@ func (r *reports) of(run tgr.Run, jobs []tgr.Job) []store.Outgoing {
 		return nil
 	}
 	var out []store.Outgoing
-	for _, o := range github.Reports(run, jobs, github.ReportOptions{URL: r.link, Lines: r.whyFailed}) {
+	for _, o := range github.Reports(run, jobs, github.ReportOptions{URL: r.link, Lines: r.whyFailed, Why: r.why}) {
 		out = append(out, store.Outgoing{Key: o.Key, Body: o.Body})
 	}
 	r.wake()

@@ -212,6 +212,9 @@ func (v *runsVerbs) detail(w io.Writer, d web.RunDetail) {
 	fmt.Fprintf(w, "%s %s at %s, %s by %s\n", v.text(d.Event.Repo.FullName, 200), v.text(v.ref(d.Event.Ref), 200), v.text(d.Event.SHA, 12),
 		v.text(d.Event.Name, 40), v.text(cmp.Or(d.Event.Actor, "unknown"), 60))
 	v.line(w, "", d.Status, d.Conclusion, "", v.took(d.Started, d.Finished), cmp.Or(d.Reason, d.CancelReason))
+	if d.Notes != nil {
+		fmt.Fprintln(w, v.readBy(d.Notes.Parsed))
+	}
 	for _, j := range d.Jobs {
 		fmt.Fprintln(w)
 		v.line(w, "", j.Status, j.Conclusion, fmt.Sprintf("%s (job %d)", v.text(cmp.Or(j.Name, j.Key), 200), j.ID), v.took(j.Started, j.Finished), j.Reason)

@@ -21,6 +21,7 @@ import (
 	"github.com/terraphim/tgr/dispatch"
 	"github.com/terraphim/tgr/github"
 	"github.com/terraphim/tgr/joblog"
+	"github.com/terraphim/tgr/llm"
 	"github.com/terraphim/tgr/results"
 	"github.com/terraphim/tgr/store"
 	"github.com/terraphim/tgr/web"
@@ -77,6 +78,7 @@ type server struct {
 	reports  *reports
 	web      *web.Server
 	results  *results.Service
+	advice   *advisor
 	watch    watchers
 	url      string // where people reach it
 	closers  []func() error
@@ -84,11 +86,6 @@ type server struct {
 
 // serve runs the server until ctx ends.
 func serve(ctx context.Context, c *config, log *slog.Logger) (err error) {
-	for name, instead := range unread() {
-		if os.Getenv(name) != "" {
-			log.Warn("a variable is set that this version does not read", "name", name, "instead", instead)
-		}
-	}
 	secrets, err := webhookSecrets(c)
 	if err != nil {
 		return err
@@ -191,10 +188,18 @@ func (s *server) openDispatch(machines *machines) error {
 		return err
 	}
 	s.reports.connect(s.store, s.logs, s.log)
+	model, err := newLLM(s.c, s.log, func(e llm.Event) {
+		s.metrics.ObserveLLM(e.Task, e.Backend, e.Outcome, e.Took, e.PromptTokens, e.OutputTokens, e.Cost)
+	})
+	if err != nil {
+		return err
+	}
+	s.advice = newAdvisor(s, model)
+	s.reports.why = s.advice.why
 	s.dispatch = dispatch.New(dispatch.Config{
 		Jobs: ledger{s.store}, Runs: ledger{s.store}, Source: source, Machines: machines, Labels: machines.labels, Logs: logBook{s.logs, s.store},
 		Services: &services{open: func() (*results.Service, error) { return s.results, nil }, log: s.log},
-		Observe:  s.observer(), Log: s.log, Workers: workers, Planners: max(2, workers/2),
+		Observe:  s.observer(), Annotate: s.advice, Log: s.log, Workers: workers, Planners: max(2, workers/2),
 		// The lock on the data folder makes sure that no other server of this name lives.
 		Owner: host + ":" + s.c.get("data-dir"),
 		Server: dispatch.Server{URL: s.c.get("github-server-url"), API: s.c.get("github-api-url"),
@@ -215,7 +220,7 @@ func (s *server) openWeb(secrets [][]byte, machines *machines) error {
 		return err
 	}
 	s.web, err = web.New(web.Config{
-		Runs: runBook{s.store}, Logs: logBook{s.logs, s.store}, Control: control{s}, Metrics: s.metrics, Webhook: hook, Changed: s.watch.add,
+		Runs: runBook{s.store}, Logs: logBook{s.logs, s.store}, Control: control{s}, Metrics: s.metrics, Webhook: hook, Changed: s.watch.add, Advice: s.advice,
 		Artifacts: s.results, Issuer: http.StripPrefix(issuerPath, s.results.Issuer()),
 		Token: s.c.get("api-token"), Version: version(), Log: s.log,
 		Ready: map[string]func(context.Context) error{"database": s.store.Ping, "machines": machines.Ready},
@@ -249,6 +254,7 @@ func (s *server) run(ctx context.Context, l net.Listener) error {
 		"dispatch": s.dispatch.Run,
 		"reports":  s.reports.run,
 		"gauges":   s.gauges,
+		"advice":   s.advice.run,
 		"web":      func(ctx context.Context) error { return s.web.Serve(ctx, l) },
 	} {
 		wg.Go(func() {
