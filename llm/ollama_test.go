@@ -381,8 +381,8 @@ const chatML = "TEMPLATE \"\"\"{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ 
 // TestRealModel is one run with a real, very small model. It asserts what is promised of any model, and logs how good this
 // one is: nobody should expect anything of 135 million parameters.
 func TestRealModel(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes minutes of CPU")
+	if os.Getenv("TGR_REAL_MODEL") != "1" {
+		t.Skip("NOT TESTED with a real model: it takes two minutes of two processors; TGR_REAL_MODEL=1 asks for it")
 	}
 	gguf := smolModel(t)
 	s := startOllama(t)

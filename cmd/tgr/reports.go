@@ -23,6 +23,7 @@ type reports struct {
 	url    string
 	logs   *joblog.Store // set by connect, before anything is reported
 	why    func(tgr.Job) string
+	redact func(string) string // for lines of logs: what looks like a secret does not go to GitHub
 
 	mu    sync.Mutex
 	lines map[tgr.JobID][]string // why jobs failed, so that a log is read once
@@ -104,7 +105,7 @@ func (r *reports) whyFailed(j tgr.Job) []string {
 		}
 		for _, l := range all[max(0, i-before):min(len(all), i+most-before)] {
 			if text, ok := readable(l.Text); ok && l.Step == all[i].Step {
-				lines = append(lines, text)
+				lines = append(lines, r.redact(text))
 			}
 		}
 		break

@@ -195,7 +195,7 @@ func (s *server) openDispatch(machines *machines) error {
 		return err
 	}
 	s.advice = newAdvisor(s, model)
-	s.reports.why = s.advice.why
+	s.reports.why, s.reports.redact = s.advice.why, model.Redactor().Redact
 	s.dispatch = dispatch.New(dispatch.Config{
 		Jobs: ledger{s.store}, Runs: ledger{s.store}, Source: source, Machines: machines, Labels: machines.labels, Logs: logBook{s.logs, s.store},
 		Services: &services{open: func() (*results.Service, error) { return s.results, nil }, log: s.log},
