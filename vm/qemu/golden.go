@@ -77,27 +77,9 @@ func (p *Provider) goldenKeyOf(ctx context.Context, a args, s vm.Spec) (goldenKe
 		Warmup: p.cfg.Warmup.ID, Command: a.argv(),
 	}
 	if a.KVM {
-		k.CPU, err = hostCPU()
+		k.CPU, err = vm.HostCPU()
 	}
 	return k, err
-}
-
-// hostCPU is what the host says of its first processor, but for its speed of the moment.
-func hostCPU() (string, error) {
-	b, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return "", err
-	}
-	first, _, _ := strings.Cut(string(b), "\n\n")
-	var keep []string
-	for line := range strings.Lines(first) {
-		name, _, _ := strings.Cut(line, "\t")
-		switch strings.TrimSpace(strings.TrimSuffix(name, ":")) {
-		case "vendor_id", "cpu family", "model", "model name", "stepping", "microcode", "flags", "vmx flags":
-			keep = append(keep, strings.TrimSpace(line))
-		}
-	}
-	return strings.Join(keep, "\n"), nil
 }
 
 // manifest vouches for the files of a snapshot.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/terraphim/tgr/vm"
 )
 
 func tempFile(t testing.TB) *os.File {
@@ -223,18 +225,18 @@ func TestPrune(t *testing.T) {
 
 func TestLockFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
-	unlock, err := lockFile(t.Context(), path)
+	unlock, err := vm.LockFile(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	why := errors.New("enough")
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, why)
 	defer cancel()
-	if _, err := lockFile(ctx, path); !errors.Is(err, why) || !strings.Contains(err.Error(), path) {
+	if _, err := vm.LockFile(ctx, path); !errors.Is(err, why) || !strings.Contains(err.Error(), path) {
 		t.Errorf("locked twice: %v", err)
 	}
 	unlock()
-	unlock, err = lockFile(t.Context(), path)
+	unlock, err = vm.LockFile(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}

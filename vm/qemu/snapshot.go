@@ -15,8 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/terraphim/tgr/vm"
 )
 
@@ -57,7 +55,7 @@ func (p *Provider) Warm(ctx context.Context, s vm.Spec) error {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return &vm.InfraError{Op: "qemu: snapshot", Err: err}
 	}
-	unlock, err := lockFile(ctx, filepath.Join(root, goldenLock))
+	unlock, err := vm.LockFile(ctx, filepath.Join(root, goldenLock))
 	if err != nil {
 		return &vm.InfraError{Op: "qemu: snapshot", Err: err}
 	}
@@ -299,30 +297,4 @@ func prune(root, name string) error {
 		}
 	}
 	return err
-}
-
-// lockFile waits for an exclusive lock on the file at path, which it makes.
-func lockFile(ctx context.Context, path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, context.Cause(ctx))
-		case <-tick.C:
-		}
-	}
 }
