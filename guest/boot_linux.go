@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,61 +28,78 @@ const (
 )
 
 // Boot does the duties of PID 1 in a virtual machine's initramfs: it loads the kernel modules, puts the writable
-// disk over the read-only root as an overlay, makes that the root, mounts what programs expect, and opens the
-// agent's port, which the caller closes. The disks are found by the serial numbers "root" and "overlay".
+// disk over the read-only root as an overlay, makes that the root, mounts what programs expect, and opens the way
+// to the host. The disks are found by the serial numbers "root" and "overlay".
 //
-// The kernel's command line may hold tgr.probe (write ProbeMessage and power off) and
-// tgr.net=ADDRESS/BITS,GATEWAY,DNS (configure eth0). When Boot fails as PID 1 it writes the reason to log, which
-// is the console, and powers off: it does not return. A process that is not PID 1 gets the error.
-func Boot(log io.Writer) (port *os.File, err error) {
+// The kernel's command line may hold tgr.probe (write ProbeMessage and power off),
+// tgr.net=ADDRESS/BITS,GATEWAY,DNS (configure eth0), tgr.disks=ROOT,OVERLAY (names of the disks, where a machine
+// cannot give them serial numbers) and tgr.vsock=PORT (listen on that vsock port instead of the virtio-serial one).
+// When Boot fails as PID 1 it writes the reason to log, which is the console, and powers off: it does not return. A
+// process that is not PID 1 gets the error.
+func Boot(log io.Writer) (link Link, err error) {
 	if os.Getpid() != 1 {
-		return nil, errors.New("boot: not PID 1")
+		return Link{}, errors.New("boot: not PID 1")
 	}
-	if port, err = boot(log); err != nil {
+	if link, err = boot(log); err != nil {
 		fmt.Fprintf(log, "tgr-guest: boot failed: %v\n", err)
 		PowerOff()
 	}
-	return port, err
+	return link, err
 }
 
-func boot(log io.Writer) (*os.File, error) {
+// Link is the way to the host: one of the two. The caller closes it.
+type Link struct {
+	Port     *os.File     // the virtio-serial port
+	Listener net.Listener // of vsock
+}
+
+func boot(log io.Writer) (Link, error) {
 	for _, m := range []mount{
 		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
 		{"sysfs", "/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
 		{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755"},
 	} {
 		if err := m.do(); err != nil {
-			return nil, err
+			return Link{}, err
 		}
 	}
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
-		return nil, err
+		return Link{}, err
 	}
 	opts := parseCmdline(string(cmdline))
 	if opts.probe {
 		fmt.Fprintln(log, ProbeMessage)
 		PowerOff()
 	}
-	if err := loadModules(bootModules); err != nil {
-		return nil, err
+	if err := loadModules(bootModules, opts.vsock != 0); err != nil {
+		return Link{}, err
 	}
-	if err := mountRoot(); err != nil {
-		return nil, err
+	if err := mountRoot(opts.disks); err != nil {
+		return Link{}, err
 	}
 	if err := mountRest(); err != nil {
-		return nil, err
+		return Link{}, err
 	}
 	if err := configure(opts); err != nil {
-		return nil, err
+		return Link{}, err
 	}
-	return openPort("/sys/class/virtio-ports", "/dev", deviceWait)
+	if opts.vsock != 0 {
+		l, err := listenVsock(opts.vsock)
+		return Link{Listener: l}, err
+	}
+	port, err := openPort("/sys/class/virtio-ports", "/dev", deviceWait)
+	return Link{Port: port}, err
 }
 
 // PowerOff stops the machine at once. It returns only if the caller may not do that.
 func PowerOff() {
 	unix.Sync()
-	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err == nil && os.Getpid() == 1 {
+	how := unix.LINUX_REBOOT_CMD_POWER_OFF
+	if cmdline, err := os.ReadFile("/proc/cmdline"); err == nil && parseCmdline(string(cmdline)).vsock != 0 {
+		how = unix.LINUX_REBOOT_CMD_RESTART // Firecracker has no power to switch off, and ends when its guest resets
+	}
+	if err := unix.Reboot(how); err == nil && os.Getpid() == 1 {
 		select {} // the other processors are stopping
 	}
 }
@@ -88,6 +107,8 @@ func PowerOff() {
 type bootOptions struct {
 	probe bool
 	net   string
+	disks string
+	vsock uint32 // port; 0: none
 }
 
 func parseCmdline(s string) bootOptions {
@@ -99,18 +120,29 @@ func parseCmdline(s string) bootOptions {
 			o.probe = true
 		case "tgr.net":
 			o.net = value
+		case "tgr.disks":
+			o.disks = value
+		case "tgr.vsock":
+			port, err := strconv.ParseUint(value, 10, 32)
+			if err == nil {
+				o.vsock = uint32(port)
+			}
 		}
 	}
 	return o
 }
 
-// loadModules loads the modules in dir that its file "order" names, in that order.
-func loadModules(dir string) error {
+// loadModules loads the modules in dir that its file "order" names, in that order; those of Firecracker's devices only
+// where they are wanted, because a module costs milliseconds.
+func loadModules(dir string, firecracker bool) error {
 	order, err := os.ReadFile(filepath.Join(dir, "order"))
 	if err != nil {
 		return err
 	}
 	for _, name := range strings.Fields(string(order)) {
+		if !firecracker && (strings.Contains(name, "vsock") || strings.Contains(name, "balloon")) {
+			continue
+		}
 		f, err := os.Open(filepath.Join(dir, name))
 		if err != nil {
 			return err
@@ -139,12 +171,8 @@ func (m mount) do() error {
 
 // mountRoot makes the overlay of both disks the root of the file system. Nothing survives the machine, so the
 // writable disk has no journal to replay and the overlay does not wait for it (volatile).
-func mountRoot() error {
-	root, err := findDisk("/sys/block", "root", deviceWait)
-	if err != nil {
-		return err
-	}
-	over, err := findDisk("/sys/block", "overlay", deviceWait)
+func mountRoot(disks string) error {
+	root, over, err := findDisks("/sys/block", disks)
 	if err != nil {
 		return err
 	}
@@ -297,6 +325,32 @@ func parseNet(s string) (prefix netip.Prefix, gateway, dns netip.Addr, err error
 		return prefix, gateway, dns, fmt.Errorf("tgr.net=%s: only IPv4 is supported", s)
 	}
 	return prefix, gateway, dns, nil
+}
+
+// findDisks waits for the root and the overlay disk: those of the two names, or else by serial number.
+func findDisks(sys, names string) (root, over string, err error) {
+	if names == "" {
+		if root, err = findDisk(sys, "root", deviceWait); err == nil {
+			over, err = findDisk(sys, "overlay", deviceWait)
+		}
+		return root, over, err
+	}
+	root, over, ok := strings.Cut(names, ",")
+	if !ok || root == "" || over == "" || strings.Contains(names, "/") {
+		return "", "", fmt.Errorf("tgr.disks=%s: want ROOT,OVERLAY", names)
+	}
+	for _, name := range []string{root, over} {
+		_, err := waitFor(deviceWait, "disk "+name, func() string {
+			if _, err := os.Stat(filepath.Join(sys, name)); err != nil {
+				return ""
+			}
+			return name
+		})
+		if err != nil {
+			return "", "", err
+		}
+	}
+	return root, over, nil
 }
 
 // findDisk waits for the block device with that serial number and returns its name under /dev.

@@ -83,6 +83,23 @@ func TestFindDisk(t *testing.T) {
 	}
 }
 
+func TestFindDisks(t *testing.T) {
+	sys := sysfs(t, "serial", map[string]string{"vda": "root", "vdb": "overlay"})
+	for names, want := range map[string]string{"": "vda vdb", "vdb,vda": "vdb vda", "vda": "", ",vda": "", "../vda,vdb": ""} {
+		root, over, err := findDisks(sys, names)
+		if got := strings.TrimSpace(root + " " + over); got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v; want %q", names, got, err, want)
+		}
+	}
+}
+
+func TestParseCmdlineOfFirecracker(t *testing.T) {
+	got := parseCmdline("console=ttyS0 tgr.disks=vda,vdb tgr.vsock=52 root=/dev/vda tgr.vsock=x")
+	if got.disks != "vda,vdb" || got.vsock != 52 || got.probe || got.net != "" {
+		t.Errorf("got %+v", got)
+	}
+}
+
 func TestOpenPort(t *testing.T) {
 	sys := sysfs(t, "name", map[string]string{"vport0p0": "console", "vport0p1": PortName + "\n"})
 	dev := t.TempDir()
@@ -100,16 +117,24 @@ func TestOpenPort(t *testing.T) {
 }
 
 func TestLoadModulesErrors(t *testing.T) {
-	if err := loadModules(t.TempDir()); err == nil || !strings.Contains(err.Error(), "order") {
+	if err := loadModules(t.TempDir(), false); err == nil || !strings.Contains(err.Error(), "order") {
 		t.Errorf("without a list: %v", err)
 	}
 	dir := t.TempDir()
 	os.WriteFile(filepath.Join(dir, "order"), []byte("missing.ko\n"), 0o644)
-	if err := loadModules(dir); err == nil || !strings.Contains(err.Error(), "missing.ko") {
+	if err := loadModules(dir, false); err == nil || !strings.Contains(err.Error(), "missing.ko") {
 		t.Errorf("without the module: %v", err)
 	}
+	os.WriteFile(filepath.Join(dir, "order"), []byte("vmw_vsock_virtio_transport.ko\nvirtio_balloon.ko\n"), 0o644)
+	if err := loadModules(dir, false); err != nil {
+		t.Errorf("modules of Firecracker's devices, which are missing, elsewhere: %v", err)
+	}
+	if err := loadModules(dir, true); err == nil || !strings.Contains(err.Error(), "vsock") {
+		t.Errorf("modules of Firecracker's devices, which are missing: %v", err)
+	}
+	os.WriteFile(filepath.Join(dir, "order"), []byte("missing.ko\n"), 0o644)
 	os.WriteFile(filepath.Join(dir, "missing.ko"), []byte("no module"), 0o644)
-	if err := loadModules(dir); err == nil || !strings.Contains(err.Error(), "load module missing.ko") {
+	if err := loadModules(dir, false); err == nil || !strings.Contains(err.Error(), "load module missing.ko") {
 		t.Errorf("a file that is no module: %v", err)
 	}
 }

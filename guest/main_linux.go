@@ -68,12 +68,16 @@ func run(cfg ServerConfig, fd int, port string, stderr io.Writer) error {
 	var err error
 	switch {
 	case os.Getpid() == 1:
-		f, err := Boot(stderr)
+		link, err := Boot(stderr)
 		if err != nil {
 			return err
 		}
-		cfg.Port, cfg.Machine = true, true
-		return ended(ctx, Serve(ctx, portConn{f}, cfg))
+		cfg.Machine = true
+		if link.Listener != nil {
+			return ended(ctx, NewServer(cfg).Listen(ctx, link.Listener))
+		}
+		cfg.Port = true
+		return ended(ctx, Serve(ctx, portConn{link.Port}, cfg))
 	case port != "":
 		f, err := os.OpenFile(port, os.O_RDWR|unix.O_NONBLOCK, 0)
 		if err != nil {

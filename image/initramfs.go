@@ -16,9 +16,11 @@ import (
 )
 
 // bootModules are what the agent needs between the kernel's start and the opened port: Debian's cloud kernel has
-// every virtio driver and overlayfs as a module, and ext4 built in.
+// every virtio driver and overlayfs as a module, and ext4 built in. The last two are of Firecracker's devices, and are
+// loaded only there.
 func bootModules() []string {
-	return []string{"virtio_mmio", "virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "virtio_net", "overlay"}
+	return []string{"virtio_mmio", "virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "virtio_net", "overlay",
+		"vmw_vsock_virtio_transport", "virtio_balloon"}
 }
 
 // engineModules are what a container engine asks the kernel for: bridges and pairs of interfaces, the filters of
