@@ -1,0 +1,417 @@
+package firecracker
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/terraphim/tgr/vm"
+)
+
+const (
+	closeTimeout = 30 * time.Second
+	// pollEvery is how often a socket is tried that is about to appear.
+	pollEvery = 2 * time.Millisecond
+)
+
+var (
+	errClosed = errors.New("the machine was closed")
+	errPanic  = errors.New("its kernel panicked")
+	errSoon   = errors.New("the process ended before its machine was ready")
+)
+
+// machine is a Firecracker process with its jail; a rollback replaces both.
+type machine struct {
+	p             *Provider
+	id, isolation string
+	size          vm.Spec
+	rec           *vm.Record
+	uid           int
+	boot          time.Duration
+	restored      bool       // from a golden snapshot
+	console       vm.Console // what the guest wrote, and what the process said
+	done          chan struct{}
+	rolling       sync.Mutex // held by Snapshot and Rollback, one at a time
+	snapshots     []taken    // guarded by rolling
+
+	mu     sync.Mutex
+	proc   *process // the current one; nil before the first
+	jails  int      // that there have been
+	conn   net.Conn // the last one of Dial
+	closed bool     // Close was called
+	ended  bool     // done is closed
+	err    error    // Wait's, once done is closed
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+var (
+	_ vm.VM          = (*machine)(nil)
+	_ vm.Infoer      = (*machine)(nil)
+	_ vm.Snapshotter = (*machine)(nil)
+)
+
+// process is one process of a machine.
+type process struct {
+	jail    *jail
+	cmd     *exec.Cmd
+	api     *Client
+	spare   bool          // it is being replaced: its end is not the machine's. Guarded by the machine's mu
+	drained chan struct{} // closed when all that it wrote was read
+	exited  chan struct{} // closed when err is set
+	err     error
+}
+
+func newMachine(p *Provider, s vm.Spec, rec *vm.Record) *machine {
+	return &machine{p: p, id: s.ID, isolation: p.isolation(), size: s, rec: rec, uid: -1, done: make(chan struct{})}
+}
+
+// launch makes the machine's process, and returns when the agent in it accepts connections.
+func (m *machine) launch(ctx context.Context, do plan) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, m.p.cfg.BootTimeout, fmt.Errorf("its agent did not answer within %v", m.p.cfg.BootTimeout))
+	defer cancel()
+	if m.uid < 0 {
+		var err error
+		if m.uid, err = m.p.reserveUID(m.rec); err != nil {
+			return &vm.InfraError{Op: "firecracker: user of the machine", Err: err}
+		}
+	}
+	proc, err := m.spawn(ctx, do)
+	if err != nil {
+		return err
+	}
+	if err := proc.await(ctx); err != nil {
+		return err
+	}
+	if err := do.run(ctx, proc.api); err != nil {
+		return proc.blame(ctx, err)
+	}
+	return m.awaitAgent(ctx, proc)
+}
+
+// spawn makes the jail and the process.
+func (m *machine) spawn(ctx context.Context, do plan) (*process, error) {
+	m.mu.Lock()
+	n := m.jails
+	m.jails++
+	m.mu.Unlock()
+	j, err := m.p.newJail(m.rec, m.id, n, m.uid)
+	if err == nil {
+		if err = do.files(ctx, j); err != nil {
+			j.close()
+		}
+	}
+	if err != nil {
+		return nil, &vm.InfraError{Op: "firecracker: files of the machine", Err: err}
+	}
+	proc := &process{jail: j, cmd: m.p.command(j, m.size, m.rec), drained: make(chan struct{}), exited: make(chan struct{})}
+	proc.api = NewClient(func(ctx context.Context) (net.Conn, error) { return j.dial(ctx, apiSocket) })
+	r, w, err := os.Pipe()
+	if err != nil {
+		j.close()
+		return nil, &vm.InfraError{Op: "firecracker: console", Err: err}
+	}
+	proc.cmd.Stdout, proc.cmd.Stderr = w, w
+	err = proc.cmd.Start()
+	w.Close()
+	if err != nil {
+		r.Close()
+		j.close()
+		return nil, &vm.InfraError{Op: "firecracker: start", Err: err}
+	}
+	go func() {
+		defer close(proc.drained)
+		defer r.Close()
+		io.Copy(&m.console, r)
+	}()
+	m.mu.Lock()
+	m.proc = proc
+	closed := m.closed
+	m.mu.Unlock()
+	go m.reap(proc)
+	if closed {
+		proc.cmd.Process.Kill()
+		return nil, errClosed
+	}
+	if err := m.rec.AddProcess(proc.cmd.Process.Pid); err != nil {
+		select {
+		case <-proc.exited: // it is gone already: its end says more
+			return nil, proc.blame(ctx, errSoon)
+		default:
+			return nil, &vm.InfraError{Op: "firecracker: journal", Err: err}
+		}
+	}
+	return proc, nil
+}
+
+// reap waits for a process's end and settles how its machine ended, unless another process takes over.
+func (m *machine) reap(proc *process) {
+	proc.err = proc.cmd.Wait()
+	<-proc.drained // the guest's last words may tell why
+	proc.api.Close()
+	close(proc.exited)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !proc.spare {
+		m.end(proc.err)
+	}
+}
+
+// end settles how the machine ended; m.mu is held.
+func (m *machine) end(exit error) {
+	if m.ended {
+		return
+	}
+	m.ended = true
+	switch {
+	case m.closed:
+	case strings.Contains(m.console.String(), "Kernel panic - not syncing"):
+		m.err = &vm.BootError{ID: m.id, Console: m.console.String(), Err: errPanic} // the process exits with 0 then as well
+	case exit != nil:
+		if said := lastLine(m.console.String()); said != "" {
+			exit = fmt.Errorf("%w: %s", exit, said)
+		}
+		m.err = &vm.InfraError{Op: "firecracker: machine " + m.id, Err: exit}
+	}
+	close(m.done)
+}
+
+func lastLine(s string) string {
+	s = strings.TrimSpace(s)
+	return s[strings.LastIndexByte(s, '\n')+1:]
+}
+
+// await waits for the API socket, and refuses a version that is too old.
+func (proc *process) await(ctx context.Context) error {
+	if err := proc.poll(ctx, func() error {
+		conn, err := proc.jail.dial(ctx, apiSocket)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	version, err := proc.api.Version(ctx)
+	if err != nil {
+		return proc.blame(ctx, err)
+	}
+	if err := supported(version); err != nil {
+		return &vm.InfraError{Op: "firecracker", Err: err}
+	}
+	return nil
+}
+
+// poll tries until it succeeds, or the process or ctx ends.
+func (proc *process) poll(ctx context.Context, try func() error) error {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-proc.exited:
+			return proc.blame(ctx, errSoon)
+		case <-tick.C:
+		}
+	}
+}
+
+// blame prefers how the process ended to what was noticed because of it.
+func (proc *process) blame(ctx context.Context, err error) error {
+	select {
+	case <-proc.exited:
+		if proc.err != nil {
+			return fmt.Errorf("%w (%w)", err, proc.err)
+		}
+	default:
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return err
+}
+
+// awaitAgent waits until the agent accepts connections.
+func (m *machine) awaitAgent(ctx context.Context, proc *process) error {
+	return proc.poll(ctx, func() error {
+		try, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		conn, err := connect(try, proc.jail)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
+}
+
+// connect opens a stream to the agent: the process is asked for a port of the guest, and answers when that accepts.
+//
+// https://github.com/firecracker-microvm/firecracker/blob/v1.16.1/docs/vsock.md
+func connect(ctx context.Context, j *jail) (net.Conn, error) {
+	conn, err := j.dial(ctx, agentSocket)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err = fmt.Fprintf(conn, "CONNECT %d\n", agentPort); err == nil {
+		err = readOK(conn)
+	}
+	if err == nil && !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// readOK reads "OK 1234\n", and nothing of what the agent says after it.
+func readOK(r io.Reader) error {
+	var line [32]byte
+	for n := range line {
+		if _, err := io.ReadFull(r, line[n:n+1]); err != nil {
+			return fmt.Errorf("the agent's port does not accept: %w", err)
+		}
+		if line[n] == '\n' {
+			if !bytes.HasPrefix(line[:n], []byte("OK ")) {
+				return fmt.Errorf("the vsock device says %q, not OK", line[:n])
+			}
+			return nil
+		}
+	}
+	return errors.New("the vsock device says more than OK")
+}
+
+// startError makes err one of the two kinds that vm.Provider promises.
+func (m *machine) startError(ctx context.Context, err error) error {
+	var infra *vm.InfraError
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	} else if errors.As(err, &infra) {
+		return err
+	}
+	return &vm.BootError{ID: m.id, Console: m.console.String(), Err: err}
+}
+
+// Dial opens the stream to the agent and ends the one before. It obeys vm.VM.
+func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
+	m.mu.Lock()
+	proc, ended, closed := m.proc, m.ended, m.closed
+	m.mu.Unlock()
+	switch {
+	case closed:
+		return nil, fmt.Errorf("dial machine %s: %w", m.id, errClosed)
+	case ended:
+		return nil, fmt.Errorf("dial machine %s: it has ended", m.id)
+	}
+	conn, err := connect(ctx, proc.jail)
+	if err != nil {
+		return nil, fmt.Errorf("dial machine %s: %w", m.id, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.conn != nil {
+		m.conn.Close()
+	}
+	m.conn = conn
+	return conn, nil
+}
+
+// Wait obeys vm.VM.
+func (m *machine) Wait(ctx context.Context) error {
+	select {
+	case <-m.done:
+		return m.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Close obeys vm.VM. It waits until the process is gone and the folder removed.
+func (m *machine) Close() error {
+	m.closeOnce.Do(func() {
+		m.mu.Lock()
+		m.closed = true
+		proc := m.proc
+		if m.conn != nil {
+			m.conn.Close()
+		}
+		if proc == nil {
+			m.end(nil)
+		}
+		m.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		m.closeErr = m.rec.Free(ctx)
+		if proc != nil {
+			proc.cmd.Process.Kill() // the journal did, unless it failed
+			<-proc.exited
+			proc.jail.close()
+			m.mu.Lock()
+			m.end(nil)
+			m.mu.Unlock()
+		}
+		if m.closeErr != nil {
+			m.closeErr = &vm.InfraError{Op: "firecracker: close machine " + m.id, Err: m.closeErr}
+		}
+	})
+	return m.closeErr
+}
+
+// Info describes the machine.
+func (m *machine) Info() vm.Info {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i := vm.Info{ID: m.id, Isolation: m.isolation, Boot: m.boot, Console: m.console.String()}
+	if m.proc != nil {
+		i.PID = m.proc.cmd.Process.Pid
+	}
+	return i
+}
+
+// Metrics has the process write its metrics, and returns the last of them.
+//
+// https://github.com/firecracker-microvm/firecracker/blob/v1.16.1/docs/metrics.md
+func (m *machine) Metrics(ctx context.Context) (json.RawMessage, error) {
+	m.mu.Lock()
+	proc := m.proc
+	m.mu.Unlock()
+	if err := proc.api.FlushMetrics(ctx); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(proc.jail.path(metricsFile))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var last json.RawMessage
+	lines := bufio.NewScanner(io.LimitReader(f, 64<<20))
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if json.Valid(lines.Bytes()) {
+			last = bytes.Clone(lines.Bytes())
+		}
+	}
+	if last == nil {
+		return nil, errors.Join(errors.New("firecracker wrote no metrics"), lines.Err())
+	}
+	return last, nil
+}
