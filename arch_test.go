@@ -23,6 +23,7 @@ var rooms = map[string][]string{
 	"vm/network":             {"vm"}, // what is between a machine and the internet is the same for every backend
 	"vm/network/networktest": {"vm", "vm/network"},
 	"vm/qemu":                {"vm", "vm/network"},
+	"vm/firecracker":         {"vm", "vm/network"},
 	"vm/vmtest":              {"vm", "guest"},
 	"vmapi":                  {"vm", "guest"},
 	"image":                  {},

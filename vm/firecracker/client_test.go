@@ -83,7 +83,7 @@ func TestClientCalls(t *testing.T) {
 				MSRs:  []MSRModifier{{"0x10a", "0bx0"}}})
 		}},
 		{"boot source", func() error {
-			return c.PutBoot(ctx, BootSource{Kernel: kernelFile, Initrd: initrdFile, Args: cmdline()})
+			return c.PutBoot(ctx, BootSource{Kernel: kernelFile, Initrd: initrdFile, Args: (&Provider{}).cmdline()})
 		}},
 		{"root", func() error { return c.PutDrive(ctx, Drive{ID: "root", Root: true, Path: rootFile, ReadOnly: true}) }},
 		{"disk", func() error {
@@ -91,7 +91,7 @@ func TestClientCalls(t *testing.T) {
 		}},
 		{"pmem", func() error { return c.PutPmem(ctx, Pmem{ID: "p0", Path: overlayFile, ReadOnly: true}) }},
 		{"network", func() error {
-			return c.PutNetwork(ctx, Network{ID: "eth0", Tap: "tap0", MAC: "02:00:00:00:00:01", MTU: 1500, Recv: limit, Send: limit})
+			return c.PutNetwork(ctx, Network{ID: "eth0", Tap: noTap, MAC: "02:00:00:00:00:01", MTU: 1500, Recv: limit, Send: limit})
 		}},
 		{"mmds config", func() error {
 			return c.PutMMDSConfig(ctx, MMDSConfig{Networks: []string{"eth0"}, Version: "V2", Address: "169.254.10.20"})

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/terraphim/tgr/vm"
+	"github.com/terraphim/tgr/vm/network"
 )
 
 // Image is what a machine boots from; *image.Image has all of it. The three files are readable for all users: each
@@ -47,12 +48,14 @@ type Config struct {
 	// UIDs are users that nobody else has, the first and how many; each machine has one of them. Default 210000 and 10000.
 	UIDs [2]int
 	// Parent is the cgroup that machines are below, relative to the hierarchy; "": the jailer makes none.
-	Parent      string
-	CacheDir    string        // where golden snapshots and the verdict of the probe are kept; "": nowhere
-	Warmup      Warmup        // before a golden snapshot; the zero value is nothing
-	Memory      int64         // bytes of a machine that asks for none; default 1 GiB
-	Disk        int64         // bytes of overlay of a machine that asks for none; default 16 GiB, sparse
-	DiskLimit   *Limiter      // of the overlay; nil: none
+	Parent    string
+	CacheDir  string   // where golden snapshots and the verdict of the probe are kept; "": nowhere
+	Warmup    Warmup   // before a golden snapshot; the zero value is nothing
+	Memory    int64    // bytes of a machine that asks for none; default 1 GiB
+	Disk      int64    // bytes of overlay of a machine that asks for none; default 16 GiB, sparse
+	DiskLimit *Limiter // of the overlay; nil: none
+	// Slots are the networks of machines; nil: machines have no network device.
+	Slots       *network.Pool
 	BootTimeout time.Duration // from the process's start to the agent's answer; default 1 minute
 	Log         *slog.Logger  // nil: nothing is logged
 }
@@ -231,9 +234,13 @@ const (
 )
 
 // cmdline is the kernel's command line. Firecracker adds the root device, which the agent's initramfs does not look at.
-func cmdline() string {
-	return fmt.Sprintf("console=ttyS0 quiet reboot=k panic=1 audit=0 random.trust_cpu=on cryptomgr.notests swiotlb=noforce "+
+func (p *Provider) cmdline() string {
+	words := fmt.Sprintf("console=ttyS0 quiet reboot=k panic=1 audit=0 random.trust_cpu=on cryptomgr.notests swiotlb=noforce "+
 		"8250.nr_uarts=1 i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd tgr.disks=vda,vdb tgr.vsock=%d", agentPort)
+	if p.cfg.Slots != nil { // the same for every machine: what is in a snapshot of one holds for all
+		words += fmt.Sprintf(" tgr.net=%s,%s,%s", network.GuestPrefix(), network.Gateway(), network.Gateway())
+	}
+	return words
 }
 
 // bootPlan boots a machine.
@@ -264,12 +271,18 @@ func (p *Provider) boot(ctx context.Context, c *Client, s vm.Spec) error {
 			return c.PutMachine(ctx, Machine{VCPUs: s.VCPUs, MemoryMiB: (s.Memory + mib - 1) / mib})
 		},
 		func() error {
-			return c.PutBoot(ctx, BootSource{Kernel: kernelFile, Initrd: initrdFile, Args: cmdline()})
+			return c.PutBoot(ctx, BootSource{Kernel: kernelFile, Initrd: initrdFile, Args: p.cmdline()})
 		},
 		func() error { return c.PutDrive(ctx, Drive{ID: "root", Root: true, Path: rootFile, ReadOnly: true}) },
 		func() error {
 			// The disk does not outlive the machine: nothing is ever flushed to the host's disk for it.
 			return c.PutDrive(ctx, Drive{ID: "overlay", Path: overlayFile, Cache: "Unsafe", Limiter: p.cfg.DiskLimit})
+		},
+		func() error {
+			if p.cfg.Slots == nil {
+				return nil
+			}
+			return c.PutNetwork(ctx, Network{ID: "eth0", Tap: network.TapName, MAC: network.GuestMAC})
 		},
 		func() error { return c.PutVsock(ctx, Vsock{CID: guestCID, Path: agentSocket}) },
 		func() error { return c.PutEntropy(ctx, nil) },

@@ -72,7 +72,7 @@ func (p *Provider) goldenKeyOf(ctx context.Context, s vm.Spec) (goldenKey, error
 	}
 	return goldenKey{
 		Format: goldenFormat, Image: p.cfg.Image.Hash, Version: version, Host: unix.ByteSliceToString(host.Release[:]),
-		CPU: cpu, VCPUs: s.VCPUs, Memory: s.Memory, Disk: s.Disk, Warmup: p.cfg.Warmup.ID, Cmdline: cmdline(),
+		CPU: cpu, VCPUs: s.VCPUs, Memory: s.Memory, Disk: s.Disk, Warmup: p.cfg.Warmup.ID, Cmdline: p.cmdline(),
 	}, nil
 }
 

@@ -86,7 +86,7 @@ func (j *jail) dial(ctx context.Context, socket string) (net.Conn, error) {
 }
 
 // argv is the command of a process: a pure function of its arguments, pinned by a test.
-func (p *Provider) argv(j *jail, s vm.Spec) []string {
+func (p *Provider) argv(j *jail, s vm.Spec, netns string) []string {
 	own := []string{"--api-sock", apiSocket}
 	if p.jailer == "" {
 		return append([]string{p.binary, "--id", j.id}, own...)
@@ -96,6 +96,9 @@ func (p *Provider) argv(j *jail, s vm.Spec) []string {
 		p.jailer, "--id", j.id, "--exec-file", p.binary, "--uid", uid, "--gid", uid,
 		"--chroot-base-dir", filepath.Dir(filepath.Dir(filepath.Dir(j.root))),
 		"--resource-limit", "no-file=2048", "--cgroup-version", "2",
+	}
+	if netns != "" {
+		v = append(v, "--netns", netns)
 	}
 	if p.cfg.Parent != "" {
 		// More than the guest's memory: the process has some of its own, and pays for the pages of the disks that it reads.
@@ -109,8 +112,8 @@ func (p *Provider) argv(j *jail, s vm.Spec) []string {
 }
 
 // command is the process, in a session of its own: it outlives the server's process group.
-func (p *Provider) command(j *jail, s vm.Spec, rec *vm.Record) *exec.Cmd {
-	v := p.argv(j, s)
+func (p *Provider) command(j *jail, s vm.Spec, rec *vm.Record, netns string) *exec.Cmd {
+	v := p.argv(j, s, netns)
 	cmd := exec.Command(v[0], v[1:]...)
 	cmd.Dir = j.root
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", rec.Env()}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/terraphim/tgr/vm"
+	"github.com/terraphim/tgr/vm/network"
 )
 
 const (
@@ -37,6 +38,7 @@ type machine struct {
 	size          vm.Spec
 	rec           *vm.Record
 	uid           int
+	slot          *network.Slot // nil: it has no network
 	boot          time.Duration
 	restored      bool       // from a golden snapshot
 	console       vm.Console // what the guest wrote, and what the process said
@@ -60,6 +62,7 @@ var (
 	_ vm.VM          = (*machine)(nil)
 	_ vm.Infoer      = (*machine)(nil)
 	_ vm.Snapshotter = (*machine)(nil)
+	_ vm.Networked   = (*machine)(nil)
 )
 
 // process is one process of a machine.
@@ -81,11 +84,8 @@ func newMachine(p *Provider, s vm.Spec, rec *vm.Record) *machine {
 func (m *machine) launch(ctx context.Context, do plan) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, m.p.cfg.BootTimeout, fmt.Errorf("its agent did not answer within %v", m.p.cfg.BootTimeout))
 	defer cancel()
-	if m.uid < 0 {
-		var err error
-		if m.uid, err = m.p.reserveUID(m.rec); err != nil {
-			return &vm.InfraError{Op: "firecracker: user of the machine", Err: err}
-		}
+	if err := m.prepare(ctx); err != nil {
+		return &vm.InfraError{Op: "firecracker: user and network of the machine", Err: err}
 	}
 	proc, err := m.spawn(ctx, do)
 	if err != nil {
@@ -98,6 +98,35 @@ func (m *machine) launch(ctx context.Context, do plan) error {
 		return proc.blame(ctx, err)
 	}
 	return m.awaitAgent(ctx, proc)
+}
+
+// prepare settles who the machine is, and connects it to a network that lets nothing through yet. A machine that is
+// rolled back has done it before.
+func (m *machine) prepare(ctx context.Context) (err error) {
+	if m.uid < 0 {
+		if m.uid, err = m.p.reserveUID(m.rec); err != nil {
+			return err
+		}
+	}
+	if m.p.cfg.Slots == nil || m.slot != nil {
+		return nil
+	}
+	if m.slot, err = m.p.cfg.Slots.Acquire(ctx, m.id, vm.Egress{}); err != nil {
+		return err
+	}
+	uid := m.uid
+	if uid < 0 {
+		uid = os.Geteuid()
+	}
+	return m.slot.HandOver(uid)
+}
+
+// SetEgress obeys vm.Networked. A machine without a network has nothing to be changed.
+func (m *machine) SetEgress(id string, e vm.Egress) error {
+	if m.slot == nil {
+		return nil
+	}
+	return m.slot.SetEgress(id, e)
 }
 
 // spawn makes the jail and the process.
@@ -115,7 +144,11 @@ func (m *machine) spawn(ctx context.Context, do plan) (*process, error) {
 	if err != nil {
 		return nil, &vm.InfraError{Op: "firecracker: files of the machine", Err: err}
 	}
-	proc := &process{jail: j, cmd: m.p.command(j, m.size, m.rec), drained: make(chan struct{}), exited: make(chan struct{})}
+	start, netns := func(cmd *exec.Cmd) error { return cmd.Start() }, ""
+	if m.slot != nil {
+		netns, start = m.slot.Namespace(), m.slot.Start // where there is no jailer to enter it
+	}
+	proc := &process{jail: j, cmd: m.p.command(j, m.size, m.rec, netns), drained: make(chan struct{}), exited: make(chan struct{})}
 	proc.api = NewClient(func(ctx context.Context) (net.Conn, error) { return j.dial(ctx, apiSocket) })
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -123,7 +156,7 @@ func (m *machine) spawn(ctx context.Context, do plan) (*process, error) {
 		return nil, &vm.InfraError{Op: "firecracker: console", Err: err}
 	}
 	proc.cmd.Stdout, proc.cmd.Stderr = w, w
-	err = proc.cmd.Start()
+	err = start(proc.cmd)
 	w.Close()
 	if err != nil {
 		r.Close()
@@ -368,6 +401,9 @@ func (m *machine) Close() error {
 			m.mu.Lock()
 			m.end(nil)
 			m.mu.Unlock()
+		}
+		if m.slot != nil {
+			m.closeErr = errors.Join(m.closeErr, m.slot.Close())
 		}
 		if m.closeErr != nil {
 			m.closeErr = &vm.InfraError{Op: "firecracker: close machine " + m.id, Err: m.closeErr}

@@ -24,6 +24,7 @@ import (
 	"github.com/getkin/kin-openapi/openapi2conv"
 	"github.com/getkin/kin-openapi/openapi3"
 	"go.yaml.in/yaml/v4"
+	"golang.org/x/sys/unix"
 )
 
 // The stand-in is a program that behaves like Firecracker towards whoever drives it, and has no virtual machine: it
@@ -74,7 +75,7 @@ func standinJailer(args []string) int {
 	id, file := flags.String("id", "", ""), flags.String("exec-file", "", "")
 	uid, gid := flags.Int("uid", -1, ""), flags.Int("gid", -1, "")
 	base, version := flags.String("chroot-base-dir", "/srv/jailer", ""), flags.Int("cgroup-version", 1, "")
-	parent := flags.String("parent-cgroup", "", "")
+	parent, netns := flags.String("parent-cgroup", "", ""), flags.String("netns", "", "")
 	var limits, cgroups []string
 	flags.Func("resource-limit", "", func(s string) error { limits = append(limits, s); return nil })
 	flags.Func("cgroup", "", func(s string) error { cgroups = append(cgroups, s); return nil })
@@ -106,6 +107,16 @@ func standinJailer(args []string) int {
 	}
 	if err := errors.Join(os.Chown(root, *uid, *gid), os.Chdir(root), os.WriteFile(name+".pid", []byte(strconv.Itoa(os.Getpid())), 0o600)); err != nil {
 		return fail("%v", err)
+	}
+	if *netns != "" {
+		runtime.LockOSThread() // exec keeps the thread's namespace
+		ns, err := os.Open(*netns)
+		if err == nil {
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		}
+		if err != nil {
+			return fail("%v", err)
+		}
 	}
 	env := []string{standinUID + "=" + strconv.Itoa(*uid)} // all else is cleared
 	argv := append([]string{name, "--id", *id, "--start-time-us", "1", "--start-time-cpu-us", "1"}, flags.Args()...)
@@ -414,6 +425,12 @@ func (v *vmm) limits(pattern string, body []byte) error {
 		if len(b.Args) > 2048 {
 			return faultf("The kernel command line is too long.")
 		}
+	case "/network-interfaces/{iface_id}":
+		var n Network
+		json.Unmarshal(body, &n)
+		if err := v.openTap(n.Tap); err != nil && n.Tap != noTap {
+			return faultf("Open tap device failed: %v", err)
+		}
 	case "/mmds/config":
 		var c MMDSConfig
 		json.Unmarshal(body, &c)
@@ -424,6 +441,29 @@ func (v *vmm) limits(pattern string, body []byte) error {
 		}
 	}
 	return nil
+}
+
+// noTap is the name of a tap device that the stand-in takes for there: not every test is root.
+const noTap = "notap0"
+
+// openTap takes a tap device, as the jailed user may.
+func (v *vmm) openTap(name string) error {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	if b, err := os.ReadFile("/sys/class/net/" + name + "/owner"); err == nil && v.uid >= 0 && strings.TrimSpace(string(b)) != strconv.Itoa(v.uid) {
+		return fmt.Errorf("it is user %s's, and not %d's", b, v.uid)
+	}
+	if _, err := net.InterfaceByName(name); err != nil {
+		return err
+	}
+	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	return unix.IoctlIfreq(fd, unix.TUNSETIFF, req) // the file stays open, as long as the process
 }
 
 // paths checks that the files that a body names are there, and that this user may use them.
@@ -639,6 +679,11 @@ func (v *vmm) load(body []byte) error {
 		return faultf("Load snapshot error: the memory file is %q, %v", mark, err)
 	}
 	for path, body := range s.Config {
+		if strings.HasPrefix(path, "/network-interfaces/") {
+			if err := v.limits("/network-interfaces/{iface_id}", body); err != nil {
+				return err
+			}
+		}
 		if err := v.paths(body); err != nil && path != "/boot-source" && !v.once[path] {
 			return err // of a disk, say
 		}

@@ -196,6 +196,24 @@ func (s *Slot) ResolvConf() string { return "nameserver " + Gateway().String() +
 // headers (IFF_VNET_HDR).
 func (s *Slot) Tap() *os.File { return s.tap }
 
+// TapName is the name of a slot's tap device in its namespace.
+const TapName = tapName
+
+// HandOver lets go of the tap device, for an emulator that opens it by its name in the namespace, as that user; it goes
+// with the slot. Tap is of no use any more.
+func (s *Slot) HandOver(uid int) error {
+	if s.tap == nil {
+		return errors.New("the slot has no tap device")
+	}
+	if err := unix.IoctlSetInt(int(s.tap.Fd()), unix.TUNSETOWNER, uid); err != nil {
+		return fmt.Errorf("give the tap device to user %d: %w", uid, err)
+	}
+	if err := unix.IoctlSetInt(int(s.tap.Fd()), unix.TUNSETPERSIST, 1); err != nil {
+		return fmt.Errorf("have the tap device outlive its file: %w", err)
+	}
+	return s.tap.Close()
+}
+
 // Start starts cmd in the machine's namespace.
 func (s *Slot) Start(cmd *exec.Cmd) error {
 	return s.Inside(cmd.Start)
