@@ -41,7 +41,7 @@ jobs:
 
 func withSecrets(values map[string]string) func(*Config) {
 	return func(c *Config) {
-		c.Secrets = staticSecrets(values)
+		c.Vault = fixed{secrets: values}
 	}
 }
 

@@ -52,10 +52,13 @@ func splitRef(ref string) (name, kind string) {
 }
 
 func secretSource(ev tgr.Event) string {
-	if ev.Forked {
-		return "None"
+	switch {
+	case Trusted(ev):
+		return "Actions"
+	case ev.Actor == "dependabot[bot]":
+		return "Dependabot"
 	}
-	return "Actions"
+	return "None"
 }
 
 func id(n int64) string {

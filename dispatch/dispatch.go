@@ -132,9 +132,6 @@ type Observer struct {
 	Faulted  func(b tgr.Blame)
 }
 
-// Secrets yields what a run may use. A pull request from a fork gets none.
-type Secrets func(ctx context.Context, run tgr.Run) (secrets, vars map[string]string, token string, err error)
-
 // Annotator is told of every run that was planned, once its jobs are stored and may start. What it does about it is
 // nothing that a job waits for: Annotate must not block.
 type Annotator interface {
@@ -156,9 +153,11 @@ type Config struct {
 	// Labels are those that Machines has machines for; a job that asks for another fails before it is queued. nil: any.
 	Labels Labels
 
-	Annotate Annotator // nil: none
-	Secrets  Secrets   // nil: none
-	Services Services  // nil: there are no caches, artifacts and identity tokens
+	Annotate Annotator              // nil: none
+	Vault    Vault                  // nil: there are no secrets, no variables and no environments
+	Tokens   Tokens                 // nil: jobs get no token
+	Hold     func(tgr.Event) string // why a run waits until somebody approves it, or ""; nil: none does
+	Services Services               // nil: there are no caches, artifacts and identity tokens
 	Observe  Observer
 	Log      *slog.Logger
 	Owner    string        // this server's name in leases; "": a random one
@@ -199,13 +198,33 @@ func (c Config) orDefaults() Config {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	if c.Secrets == nil {
-		c.Secrets = func(context.Context, tgr.Run) (map[string]string, map[string]string, string, error) {
-			return nil, nil, "", nil
-		}
+	if c.Vault == nil {
+		c.Vault = noVault{}
+	}
+	if c.Tokens == nil {
+		c.Tokens = func(context.Context, TokenRequest) (Token, error) { return Token{}, nil }
+	}
+	if c.Hold == nil {
+		c.Hold = func(tgr.Event) string { return "" }
 	}
 	if c.Server.URL == "" {
 		c.Server = Server{URL: "https://github.com", API: "https://api.github.com", GraphQL: "https://api.github.com/graphql"}
 	}
 	return c
+}
+
+// noVault is empty.
+type noVault struct{}
+
+// Secrets implements Vault.
+func (noVault) Secrets(context.Context, tgr.Run, string) (map[string]string, error) { return nil, nil }
+
+// Variables implements Vault.
+func (noVault) Variables(context.Context, tgr.Run, string) (map[string]string, error) {
+	return nil, nil
+}
+
+// Environment implements Vault.
+func (noVault) Environment(_ context.Context, _ tgr.Run, name string) (tgr.Environment, error) {
+	return tgr.Environment{Name: name}, nil
 }

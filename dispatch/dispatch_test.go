@@ -458,10 +458,3 @@ func TestHostileGuests(t *testing.T) {
 		})
 	}
 }
-
-// staticSecrets are the same secrets for every run.
-func staticSecrets(values map[string]string) Secrets {
-	return func(context.Context, tgr.Run) (map[string]string, map[string]string, string, error) {
-		return values, nil, "", nil
-	}
-}

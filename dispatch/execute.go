@@ -2,17 +2,14 @@ package dispatch
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"strings"
 	"sync"
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/runner"
-	"github.com/terraphim/tgr/workflow"
 )
 
 // execute runs one job on a machine of its own and records how it ended.
@@ -66,10 +63,13 @@ func (d *Dispatcher) release(ctx context.Context, l *Lease, reason string, log *
 // runJob gets a machine and runs the job on it. The error is a fault of ours.
 // When server ends the machine is killed; when work ends the job is wound up as its workflow says.
 func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Logger) (result JobResult, err error) {
-	job, blame := d.jobOf(work, l)
-	if blame != nil {
-		return JobResult{Conclusion: tgr.Failure, Blame: tgr.BlameOf(blame), Reason: tgr.MessageOf(blame)}, nil
+	job, token, err := d.jobOf(work, l)
+	if blame := blameOf(err); blame != "" && blame != tgr.BlameOurs {
+		return JobResult{Conclusion: tgr.Failure, Blame: blame, Reason: tgr.MessageOf(err)}, nil
+	} else if err != nil {
+		return result, err
 	}
+	defer d.revoke(server, token, log)
 	out, err := d.c.Logs.Create(l.Job.ID, l.Job.Tries)
 	if err != nil {
 		return result, fmt.Errorf("create the job's log: %w", err)
@@ -101,6 +101,10 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Lo
 		d.c.Observe.Acquired(m.Isolation, d.c.Now().Sub(asked), m.Boot)
 	}
 	s.progress(Progress{Machine: m.ID, Isolation: m.Isolation})
+	notes := []string{m.note()}
+	if token.Note != "" {
+		notes = append(notes, token.Note)
+	}
 
 	actionEnv, end, err := d.serve(work, m, l, job, s)
 	if err != nil {
@@ -113,7 +117,7 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Lo
 	res, err := runner.Run(work, runner.Config{
 		Machine: m.Machine, Dirs: m.Dirs, Nodes: m.Nodes, Engines: m.Engines, Env: m.Env, ActionEnv: actionEnv, User: m.User, Sink: s,
 		Checkout: d.c.Source.Checkout(l.Run.Event), Actions: d.c.Source.Actions(l.Run.Event),
-		Runner: runner.RunnerInfo{Name: m.ID, Notes: []string{m.note()}},
+		Runner: runner.RunnerInfo{Name: m.ID, Notes: notes},
 		Now:    d.c.Now, Log: log.With("vm", m.ID),
 	}, job)
 	if err != nil {
@@ -149,45 +153,6 @@ func (d *Dispatcher) acquire(server, work context.Context, l *Lease) (*Machine, 
 	defer context.AfterFunc(server, cancel)()
 	m, release, err := d.c.Machines.Acquire(ctx, Spec{ID: machineID(l), Labels: l.Job.Labels})
 	return m, sync.OnceFunc(release), err
-}
-
-// jobOf puts together what the runner has to know of a job.
-func (d *Dispatcher) jobOf(ctx context.Context, l *Lease) (runner.Job, error) {
-	p, err := d.plans.get(l.Run)
-	if err != nil {
-		return runner.Job{}, err
-	}
-	var in settled
-	if err := json.Unmarshal(l.Job.Instance, &in); err != nil {
-		return runner.Job{}, tgr.Errorf("job.start", tgr.Internal, "instance of job %d: %w", l.Job.ID, err)
-	}
-	secrets, vars, token, err := d.c.Secrets(ctx, l.Run)
-	if err != nil {
-		return runner.Job{}, err
-	}
-	l.Run.WorkflowName = p.Name // ours may say more
-	github := d.githubContext(l.Run, token)
-	f := &frame{plan: p, scope: &workflow.Scope{GitHub: github, Vars: vars, Secrets: secrets, Inputs: p.Inputs}}
-	if len(in.Calls) > 0 {
-		f.scope.GitHub = withEvent(maps.Clone(github), l.Run.Event.Payload)
-	}
-	file, sha := github["workflow_ref"].(string), l.Run.Event.SHA
-	for _, c := range in.Calls {
-		called := f.plan.Job(c.Job)
-		if f, err = f.enter(c); err != nil {
-			return runner.Job{}, err
-		}
-		file, sha = identity(called.Call, l.Run.Event)
-	}
-	j := f.plan.Job(in.Key)
-	if j == nil {
-		return runner.Job{}, tgr.Errorf("job.start", tgr.Internal, "the plan of run %d has no job %q", l.Run.ID, l.Job.Key)
-	}
-	return runner.Job{
-		Plan: f.plan, Job: j, Instance: in.Instance, GitHub: github, Event: l.Run.Event.Payload,
-		Vars: vars, Secrets: f.scope.Secrets, Needs: in.Needs, Inputs: f.scope.Inputs, Token: token,
-		WorkflowRef: file, WorkflowSHA: sha,
-	}, nil
 }
 
 func (d *Dispatcher) faulted(b tgr.Blame) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/workflow"
@@ -14,12 +15,16 @@ import (
 func next(p *workflow.Plan, run tgr.Run, jobs []tgr.Job, s *workflow.Scope, only limits) Change {
 	g := graph{run: run, only: only, rows: map[string][]tgr.Job{}, room: maxRows - len(jobs), change: Change{
 		Expand: map[tgr.JobID][]tgr.Job{}, Begin: map[tgr.JobID][]tgr.Job{}, Skip: map[tgr.JobID]string{},
-		End: map[tgr.JobID]JobResult{}, Cancel: map[tgr.JobID]string{},
+		End: map[tgr.JobID]JobResult{}, Cancel: map[tgr.JobID]string{}, Queue: map[tgr.JobID]time.Time{}, Wait: map[tgr.JobID]string{},
 	}}
 	for _, j := range jobs {
 		if j.Kind != tgr.PlanJob {
 			g.rows[j.Key] = append(g.rows[j.Key], j)
 		}
+	}
+	if run.Hold != "" {
+		g.held(jobs)
+		return g.change
 	}
 	g.settle(&frame{plan: p, scope: s})
 	return g.change
@@ -32,6 +37,9 @@ const maxRows = 5000
 type limits struct {
 	keep   func(workflow.Instance) bool // nil: all
 	labels Labels                       // nil: any will do
+	// environment is what jobs for an environment wait for; nil: nothing.
+	environment func(name string) (tgr.Environment, error)
+	now         func() time.Time
 }
 
 // refuse is why no machine will ever do what in asks for, or nil. A job that calls a workflow asks for none.
@@ -70,6 +78,16 @@ type frame struct {
 	stop  string          // why none of its jobs may go on; "": they may
 }
 
+// held decides on a run that waits for an approval: nothing of it has begun. If it is cancelled, all of it is, what is to
+// run always too.
+func (g *graph) held(jobs []tgr.Job) {
+	for _, j := range jobs {
+		if g.run.CancelReason != "" && !j.Status.Done() {
+			g.change.Cancel[j.ID] = g.run.CancelReason
+		}
+	}
+}
+
 func (g *graph) settle(f *frame) {
 	for i := range f.plan.Jobs {
 		g.settleJob(f, &f.plan.Jobs[i])
@@ -95,8 +113,10 @@ func (g *graph) settleJob(f *frame, j *workflow.Job) {
 			g.pending(f, j, row)
 		case row.Status == tgr.Pending && g.refused(row) != nil:
 			g.change.End[row.ID] = workflowFault(fmt.Errorf("%s:%d:%d: %s", f.plan.File, j.Pos.Line, j.Pos.Column, tgr.MessageOf(g.refused(row))))
-		case row.Status == tgr.Pending && g.run.CancelReason != "": // it waits for its group
+		case row.Status == tgr.Pending && g.run.CancelReason != "": // it waits for its group, or at a gate
 			g.change.Cancel[row.ID] = g.run.CancelReason
+		case row.Gated:
+			g.gate(row)
 		case g.run.CancelReason != "" && !g.outlivesCancel(f, j):
 			g.change.Cancel[row.ID] = g.run.CancelReason
 		case row.Kind == tgr.CallJob && row.Status == tgr.Queued:
@@ -171,6 +191,7 @@ func (g *graph) queued(f *frame, j *workflow.Job, row tgr.Job, in settled) tgr.J
 		Run: row.Run, Attempt: row.Attempt, Kind: row.Kind, Key: row.Key, Name: f.name + in.Name, Needs: row.Needs, Uses: row.Uses,
 		Index: in.Index, Total: in.Total, MaxParallel: in.MaxParallel, Instance: data, Labels: wanted(&in.Instance),
 		ContinueOnError: in.ContinueOnError, Status: status, Group: group,
+		Environment: in.Environment, Gated: in.Environment != "" && status == tgr.Queued,
 	}
 }
 

@@ -213,6 +213,9 @@ func (m *Memory) apply(id tgr.RunID, c Change) {
 				m.newJob(row)
 			}
 		}
+		if _, ok := c.Queue[j.ID]; ok {
+			j.Gated, j.Status = false, tgr.Queued
+		}
 		if reason, ok := c.Skip[j.ID]; ok {
 			j.complete(JobResult{Conclusion: tgr.Skipped, Reason: reason})
 		}

@@ -55,6 +55,7 @@ type Change struct {
 	Skip   map[tgr.JobID]string    // completed as skipped, for that reason
 	End    map[tgr.JobID]JobResult // completed without a machine, as the result says
 	Queue  map[tgr.JobID]time.Time // a gated job may go on, at that time
+	Wait   map[tgr.JobID]string    // a pending job waits on, for that reason
 	Cancel map[tgr.JobID]string    // cancelled at once, or marked for the machine that runs it, for that reason
 }
 

@@ -149,7 +149,7 @@ func (d *Dispatcher) settleOne(ctx context.Context, id tgr.RunID) error {
 		changed = false
 		err := d.c.Runs.Settle(ctx, id, func(run tgr.Run, jobs []tgr.Job) (Change, error) {
 			c, err := d.change(run, jobs)
-			changed = len(c.Expand)+len(c.Begin)+len(c.Skip)+len(c.End) > 0
+			changed = len(c.Expand)+len(c.Begin)+len(c.Skip)+len(c.End)+len(c.Queue) > 0
 			return c, err
 		})
 		if err != nil {
@@ -171,14 +171,18 @@ func (d *Dispatcher) change(run tgr.Run, jobs []tgr.Job) (Change, error) {
 	if err != nil {
 		return Change{}, err
 	}
-	secrets, vars, token, err := d.c.Secrets(context.Background(), run)
+	ctx := context.Background()
+	vars, err := d.c.Vault.Variables(ctx, run, "")
 	if err != nil {
 		return Change{}, err
 	}
 	run.WorkflowName = p.Name // ours may say more
+	// No key that is looked at here may use a secret; what a call passes on is evaluated again when its jobs begin.
 	return next(p, run, jobs, &workflow.Scope{
-		GitHub: withEvent(d.githubContext(run, token), run.Event.Payload), Vars: vars, Secrets: secrets, Inputs: p.Inputs,
-	}, limits{keep: d.c.Keep, labels: d.c.Labels}), nil
+		GitHub: withEvent(d.githubContext(run, ""), run.Event.Payload), Vars: vars, Inputs: p.Inputs,
+	}, limits{keep: d.c.Keep, labels: d.c.Labels, now: d.c.Now, environment: func(name string) (tgr.Environment, error) {
+		return d.c.Vault.Environment(ctx, run, name)
+	}}), nil
 }
 
 // unplanned is the change of a run whose workflows are not known yet: its plan job can only be cancelled.

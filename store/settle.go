@@ -17,6 +17,7 @@ type Change struct {
 	Begin  map[tgr.JobID][]tgr.Job // a queued call is in progress: its workflow's jobs, as of PlannedRun
 	End    map[tgr.JobID]JobResult // a job that no worker has completes; Reports are not used
 	Queue  map[tgr.JobID]time.Time // a pending job has what it waited for: it is queued, or waits for its Group; not claimed before that time
+	Wait   map[tgr.JobID]string    // a pending job shows that reason
 	Cancel map[tgr.JobID]string    // pending and queued ones complete as cancelled, running ones are marked
 
 	Reports []Outgoing // for the outbox
@@ -24,7 +25,7 @@ type Change struct {
 
 // Empty reports whether c changes nothing.
 func (c Change) Empty() bool {
-	return len(c.Expand)+len(c.Begin)+len(c.Skip)+len(c.End)+len(c.Queue)+len(c.Cancel)+len(c.Reports) == 0
+	return len(c.Expand)+len(c.Begin)+len(c.Skip)+len(c.End)+len(c.Queue)+len(c.Wait)+len(c.Cancel)+len(c.Reports) == 0
 }
 
 // Expansion is what a pending job becomes.
@@ -105,6 +106,12 @@ func (t *tx) apply(jobs []*job, c Change) error {
 	}
 	for id, at := range c.Queue {
 		add(id, func(j *job) error { return t.pass(j, at) })
+	}
+	for id, why := range c.Wait {
+		add(id, func(j *job) error {
+			j.Reason = why
+			return t.save(j, tgr.Pending)
+		})
 	}
 	for id, why := range c.Cancel {
 		add(id, func(j *job) error { return t.stop(j, why) })

@@ -7,7 +7,6 @@ package vault
 import (
 	"context"
 	"errors"
-	"maps"
 	"regexp"
 	"strings"
 	"sync"
@@ -176,7 +175,7 @@ func (v *Vault) list(ctx context.Context, kind string, s tgr.Scope) ([]tgr.Setti
 	return out, err
 }
 
-// SecretsOf are the secrets of a job in a repository, and in an environment where that is not "".
+// SecretsOf are the secrets of a repository and its account, or those of an environment alone where that is not "".
 func (v *Vault) SecretsOf(ctx context.Context, repo tgr.Repo, environment string) (map[string]string, error) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
@@ -186,7 +185,7 @@ func (v *Vault) SecretsOf(ctx context.Context, repo tgr.Repo, environment string
 	})
 }
 
-// VariablesOf are the variables of a job, likewise. Of an account's and a repository's, those that fit into 256 KiB are
+// VariablesOf are the variables, likewise. Of an account's and a repository's, those that fit into 256 KiB are
 // given, as at GitHub: in the order of their names, the repository's first.
 func (v *Vault) VariablesOf(ctx context.Context, repo tgr.Repo, environment string) (map[string]string, error) {
 	return v.of(ctx, store.Variable, repo, environment, func(r store.SettingRow) (string, error) { return string(r.Value), nil })
@@ -196,6 +195,9 @@ func (v *Vault) of(ctx context.Context, kind string, repo tgr.Repo, environment 
 	out := map[string]string{}
 	owner, _, _ := strings.Cut(repo.FullName, "/")
 	scopes := []store.SettingKey{{Kind: kind, RepoID: repo.ID}, {Kind: kind, Owner: owner}}
+	if environment != "" {
+		scopes = []store.SettingKey{{Kind: kind, RepoID: repo.ID, Environment: environment}}
+	}
 	room := maxVariablesOfRun
 	for _, k := range scopes {
 		rows, err := v.store.Settings(ctx, k)
@@ -216,20 +218,6 @@ func (v *Vault) of(ctx context.Context, kind string, repo tgr.Repo, environment 
 			}
 		}
 	}
-	if environment == "" {
-		return out, nil
-	}
-	rows, err := v.store.Settings(ctx, store.SettingKey{Kind: kind, RepoID: repo.ID, Environment: environment})
-	if err != nil {
-		return nil, err
-	}
-	own := map[string]string{}
-	for _, r := range rows {
-		if own[r.Name], err = value(r); err != nil {
-			return nil, err
-		}
-	}
-	maps.Copy(out, own)
 	return out, nil
 }
 

@@ -88,9 +88,10 @@ func TestPrecedence(t *testing.T) {
 	r.set(tgr.Scope{Repo: "ADA/ENGINE", Environment: "Prod"}, "b", "environment")
 	r.set(tgr.Scope{Repo: "eve/engine"}, "A", "another repository")
 	r.sees(r.repo, "", map[string]string{"EVERYWHERE": "account", "A": "repository", "B": "repository"})
-	r.sees(r.repo, "PROD", map[string]string{"EVERYWHERE": "account", "A": "repository", "B": "environment"})
-	r.sees(r.repo, "staging", map[string]string{"EVERYWHERE": "account", "A": "repository", "B": "repository"})
-	r.sees(tgr.Repo{ID: 99, FullName: "ada/engine"}, "prod", map[string]string{"EVERYWHERE": "account", "A": "account"})
+	r.sees(r.repo, "PROD", map[string]string{"B": "environment"})
+	r.sees(r.repo, "staging", map[string]string{})
+	r.sees(tgr.Repo{ID: 99, FullName: "ada/engine"}, "", map[string]string{"EVERYWHERE": "account", "A": "account"})
+	r.sees(tgr.Repo{ID: 99, FullName: "ada/engine"}, "prod", map[string]string{})
 	r.sees(tgr.Repo{ID: 7, FullName: "ada/renamed"}, "", map[string]string{"EVERYWHERE": "account", "A": "repository", "B": "repository"})
 
 	list, err := r.Secrets(t.Context(), tgr.Scope{Repo: "ada/engine"})

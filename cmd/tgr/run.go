@@ -144,9 +144,7 @@ func runLocal(ctx context.Context, stdout, stderr io.Writer, event string, f run
 		Jobs: l.memory, Runs: l.memory, Source: src, Machines: machines, Labels: machines.labels, Logs: noLogs{}, Log: log, Services: services,
 		Edit: f.edit, Keep: l.wanted.keep, Workers: f.parallel,
 		Lease: 400 * time.Millisecond, // nobody else wants the jobs; a cancellation is noticed within a quarter of it
-		Secrets: func(context.Context, tgr.Run) (map[string]string, map[string]string, string, error) {
-			return secrets, vars, secrets["GITHUB_TOKEN"], nil
-		},
+		Vault: flagVault{secrets, vars}, Tokens: flagToken(secrets),
 		Observe: dispatch.Observer{Line: out.Line, Steps: out.Steps, Settled: l.settled},
 	})
 	l.run(ctx, d)

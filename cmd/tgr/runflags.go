@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/dispatch"
 	"github.com/terraphim/tgr/expr"
 	"github.com/terraphim/tgr/workflow"
 )
@@ -152,6 +155,37 @@ func localSecrets(f runFlags) (secrets, vars map[string]string, err error) {
 		vars[k] = v
 	}
 	return secrets, vars, nil
+}
+
+// flagVault is the secrets and variables of the command line. Who runs a workflow by hand has approved of it.
+type flagVault struct{ secrets, vars map[string]string }
+
+// Secrets implements dispatch.Vault.
+func (v flagVault) Secrets(_ context.Context, _ tgr.Run, environment string) (map[string]string, error) {
+	if environment != "" {
+		return nil, nil
+	}
+	return v.secrets, nil
+}
+
+// Variables implements dispatch.Vault.
+func (v flagVault) Variables(_ context.Context, _ tgr.Run, environment string) (map[string]string, error) {
+	if environment != "" {
+		return nil, nil
+	}
+	return v.vars, nil
+}
+
+// Environment implements dispatch.Vault.
+func (flagVault) Environment(_ context.Context, _ tgr.Run, name string) (tgr.Environment, error) {
+	return tgr.Environment{Name: name}, nil
+}
+
+// flagToken gives every job the token of the command line.
+func flagToken(secrets map[string]string) dispatch.Tokens {
+	return func(context.Context, dispatch.TokenRequest) (dispatch.Token, error) {
+		return dispatch.Token{Value: secrets["GITHUB_TOKEN"]}, nil
+	}
 }
 
 func envOr(name, otherwise string) string {
