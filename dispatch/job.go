@@ -80,6 +80,13 @@ func (d *Dispatcher) withToken(ctx context.Context, l *Lease, p *workflow.Plan, 
 			replace(vars, name, v)
 		}
 	}
+	if stated, err := permissionsOf(p, in); err != nil {
+		return runner.Job{}, err
+	} else if len(stated) > 1 {
+		narrowed := *j
+		narrowed.Permissions = narrow(stated)
+		j = &narrowed
+	}
 	return runner.Job{
 		Plan: f.plan, Job: j, Instance: in.Instance, GitHub: github, Event: l.Run.Event.Payload,
 		Vars: vars, Secrets: secrets, Needs: in.Needs, Inputs: f.scope.Inputs, Token: token,
@@ -134,6 +141,23 @@ func permissionsOf(p *workflow.Plan, in settled) ([]workflow.Permissions, error)
 		}
 	}
 	return out, nil
+}
+
+// narrow is what a job of a called workflow may do: no more than each job that calls allows. Where one states nothing, the
+// default counts, which is known to whoever makes tokens; but never holds identity tokens.
+func narrow(stated []workflow.Permissions) workflow.Permissions {
+	out := maps.Clone(stated[len(stated)-1])
+	for _, above := range stated[:len(stated)-1] {
+		for scope, level := range out {
+			switch allowed := above[scope]; {
+			case above == nil && scope == "id-token", above != nil && allowed == "":
+				delete(out, scope)
+			case above != nil && allowed == "read" && level == "write":
+				out[scope] = allowed
+			}
+		}
+	}
+	return out
 }
 
 func keysOf(calls []call) []string {

@@ -275,6 +275,23 @@ func TestTokenFails(t *testing.T) {
 	}
 }
 
+func TestNarrow(t *testing.T) {
+	for _, tt := range []struct {
+		stated []workflow.Permissions
+		want   workflow.Permissions
+	}{
+		{[]workflow.Permissions{nil, nil}, nil},
+		{[]workflow.Permissions{nil, {"id-token": "write", "contents": "write"}}, workflow.Permissions{"contents": "write"}},
+		{[]workflow.Permissions{{"contents": "read", "id-token": "write"}, {"id-token": "write", "contents": "write", "issues": "read"}}, workflow.Permissions{"contents": "read", "id-token": "write"}},
+		{[]workflow.Permissions{{}, {"contents": "read"}}, workflow.Permissions{}},
+		{[]workflow.Permissions{{"id-token": "write"}, nil, {"id-token": "write"}}, workflow.Permissions{}},
+	} {
+		if diff := cmp.Diff(tt.want, narrow(tt.stated)); diff != "" {
+			t.Errorf("%v (-want +got):\n%s", tt.stated, diff)
+		}
+	}
+}
+
 func TestPermissionsOfCalls(t *testing.T) {
 	p := calling(t, "with: {n: 1}\n    permissions: {issues: write}")
 	got, err := permissionsOf(p, settled{Instance: workflow.Instance{Key: "a"}, Calls: []call{{Job: "call"}}})
