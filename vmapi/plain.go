@@ -19,7 +19,7 @@ import (
 // Bounds of what is done over /api/llm/execute alone.
 const (
 	plainPiece   = 64 << 10               // bytes that one call carries; in base64 they must be one argument of a command line, below 128 KiB
-	plainAgain   = 500 * time.Millisecond // after a call that failed with 255
+	plainAgain   = 250 * time.Millisecond // after a call that failed with 255
 	plainMostTry = 8                      // calls of which ssh failed, in a row, once the machine was there
 	plainTimeout = 60 * time.Second       // that is asked for each call; none takes long
 	plainPolls   = 20                     // looks, a tenth of a second apart, before a call about a running command answers
@@ -304,7 +304,8 @@ func (w *watch) run(ctx context.Context) (guest.Exit, error) {
 		return guest.Exit{}, fmt.Errorf("exec: %w", err)
 	}
 	// The folder is made by whoever starts the command, so that a call that is made again starts nothing.
-	start := fmt.Sprintf("mkdir %s 2>/dev/null && { setsid bash %s.sh </dev/null >/dev/null 2>&1 & }; true", w.dir, w.dir)
+	// setsid forks, and not the shell, whose background processes are born deaf to SIGINT.
+	start := fmt.Sprintf("mkdir %s 2>/dev/null && setsid --fork bash %s.sh </dev/null >/dev/null 2>&1; true", w.dir, w.dir)
 	if _, err := w.p.script(ctx, start); err != nil {
 		return guest.Exit{}, fmt.Errorf("exec: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -205,6 +206,9 @@ func (s *spec) RoundTrip(r *http.Request) (*http.Response, error) {
 	in := &openapi3filter.RequestValidationInput{Request: r, PathParams: params, Route: route, Options: options}
 	if r.Body == nil || r.Header.Get("Content-Type") != "application/json" {
 		options.ExcludeRequestBody = true
+		held := r.Clone(r.Context())
+		held.Body = http.NoBody // a stream is not to be read here
+		in.Request = held
 	} else {
 		b, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -275,4 +279,9 @@ func (l *eventLines) Read(b []byte) (int, error) {
 			l.s.t.Errorf("event: %v", err)
 		}
 	}
+}
+
+// openNothing is a host that cannot make machines.
+func openNothing(context.Context, []string) (Backend, error) {
+	return Backend{}, errors.New("there are no machines here")
 }
