@@ -11,6 +11,7 @@ import (
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/runner"
+	"github.com/terraphim/tgr/vm"
 	"github.com/terraphim/tgr/workflow"
 )
 
@@ -95,6 +96,7 @@ type Machine struct {
 	Isolation string        // "qemu (tcg)", "process"
 	Kernel    string        // uname -r in the machine
 	Boot      time.Duration // from the start of the machine to the agent's first word
+	Network   vm.Networked  // nil: its network, if it has one, cannot be changed
 	Place
 }
 
@@ -158,6 +160,8 @@ type Config struct {
 	Tokens   Tokens                 // nil: jobs get no token
 	Hold     func(tgr.Event) string // why a run waits until somebody approves it, or ""; nil: none does
 	Services Services               // nil: there are no caches, artifacts and identity tokens
+	// Egress says what the jobs of a run may reach of the network, where machines have one; nil: nothing.
+	Egress   func(run tgr.Run) vm.Egress
 	Observe  Observer
 	Log      *slog.Logger
 	Owner    string        // this server's name in leases; "": a random one

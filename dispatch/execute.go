@@ -101,6 +101,9 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Lo
 		d.c.Observe.Acquired(m.Isolation, d.c.Now().Sub(asked), m.Boot)
 	}
 	s.progress(Progress{Machine: m.ID, Isolation: m.Isolation})
+	if err := d.connect(m, l, s); err != nil {
+		return result, fmt.Errorf("give the machine its network: %w", err)
+	}
 	notes := []string{m.note()}
 	if token.Note != "" {
 		notes = append(notes, token.Note)

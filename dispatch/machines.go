@@ -56,6 +56,7 @@ func (p *Local) Acquire(ctx context.Context, s Spec) (*Machine, func(), error) {
 		info := i.Info() // a machine that has waited has an id of its own
 		out.ID, out.Isolation = info.ID, info.Isolation
 	}
+	out.Network, _ = m.(vm.Networked)
 	out.Place = p.Place(m)
 	return out, free, nil
 }

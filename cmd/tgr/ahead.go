@@ -4,7 +4,9 @@ import (
 	"context"
 	"sync/atomic"
 
+	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/dispatch"
+	"github.com/terraphim/tgr/vm"
 )
 
 // ahead starts one machine before it is known which job gets it: while the workflows are read it comes up.
@@ -12,6 +14,7 @@ import (
 type ahead struct {
 	dispatch.Machines
 	labels dispatch.Labels
+	egress func(tgr.Run) vm.Egress // of jobs, for dispatch
 	stop   context.CancelFunc
 	taken  atomic.Bool // somebody has it, or waits for it
 	given  atomic.Bool // it is the taker's to release

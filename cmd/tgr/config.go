@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,7 +61,9 @@ func settings() []setting {
 		{Key: "vm-cpus", Env: "TGR_VM_CPUS", Default: "1", Help: "virtual processors of a machine"},
 		{Key: "vm-disk", Env: "TGR_VM_DISK", Default: "8192", Help: "writable disk of a machine, MiB"},
 		{Key: "vm-pool", Env: "TGR_VM_POOL", Default: "4096", Help: "memory that restored machines may take while they wait for jobs, MiB; 0: machines are booted, not restored"},
-		{Key: "vm-network", Env: "TGR_VM_NETWORK", Default: "none", Help: "none, or user: outgoing connections, which also reach services on this host's loopback"},
+		{Key: "vm-network", Env: "TGR_VM_NETWORK", Default: "auto", Help: "network of a machine: slots (a namespace and a packet filter each; needs root), none, or user (which also reaches services on this host's loopback); auto is slots where that works"},
+		{Key: "egress", Env: "TGR_EGRESS", Default: "open", Help: "what jobs reach through their slot: open (the public internet), none, or allow (the hosts of egress-allow)"},
+		{Key: "egress-allow", Env: "TGR_EGRESS_ALLOW", Help: "hosts such as example.com, *.example.com or example.com:8443, separated by spaces or commas"},
 		{Key: "vm-api-url", Env: "FIRECRACKER_API_URL", Help: "VM management API whose machines jobs run on, http://127.0.0.1:8080; without one they run on this host's own"},
 		{Key: "vm-api-token", Env: "FIRECRACKER_AUTH_TOKEN", Secret: true, Help: "token for that API; tgr vmd token issues one"},
 		{Key: "vm-type", Env: "FIRECRACKER_VM_TYPE", Help: "machine that an API of the original kind is asked for; default: " + originalType},
@@ -85,7 +88,11 @@ type config struct {
 	values map[string]string
 	origin map[string]string
 	file   string
+	repos  map[string]map[string]string // the file's settings of single repositories
 }
+
+// repositorySettings are those that the file may also have for single repositories, below "repositories".
+func repositorySettings() []string { return []string{"egress", "egress-allow"} }
 
 // loadConfig reads the configuration. The flags are those of the command that configFlags added.
 func loadConfig(flags *pflag.FlagSet) (*config, error) {
@@ -143,6 +150,12 @@ func (c *config) readFile(flags *pflag.FlagSet) (map[string]string, error) {
 	}
 	for i := 0; i+1 < len(top.Content); i += 2 {
 		key, value := top.Content[i], top.Content[i+1]
+		if key.Value == "repositories" {
+			if err := c.readRepositories(value); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		if !slices.ContainsFunc(settings(), func(s setting) bool { return s.Key == key.Value }) {
 			return nil, usagef("%s:%d:%d: there is no setting %q; tgr config lists them", c.file, key.Line, key.Column, key.Value)
 		}
@@ -152,6 +165,33 @@ func (c *config) readFile(flags *pflag.FlagSet) (map[string]string, error) {
 		values[key.Value] = value.Value
 	}
 	return values, nil
+}
+
+// readRepositories reads a mapping of repositories, OWNER/NAME, to a few settings of their own.
+func (c *config) readRepositories(node *yaml.Node) error {
+	c.repos = map[string]map[string]string{}
+	if node.Kind != yaml.MappingNode {
+		return usagef("%s:%d:%d: repositories: expected a mapping of OWNER/NAME to settings", c.file, node.Line, node.Column)
+	}
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		name, own := node.Content[i], node.Content[i+1]
+		if strings.Count(name.Value, "/") != 1 || own.Kind != yaml.MappingNode {
+			return usagef("%s:%d:%d: repositories: %q: expected OWNER/NAME and a mapping of settings", c.file, name.Line, name.Column, name.Value)
+		}
+		values := map[string]string{}
+		for j := 0; j+1 < len(own.Content); j += 2 {
+			key, value := own.Content[j], own.Content[j+1]
+			if !slices.Contains(repositorySettings(), key.Value) {
+				return usagef("%s:%d:%d: a repository has no setting %q; it may have %s", c.file, key.Line, key.Column, key.Value, strings.Join(repositorySettings(), ", "))
+			}
+			if value.Kind != yaml.ScalarNode {
+				return usagef("%s:%d:%d: %s: expected a single value", c.file, value.Line, value.Column, key.Value)
+			}
+			values[key.Value] = value.Value
+		}
+		c.repos[name.Value] = values
+	}
+	return nil
 }
 
 func (c *config) get(key string) string {
@@ -254,6 +294,15 @@ func (c *config) print(cmd *cobra.Command, asJSON bool) error {
 		rows[s.Key] = r
 		if !asJSON {
 			fmt.Fprintf(w, "%s\t%s\t%s\n", s.Key, r.Value, r.Origin)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.repos)) {
+		for _, key := range slices.Sorted(maps.Keys(c.repos[name])) {
+			full := "repositories." + name + "." + key
+			rows[full] = row{c.repos[name][key], c.file, ""}
+			if !asJSON {
+				fmt.Fprintf(w, "%s\t%s\t%s\n", full, c.repos[name][key], c.file)
+			}
 		}
 	}
 	if asJSON {

@@ -112,7 +112,7 @@ var variable = regexp.MustCompile("`([A-Z][A-Z0-9_]{3,})`")
 // Every variable and setting that the docs name is one that the server reads.
 func TestDocsSettings(t *testing.T) {
 	known := []string{"TGR_CONFIG", "TGR_SERVER", "NO_COLOR"}
-	var keys []string
+	keys := []string{"repositories"}
 	for _, s := range settings() {
 		known, keys = append(known, s.Env), append(keys, s.Key)
 	}

@@ -70,7 +70,7 @@ func diagnose(ctx context.Context, c *config, images *image.Store) diagnosis {
 	for _, t := range doctorTools() {
 		d.Findings = append(d.Findings, t.check(ctx))
 	}
-	d.Findings = append(d.Findings, checkKernel(), checkMemory(), checkDisk(c.get("data-dir")))
+	d.Findings = append(d.Findings, checkKernel(), checkMemory(), checkDisk(c.get("data-dir")), checkNetwork())
 	d.checkMachines(ctx, images, c.get("image"))
 	return d
 }

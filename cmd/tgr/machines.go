@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/dispatch"
 	"github.com/terraphim/tgr/runner"
 	"github.com/terraphim/tgr/vm"
@@ -22,7 +23,8 @@ import (
 type machineConfig struct {
 	isolation string // auto, qemu or process
 	image     string
-	network   string // none or user
+	network   string // auto, slots, none or user
+	egress    func(tgr.Run) vm.Egress
 	dir       string // state of the machines
 	mortal    bool   // the machines are of no use to anybody when this process has ended
 	size      vm.Spec
@@ -42,11 +44,13 @@ func machinesOf(c *config) (machineConfig, error) {
 	disk, err3 := c.number("vm-disk", 64, 1<<30)
 	var err4, err5 error
 	m.isolation, err4 = c.oneOf("isolation", "auto", "qemu", "process")
-	m.network, err5 = c.oneOf("vm-network", "none", "user")
+	m.network, err5 = c.oneOf("vm-network", "auto", "slots", "none", "user")
 	m.size = vm.Spec{VCPUs: cpus, Memory: int64(memory) << 20, Disk: int64(disk) << 20}
 	var err7 error
 	m.labels, err7 = labelsOf(c)
-	return m, errors.Join(err1, err2, err3, err4, err5, err6, err7)
+	var err8 error
+	m.egress, err8 = egressOf(c)
+	return m, errors.Join(err1, err2, err3, err4, err5, err6, err7, err8)
 }
 
 // labelsOf reads which labels mean which machines: those that any server knows, and those of the setting, which win.
@@ -64,6 +68,7 @@ func labelsOf(c *config) (dispatch.Labels, error) {
 type machines struct {
 	dispatch.Machines
 	labels dispatch.Labels
+	egress func(tgr.Run) vm.Egress     // what the jobs of a run reach of the network
 	most   int                         // at once, for the host's memory; 0: no limit
 	warm   func(context.Context) error // makes the snapshot that machines are restored from; nil: there are none
 	close  func() error
@@ -107,7 +112,7 @@ func openProcesses(c machineConfig, log *slog.Logger) (*machines, error) {
 	log.Warn("NO ISOLATION: jobs run as processes of this host and of this user; use it only for code that you trust")
 	p := process.New(process.Config{Agent: agent, Dir: c.dir, Volatile: c.mortal, Scratch: memoryFolder()})
 	return &machines{
-		Machines: &dispatch.Local{Provider: p, Size: c.size, Log: log, Place: processPlace, Shared: true}, labels: c.labels,
+		Machines: &dispatch.Local{Provider: p, Size: c.size, Log: log, Place: processPlace, Shared: true}, labels: c.labels, egress: c.egress,
 		close: func() error { return nil },
 		ready: func(context.Context) error { return nil },
 	}, nil

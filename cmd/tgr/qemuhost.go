@@ -13,6 +13,7 @@ import (
 	"github.com/terraphim/tgr/dispatch"
 	"github.com/terraphim/tgr/image"
 	"github.com/terraphim/tgr/vm"
+	"github.com/terraphim/tgr/vm/network"
 	"github.com/terraphim/tgr/vm/qemu"
 )
 
@@ -21,10 +22,14 @@ func openQEMU(ctx context.Context, c machineConfig, journal vm.Journal, log *slo
 	if c.network == "user" {
 		log.Warn("jobs have QEMU's user network: they reach the internet, and services on this host's loopback")
 	}
-	h := &qemuHost{c: c, journal: journal, log: log, images: map[string]*qemuImage{}}
+	slots, err := openSlots(c, journal, log)
+	if err != nil {
+		return nil, err
+	}
+	h := &qemuHost{c: c, journal: journal, log: log, slots: slots, images: map[string]*qemuImage{}}
 	im, err := h.image(ctx, c.image)
 	if err != nil {
-		return nil, fmt.Errorf("%w; tgr doctor shows what else is missing", err)
+		return nil, errors.Join(fmt.Errorf("%w; tgr doctor shows what else is missing", err), h.close())
 	}
 	fleet := &dispatch.Fleet{Labels: c.labels, Open: h.open}
 	if c.pool > 0 {
@@ -34,7 +39,7 @@ func openQEMU(ctx context.Context, c machineConfig, journal vm.Journal, log *slo
 		}
 	}
 	return &machines{
-		Machines: fleet, labels: c.labels, most: capacity(c.size.Memory),
+		Machines: fleet, labels: c.labels, egress: c.egress, most: capacity(c.size.Memory),
 		warm:  func(ctx context.Context) error { return im.provider.Warm(ctx, c.size) },
 		close: h.close,
 		ready: func(ctx context.Context) error {
@@ -49,6 +54,7 @@ type qemuHost struct {
 	c       machineConfig
 	journal vm.Journal
 	log     *slog.Logger
+	slots   *network.Pool // nil: machines have no network of their own
 
 	mu     sync.Mutex
 	images map[string]*qemuImage
@@ -130,7 +136,7 @@ func (h *qemuHost) image(ctx context.Context, name string) (*qemuImage, error) {
 func (h *qemuHost) provider(ctx context.Context, im *image.Image) (*qemu.Provider, error) {
 	cfg := qemu.Config{
 		Image:   qemu.Image{Kernel: im.Kernel, Initrd: im.Initrd, Root: im.Root, Overlay: im.CloneOverlay, Hash: im.Hash()},
-		Journal: h.journal, Log: h.log, Warmup: qemu.Warmup{ID: image.Warmup, Run: inMachine(image.Warmup)},
+		Journal: h.journal, Log: h.log, Slots: h.slots, Warmup: qemu.Warmup{ID: image.Warmup, Run: inMachine(image.Warmup)},
 	}
 	if h.c.cold {
 		cfg.Image.Hash = ""
@@ -160,6 +166,9 @@ func (h *qemuHost) close() error {
 	}
 	for _, im := range h.images {
 		errs = append(errs, im.image.Close())
+	}
+	if h.slots != nil {
+		errs = append(errs, h.slots.Close())
 	}
 	h.pools, h.images = nil, map[string]*qemuImage{}
 	return errors.Join(errs...)

@@ -58,7 +58,7 @@ func openRemote(ctx context.Context, c machineConfig, log *slog.Logger) (*machin
 		return nil, err
 	}
 	log.Info("jobs run on machines of the VM API", "url", u.Redacted())
-	return &machines{Machines: r, labels: c.labels, close: func() error { return nil }, ready: r.ready}, nil
+	return &machines{Machines: r, labels: c.labels, egress: c.egress, close: func() error { return nil }, ready: r.ready}, nil
 }
 
 // check finds at once what waiting would not mend: a token that is refused. A server that does not answer may yet.

@@ -77,7 +77,7 @@ The exit status is 0 if all jobs succeeded, 1 if one failed, 2 for a bad workflo
 	fs.StringVarP(&f.payload, "payload", "e", "", "file with the event's payload, JSON")
 	fs.StringVar(&f.isolation, "isolation", envOr("TGR_ISOLATION", "auto"), "auto, qemu, or process (no isolation at all) ($TGR_ISOLATION)")
 	fs.StringVar(&f.image, "image", "", "image of the machines ($TGR_IMAGE)")
-	fs.StringVar(&f.network, "network", "none", "none, or user: see tgr serve")
+	fs.StringVar(&f.network, "network", "auto", "network of machines: auto, slots, none or user; see tgr serve")
 	fs.BoolVar(&f.asJSON, "json", false, "print JSON lines: log, step, job and run")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no log lines")
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "also what each step is given, and, on standard error, a log of our own")
@@ -145,7 +145,7 @@ func runLocal(ctx context.Context, stdout, stderr io.Writer, event string, f run
 		Edit: f.edit, Keep: l.wanted.keep, Workers: f.parallel,
 		Lease: 400 * time.Millisecond, // nobody else wants the jobs; a cancellation is noticed within a quarter of it
 		Vault: flagVault{secrets, vars}, Tokens: flagToken(secrets),
-		Observe: dispatch.Observer{Line: out.Line, Steps: out.Steps, Settled: l.settled},
+		Egress: machines.egress, Observe: dispatch.Observer{Line: out.Line, Steps: out.Steps, Settled: l.settled},
 	})
 	l.run(ctx, d)
 	return l.verdict(stderr)
@@ -323,6 +323,7 @@ func localMachines(ctx context.Context, f runFlags, dir string, log *slog.Logger
 		fmt.Fprintln(stderr, "tgr: NO ISOLATION: jobs run as processes of this host and of this user")
 	}
 	first := startAhead(ctx, m, m.labels, "first-"+tgr.NewToken()[:6])
+	first.egress = m.egress
 	return first, func() {
 		first.close()
 		if err := m.Close(); err != nil {

@@ -37,8 +37,8 @@ func (f runFlags) check() error {
 	if !slices.Contains([]string{"auto", "qemu", "process"}, f.isolation) {
 		return fmt.Errorf("--isolation %s: expected auto, qemu or process", f.isolation)
 	}
-	if !slices.Contains([]string{"none", "user"}, f.network) {
-		return fmt.Errorf("--network %s: expected none or user", f.network)
+	if !slices.Contains([]string{"auto", "slots", "none", "user"}, f.network) {
+		return fmt.Errorf("--network %s: expected auto, slots, none or user", f.network)
 	}
 	if f.parallel < 1 {
 		return fmt.Errorf("--parallel %d: expected at least 1", f.parallel)

@@ -199,6 +199,7 @@ func (s *server) openDispatch(machines *machines) error {
 	s.dispatch = dispatch.New(dispatch.Config{
 		Jobs: ledger{s.store}, Runs: ledger{s.store}, Source: source, Machines: machines, Labels: machines.labels, Logs: logBook{s.logs, s.store},
 		Services: &services{open: func() (*results.Service, error) { return s.results, nil }, log: s.log},
+		Egress:   machines.egress,
 		Observe:  s.observer(), Annotate: s.advice, Log: s.log, Workers: workers, Planners: max(2, workers/2),
 		// The lock on the data folder makes sure that no other server of this name lives.
 		Owner: host + ":" + s.c.get("data-dir"),

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/dispatch"
 	"github.com/terraphim/tgr/vm"
 	"github.com/terraphim/tgr/vmapi"
@@ -151,7 +152,7 @@ func serveVMs(ctx context.Context, c *config, log *slog.Logger) (err error) {
 			most = 4 * runtime.NumCPU()
 		}
 	}
-	s, err := vmapi.New(vmapi.Config{Open: backends(host), Key: key, Version: version(), Max: most, MaxMemory: 4 * mc.size.Memory,
+	s, err := vmapi.New(vmapi.Config{Open: backends(host, log), Key: key, Version: version(), Max: most, MaxMemory: 4 * mc.size.Memory,
 		MaxCPUs: max(mc.size.VCPUs, runtime.NumCPU()), Log: log})
 	if err != nil {
 		return err
@@ -175,7 +176,7 @@ func lockFile(path string) (*os.File, error) {
 }
 
 // backends are this host's machines for the API.
-func backends(host *machines) func(context.Context, []string) (vmapi.Backend, error) {
+func backends(host *machines, log *slog.Logger) func(context.Context, []string) (vmapi.Backend, error) {
 	return func(ctx context.Context, labels []string) (vmapi.Backend, error) {
 		if _, err := host.labels.Kind(labels); err != nil {
 			return vmapi.Backend{}, err
@@ -191,7 +192,7 @@ func backends(host *machines) func(context.Context, []string) (vmapi.Backend, er
 		if !ok {
 			return vmapi.Backend{}, fmt.Errorf("machines of the kind %T cannot be served", of)
 		}
-		return vmapi.Backend{Provider: local.Provider, Size: local.Size, Shared: local.Shared, Place: func(m vm.VM) vmapi.Place {
+		return vmapi.Backend{Provider: connected{local.Provider, host.egress(tgr.Run{}), log}, Size: local.Size, Shared: local.Shared, Place: func(m vm.VM) vmapi.Place {
 			p := local.Place(m)
 			return vmapi.Place{Home: p.Dirs.Home, Tools: p.Dirs.Tools, Nodes: p.Nodes, Env: p.Env, User: p.User}
 		}}, nil
