@@ -94,10 +94,13 @@ func (m *masker) addPattern(p string) error {
 	return nil
 }
 
-// encodings returns how a value may look in JSON, XML, a URL, a quoted argument and in base64. Of base64 there
-// are three forms, by where in the encoded text the value begins.
+// encodings returns how a value may look in JSON, XML, a URL, a quoted argument, in what PowerShell makes of it, and in
+// base64: all that the official runner looks for, and some more.
+//
+// https://github.com/actions/runner/blob/main/src/Sdk/DTLogging/Logging/ValueEncoders.cs
 func encodings(v string) []string {
-	forms := []string{
+	forms := append(base64Forms(v), ampersandForms(v)...)
+	return append(forms,
 		jsonForm(v),
 		url.PathEscape(v),
 		url.QueryEscape(v),
@@ -109,18 +112,42 @@ func encodings(v string) []string {
 		strings.Trim(v, `"`),               //
 		strings.ReplaceAll(v, "%", "%25"),  // as the data of a workflow command
 		strings.ReplaceAll(url.QueryEscape(v), "+", "%20"),
-	}
+	)
+}
+
+// base64Forms are the three forms that a value has within base64, by where in the encoded text it begins. The last
+// character of an incomplete group depends on what follows the value: with it is how the value looks at the end.
+func base64Forms(v string) (forms []string) {
 	for shift := range min(3, len(v)) {
-		// The last character of an incomplete group depends on what follows the value.
 		tail := v[shift:]
 		for _, enc := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
 			form := enc.EncodeToString([]byte(tail))
-			if len(tail)%3 != 0 {
-				form = form[:len(form)-1]
-			}
 			if len(form) >= 4 {
 				forms = append(forms, form)
 			}
+			if within := form[:len(form)-1]; len(tail)%3 != 0 && len(within) >= 4 {
+				forms = append(forms, within)
+			}
+		}
+	}
+	return forms
+}
+
+// ampersandForms are the parts that PowerShell prints of a value that it was given as a command: it breaks, or colours
+// a character, at an ampersand. Short parts would hide too much.
+func ampersandForms(v string) (forms []string) {
+	const shortest = 6
+	end, next := strings.LastIndexByte(v, '&')+1, 0
+	if plus := strings.Index(v, "&+"); plus >= 0 {
+		end = plus + 2
+		_, next = utf8.DecodeRuneInString(v[end:]) // the coloured one
+	}
+	if end == 0 {
+		return nil
+	}
+	for _, part := range []string{v[:end], v[end+next:]} {
+		if len(part) >= shortest {
+			forms = append(forms, part)
 		}
 	}
 	return forms

@@ -76,6 +76,36 @@ func TestMaskEncodings(t *testing.T) {
 	}
 }
 
+// TestMaskOfficial masks what each encoder of the official runner makes of a value, as its own tests have it.
+func TestMaskOfficial(t *testing.T) {
+	for _, c := range []struct{ encoder, value, in string }{
+		{"base64", "pa$$w0rd", "cGEkJHcwcmQ"},
+		{"base64, shifted by 1", "pa$$w0rd", "YSQkdzByZA"},
+		{"base64, shifted by 2", "pa$$w0rd", "JCR3MHJk"},
+		{"base64 of URLs", "???>>>~~~", "Pz8_Pj4-fn5-"},
+		{"command line argument", `a"b"c`, `a\"b\"c`},
+		{"expression string", "it's mine", "it''s mine"},
+		{"JSON string", "a\t\"b\"\\c", `a\t\"b\"\\c`},
+		{"URI data", "a b/c?d=é", "a%20b%2Fc%3Fd%3D%C3%A9"},
+		{"XML data", `<a b="c">'&`, "&lt;a b=&quot;c&quot;&gt;&apos;&amp;"},
+		{"trimmed quotes", `"longer than eight"`, "longer than eight"},
+		{"PowerShell, before the ampersand", "secretpart1&secretpart2&secretpart3", "secretpart1&secretpart2&"},
+		{"PowerShell, after the ampersand", "secretpart1&secretpart2&secretpart3", "secretpart3"},
+		{"PowerShell, before a plus", "secretpart1&+secretpart2&secretpart3", "secretpart1&+"},
+		{"PowerShell, after a plus", "secretpart1&+secretpart2&secretpart3", "ecretpart2&secretpart3"},
+		{"shell, in single quotes", "it's mine", `it'\''s mine`},
+	} {
+		if got := newTestMasker(t, c.value).mask("<" + c.in + ">"); got != "<"+hidden+">" {
+			t.Errorf("%s: %q shows as %q", c.encoder, c.in, got)
+		}
+	}
+	for value, in := range map[string]string{"ab&": "ab", "abc&def": "def", "abc&+defg": "efg"} {
+		if got := newTestMasker(t, value).mask(in); got != in {
+			t.Errorf("%q hides %q, which is too short", value, in)
+		}
+	}
+}
+
 func TestMaskLimits(t *testing.T) {
 	m := newMasker(2, 1000)
 	for i, ok := range []bool{true, true, false} {
