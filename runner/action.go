@@ -214,7 +214,10 @@ func (r *run) fetch(u *unit, t target) (*fetched, error) {
 	}
 	ctx, done := r.clock.cancellable(r.clock.hard, r.clock.cancelled())
 	defer done()
-	sha, src, err := r.config.Actions.Action(ctx, t.repo, t.ref)
+	var sha string
+	var src io.ReadCloser
+	var err error
+	r.unlocked(func() { sha, src, err = r.config.Actions.Action(ctx, t.repo, t.ref) })
 	if err != nil {
 		return nil, r.sourceError(ctx, u, "Unable to resolve action '"+t.repo+"@"+t.ref+"'", err)
 	}

@@ -50,7 +50,8 @@ func (r *run) checkout(u *unit) error {
 		return interrupted(ctx)
 	}
 	r.log(u.rec, "Syncing repository: "+req.Repository)
-	res, err := r.config.Checkout.Checkout(ctx, req)
+	var res CheckoutResult
+	r.unlocked(func() { res, err = r.config.Checkout.Checkout(ctx, req) })
 	if err != nil {
 		return r.sourceError(ctx, u, "actions/checkout: "+req.Repository, err)
 	}
@@ -167,7 +168,7 @@ func (r *run) empty(u *unit, dir string) error {
 	exit, err := r.config.Machine.Exec(ctx, guest.Cmd{
 		Args: []string{"find", dir, "-mindepth", "1", "-delete"}, Dir: "/", Env: env, Grace: r.config.Limits.Grace,
 	}, out)
-	_ = out.Close()
+	r.unlocked(func() { _ = out.Close() })
 	switch {
 	case ctx.Err() != nil:
 		return interrupted(ctx)

@@ -257,10 +257,10 @@ func (r *run) inContainers(units []*unit) error {
 	outcome, reason := tgr.Success, ""
 	switch {
 	case err == nil:
-		r.end(rec, outcome, outcome, "")
+		r.end(rec, ended(outcome, ""))
 		return r.allSteps(units)
 	case isOurs(err):
-		r.end(rec, tgr.Failure, tgr.Failure, err.Error())
+		r.end(rec, ended(tgr.Failure, err.Error()))
 		return err
 	case errors.Is(err, errCancelled):
 		outcome, reason = tgr.Cancelled, r.clock.reason(r.config.Runner.Name)
@@ -270,10 +270,10 @@ func (r *run) inContainers(units []*unit) error {
 		r.blame(blameOf(err), reason)
 		r.status = tgr.Failure
 	}
-	r.end(rec, outcome, outcome, reason)
+	r.end(rec, ended(outcome, reason))
 	for _, rec := range r.steps {
 		if rec.Status == tgr.Pending {
-			r.end(rec, tgr.Skipped, tgr.Skipped, "")
+			r.end(rec, ended(tgr.Skipped, ""))
 		}
 	}
 	return nil
@@ -337,7 +337,7 @@ func (r *run) stopContainers() {
 	e.tidy(e.cmd(nil, "network", "rm", e.net))
 	r.log(rec, fmt.Sprintf("Removed %d containers and the network %s", len(ids), e.net))
 	e.net = ""
-	r.end(rec, tgr.Success, tgr.Success, "")
+	r.end(rec, ended(tgr.Success, ""))
 }
 
 // runArgs are the arguments that start a container of the job.

@@ -119,7 +119,7 @@ func (b *box) exec(ctx context.Context, u *unit, p process, env []string, out io
 	})
 	exit, err := r.config.Machine.Exec(inner, cmd, out)
 	if !undo() { // ctx has ended: nothing of the step may live on
-		<-over
+		r.unlocked(func() { <-over })
 	}
 	return exit, err
 }
@@ -149,7 +149,7 @@ func (b *box) kill(ctx context.Context, mark string, grace time.Duration) {
 // where a container's processes are seen, too: the container itself may have no programs.
 func (b *box) signal(ctx context.Context, mark, signal string) bool {
 	script := "n=1; for e in $(grep -lzxs '" + mark + "' /proc/[0-9]*/environ); do p=${e%/environ}; kill -" + signal + " ${p#/proc/} && n=0; done 2>/dev/null; exit $n"
-	exit, err := b.engine.run.config.Machine.Exec(ctx, guest.Cmd{Args: []string{"/bin/sh", "-c", script}, Env: b.engine.env(nil)}, io.Discard)
+	exit, err := b.engine.run.machine.Exec(ctx, guest.Cmd{Args: []string{"/bin/sh", "-c", script}, Env: b.engine.env(nil)}, io.Discard)
 	return err == nil && exit.Success()
 }
 

@@ -32,6 +32,8 @@ type statics struct {
 // scope is where steps see each other: the job, or one use of a composite action.
 type scope struct {
 	parent    *scope
+	of        *scope       // of a step in the background: the scope that it was started in
+	world     *world       // of the scopes without a parent
 	action    *action      // nil at the top
 	inputs    expr.Value   // of the action
 	steps     *expr.Object // the steps context
@@ -42,6 +44,14 @@ type scope struct {
 	cancelled bool         // a step of the action was cancelled
 	depth     int          // of actions in actions
 	posts     []*unit      // what is to be run after the job, in the order of the main steps
+}
+
+// here is the world that the scope's steps live in and change.
+func (sc *scope) here() *world {
+	for sc.parent != nil {
+		sc = sc.parent
+	}
+	return sc.world
 }
 
 // fill evaluates what the job brought along.

@@ -66,7 +66,7 @@ func (r *run) needEngine(pos workflow.Pos, file, what string) (*engine, error) {
 	if e.name == "" || !exit.Success() {
 		return none()
 	}
-	for _, dir := range []string{path.Join(r.config.Dirs.Temp, dirHome), path.Join(r.config.Dirs.Temp, dirCommands), r.config.Dirs.Actions, r.config.Dirs.Tools} {
+	for _, dir := range []string{path.Join(r.config.Dirs.Temp, dirHome), r.config.Dirs.Commands, r.config.Dirs.Actions, r.config.Dirs.Tools} {
 		if err := r.config.Machine.Put(r.clock.hard, dir, emptyTar()); err != nil {
 			return nil, r.classify(r.clock.hard, "making the directories that containers see", err)
 		}
@@ -135,8 +135,10 @@ type logWriter struct {
 	last string // the last line that is not blank
 }
 
-// Write never fails.
+// Write never fails. It is for the machine: flush is for who has the run's lock.
 func (w *logWriter) Write(p []byte) (int, error) {
+	w.run.mu.Lock()
+	defer w.run.mu.Unlock()
 	for rest := p; len(rest) > 0; {
 		line, more, ended := bytes.Cut(rest, []byte("\n"))
 		w.buf = append(w.buf, line...)

@@ -52,7 +52,7 @@ func (r *run) jobEnv() error {
 		return err
 	}
 	for _, p := range slices.Concat(shared, own) {
-		r.env.set(p.Name, p.Value)
+		r.top.world.env.set(p.Name, p.Value)
 	}
 	return nil
 }
@@ -107,7 +107,7 @@ func (r *run) envContext(sc *scope, u *unit) *expr.Object {
 }
 
 func (r *run) envLayers(sc *scope, u *unit) [][]pair {
-	layers := [][]pair{r.env.list, sc.env}
+	layers := [][]pair{sc.here().env.list, sc.env}
 	if u != nil {
 		layers = append(layers, u.env)
 	}
@@ -175,8 +175,8 @@ func (r *run) processEnv(u *unit, at site, isAction bool, extra []pair) ([]strin
 	for _, p := range extra {
 		m[p.Name] = p.Value
 	}
-	if before, ok := m["PATH"]; ok && len(r.path) > 0 {
-		dirs := slices.Clone(r.path)
+	if before, ok := m["PATH"]; ok && len(u.sc.here().path) > 0 {
+		dirs := slices.Clone(u.sc.here().path)
 		slices.Reverse(dirs)
 		m["PATH"] = strings.Join(append(dirs, before), ":")
 	}
@@ -214,24 +214,28 @@ func (u *unit) setEnv(name, value string) error {
 	if isDefaultVar(name) {
 		r.log(u.rec, "##[warning]"+name+" is a default variable: processes do not see what '$GITHUB_ENV' sets it to")
 	}
-	r.env.set(name, value)
-	if r.env.bytes > maxEnv {
-		return userError("the job's environment is larger than %d bytes", maxEnv)
-	}
-	return nil
+	return u.sc.here().change(func(w *world) error {
+		w.env.set(name, value)
+		if w.env.bytes > maxEnv {
+			return userError("the job's environment is larger than %d bytes", maxEnv)
+		}
+		return nil
+	})
 }
 
 // addPath puts a directory in front of PATH for the steps that follow.
-func (r *run) addPath(dir string) error {
+func (u *unit) addPath(dir string) error {
 	if strings.Contains(dir, "\x00") {
 		return userError("a directory for PATH holds a NUL byte")
 	}
-	r.path = slices.DeleteFunc(r.path, func(d string) bool { return d == dir })
-	if len(r.path) >= maxPath {
-		return userError("more than %d directories are added to PATH", maxPath)
-	}
-	r.path = append(r.path, dir)
-	return nil
+	return u.sc.here().change(func(w *world) error {
+		w.path = slices.DeleteFunc(w.path, func(d string) bool { return d == dir })
+		if len(w.path) >= maxPath {
+			return userError("more than %d directories are added to PATH", maxPath)
+		}
+		w.path = append(w.path, dir)
+		return nil
+	})
 }
 
 // allowsUnsecure reports whether the workflow, not a step's output, allows the set-env and add-path commands.

@@ -33,7 +33,7 @@ type matcher struct {
 	FromPath string           `json:"fromPath"`
 	Patterns []matcherPattern `json:"pattern"`
 
-	states []*found // what matched so far, by pattern; nil: nothing
+	states map[*record][]*found // what matched so far in a step's output, by pattern; nil: nothing
 	spent  time.Duration
 }
 
@@ -194,7 +194,7 @@ func (m *matcher) check() error {
 	if !seen["message"] {
 		return errors.New("no pattern sets message")
 	}
-	m.states = make([]*found, n)
+	m.states = map[*record][]*found{}
 	return nil
 }
 
@@ -218,7 +218,7 @@ func (r *run) match(u *unit, line string) bool {
 	}
 	for i, m := range r.matchers {
 		start := time.Now()
-		f, err := m.offer(text)
+		f, err := m.offer(m.of(u.rec), text)
 		if took := time.Since(start); took > matcherSlow {
 			m.spent += took
 		}
@@ -232,7 +232,7 @@ func (r *run) match(u *unit, line string) bool {
 		}
 		for _, other := range r.matchers {
 			if other != m {
-				clear(other.states)
+				clear(other.of(u.rec))
 			}
 		}
 		return r.annotateMatch(u, m, f, text)
@@ -240,16 +240,24 @@ func (r *run) match(u *unit, line string) bool {
 	return false
 }
 
+// of is what has matched so far in the output of a step.
+func (m *matcher) of(rec *record) []*found {
+	if m.states[rec] == nil {
+		m.states[rec] = make([]*found, len(m.Patterns))
+	}
+	return m.states[rec]
+}
+
 // offer matches one line; what it returns is complete.
-func (m *matcher) offer(line string) (*found, error) {
+func (m *matcher) offer(states []*found, line string) (*found, error) {
 	last := len(m.Patterns) - 1
 	for i := last; i >= 0; i-- {
 		p := &m.Patterns[i]
 		var before *found
 		if i > 0 {
-			if p.Loop && m.states[i] != nil {
-				before = m.states[i]
-			} else if before = m.states[i-1]; before == nil {
+			if p.Loop && states[i] != nil {
+				before = states[i]
+			} else if before = states[i-1]; before == nil {
 				continue
 			}
 		}
@@ -259,23 +267,23 @@ func (m *matcher) offer(line string) (*found, error) {
 		}
 		if match == nil {
 			if p.Loop {
-				m.states[i] = nil
+				states[i] = nil
 			}
 			continue
 		}
 		f := p.capture(match, before)
 		if i == last {
-			clear(m.states)
+			clear(states)
 			if p.Loop {
-				m.states[i] = before
+				states[i] = before
 			}
 			return f, nil
 		}
-		clear(m.states)
-		m.states[i] = f
+		clear(states)
+		states[i] = f
 		return nil, nil
 	}
-	clear(m.states)
+	clear(states)
 	return nil, nil
 }
 

@@ -16,7 +16,7 @@ const maxCommand = 1 << 20
 type output struct {
 	unit *unit
 
-	mu     sync.Mutex // a machine may write from its own goroutine
+	mu     sync.Mutex // a machine may write from its own goroutine; taken before the run's lock
 	buf    []byte     // of the current line
 	cr     bool       // the last byte was a carriage return: a line feed right after it is part of the same end
 	drop   bool       // the rest of the current line is thrown away
@@ -33,8 +33,7 @@ func newOutput(u *unit) *output {
 
 // Write takes the next bytes. It never fails: a step's output must not end the step.
 func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	defer o.lock()()
 	limit := o.unit.run.config.Limits.LineBytes
 	feed, ret := -1, -1 // where the next line feed and carriage return are
 	for i := 0; i < len(p) && !o.closed; {
@@ -63,6 +62,16 @@ func (o *output) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// lock takes what a write needs.
+func (o *output) lock() (unlock func()) {
+	o.mu.Lock()
+	o.unit.run.mu.Lock()
+	return func() {
+		o.unit.run.mu.Unlock()
+		o.mu.Unlock()
+	}
+}
+
 // nextByte is where b is next in p, from i on: at, if that is not behind i. It is len(p) if there is none.
 func nextByte(p []byte, i, at int, b byte) int {
 	if at >= i {
@@ -76,8 +85,7 @@ func nextByte(p []byte, i, at int, b byte) int {
 
 // Close logs what is left of a line without an end. Nothing is taken after it.
 func (o *output) Close() error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	defer o.lock()()
 	if !o.closed && len(o.buf) > 0 {
 		o.flush()
 	}
@@ -299,7 +307,7 @@ func (o *output) unsecure(c command) error {
 			"For more information see: https://github.blog/changelog/2020-10-01-github-actions-deprecating-set-env-and-add-path-commands/", c.name)
 	}
 	if c.name == cmdAddPath {
-		return u.run.addPath(c.data)
+		return u.addPath(c.data)
 	}
 	name := c.props["name"]
 	if name == "" {

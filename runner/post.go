@@ -39,6 +39,9 @@ func (sc *scope) register(u *unit) {
 	if u.inner != nil {
 		wanted = len(u.innerIn.posts) > 0
 	}
+	if sc.of != nil {
+		sc = sc.of
+	}
 	if wanted && !u.posted {
 		u.posted = true
 		sc.posts = append(sc.posts, u)
@@ -80,7 +83,7 @@ func (r *run) hookStep(u *unit, rec *record, do func(*unit) (bool, error)) error
 		r.status = tgr.Failure
 		r.blame(blameOfStep(err), "step '"+rec.Name+"' failed: "+reason)
 	}
-	r.end(rec, outcome, outcome, reason)
+	r.end(rec, ended(outcome, reason))
 	return nil
 }
 

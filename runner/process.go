@@ -70,7 +70,7 @@ func (r *run) process(u *unit, p process) error {
 	out := newOutput(u)
 	u.site = p.site
 	exit, err := p.site.exec(ctx, u, p, env, out)
-	_ = out.Close()
+	r.unlocked(func() { _ = out.Close() })
 	u.rec.exited(exit)
 	if err == nil || ctx.Err() != nil { // files count even if the step was ended early
 		if ferr := r.commandFiles(u); ferr != nil && (err == nil || isOurs(ferr)) {
@@ -174,7 +174,7 @@ func (r *run) commandFiles(u *unit) error {
 		{fileState, "state", u.pairs(u.saveState)},
 		{filePath, "path", func(s string) error {
 			for _, dir := range parseLines(s) {
-				if err := r.addPath(dir); err != nil {
+				if err := u.addPath(dir); err != nil {
 					return err
 				}
 			}
@@ -212,11 +212,12 @@ func (u *unit) summary(src string) error {
 		return nil
 	}
 	text := r.show(src, int(r.config.Limits.FileBytes))
-	if n := len(r.result.Summaries); n > 0 && r.result.Summaries[n-1].Step == u.rec.Number {
-		text = r.result.Summaries[n-1].Markdown + "\n" + text // steps within one action
-		text = text[:min(len(text), int(r.config.Limits.FileBytes))]
-		r.result.Summaries[n-1].Markdown = strings.ToValidUTF8(text, "")
-		return nil
+	for i := range r.result.Summaries {
+		if have := &r.result.Summaries[i]; have.Step == u.rec.Number { // steps within one action
+			text = have.Markdown + "\n" + text
+			have.Markdown = strings.ToValidUTF8(text[:min(len(text), int(r.config.Limits.FileBytes))], "")
+			return nil
+		}
 	}
 	r.result.Summaries = append(r.result.Summaries, Summary{Step: u.rec.Number, Markdown: text})
 	return nil

@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/terraphim/tgr"
@@ -17,8 +18,10 @@ import (
 	"github.com/terraphim/tgr/workflow"
 )
 
-// run is one job while it runs. The goroutine of Run owns it; an output borrows it during an Exec.
+// run is one job while it runs. Whoever holds mu owns it: the goroutine of Run, one of a step in the background, or an
+// output for what it is given.
 type run struct {
+	mu     sync.Mutex
 	config Config
 	job    Job
 	mask   *masker
@@ -26,8 +29,6 @@ type run struct {
 
 	steps   []*record // in the order of execution
 	current *record   // the step that runs
-	env     vars      // workflow's and job's env, and what steps wrote to GITHUB_ENV
-	path    []string  // what steps wrote to GITHUB_PATH; the last comes first in PATH
 	static  statics   // contexts that do not change
 	used    bool      // a step has run: the workspace may hold files
 
@@ -38,11 +39,14 @@ type run struct {
 	remote      map[string]*fetched // repositories of remote actions by owner/name@ref
 	matchers    []*matcher
 	top         *scope
-	site        site       // where steps run
-	engine      *engine    // the machine's container engine, once it is needed
-	boxes       containers // of the job
-	made        int        // units made so far
-	files       int        // command file directories made so far
+	background  []*background
+	slots       chan struct{} // of steps in the background
+	machine     Machine       // for who does not hold mu
+	site        site          // where steps run
+	engine      *engine       // the machine's container engine, once it is needed
+	boxes       containers    // of the job
+	made        int           // units made so far
+	files       int           // command file directories made so far
 }
 
 // record is one step as it is shown.
@@ -66,13 +70,19 @@ func Run(ctx context.Context, c Config, j Job) (Result, error) {
 		job:    j,
 		status: tgr.Success,
 		remote: map[string]*fetched{},
+		slots:  make(chan struct{}, maxBackground),
 	}
+	r.machine = r.config.Machine
+	r.config.Machine = shared{r.machine, &r.mu}
 	r.site = onMachine{r}
 	r.mask = newMasker(r.config.Limits.Masks, r.config.Limits.MaskBytes)
 	r.clock.start(ctx, j.Instance)
 	defer r.clock.stop()
 
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	err := r.all()
+	r.endBackground()
 	r.finish(err)
 	return r.result, err
 }
@@ -84,17 +94,17 @@ func (r *run) all() error {
 	units, err := r.setUp(setUp)
 	switch {
 	case errors.Is(err, errCancelled):
-		r.end(setUp, tgr.Cancelled, tgr.Cancelled, r.clock.reason(r.config.Runner.Name))
+		r.end(setUp, ended(tgr.Cancelled, r.clock.reason(r.config.Runner.Name)))
 	case isOurs(err):
-		r.end(setUp, tgr.Failure, tgr.Failure, err.Error())
+		r.end(setUp, ended(tgr.Failure, err.Error()))
 		return err
 	case err != nil:
 		r.error(setUp, err.Error())
 		r.blame(blameOf(err), err.Error())
 		r.status = tgr.Failure
-		r.end(setUp, tgr.Failure, tgr.Failure, err.Error())
+		r.end(setUp, ended(tgr.Failure, err.Error()))
 	default:
-		r.end(setUp, tgr.Success, tgr.Success, "")
+		r.end(setUp, ended(tgr.Success, ""))
 		err := r.inContainers(units)
 		r.stopContainers()
 		if err != nil {
@@ -117,6 +127,9 @@ func (r *run) allSteps(units []*unit) error {
 		if err := r.step(r.clock.hard, u); err != nil {
 			return err
 		}
+	}
+	if err := r.joinAll(); err != nil {
+		return err
 	}
 	for i := len(r.top.posts) - 1; i >= 0; i-- {
 		if err := r.postStep(r.top.posts[i]); err != nil {
@@ -153,7 +166,7 @@ func (r *run) complete() error {
 		r.result.Outputs[o.Name] = value
 	}
 	r.log(rec, "Job result: "+r.jobStatus())
-	r.end(rec, conclusion, conclusion, "")
+	r.end(rec, ended(conclusion, ""))
 	return nil
 }
 
@@ -171,6 +184,7 @@ func (r *run) finish(err error) {
 		}
 	}
 	res.Steps, res.Annotations = r.snapshot(), r.annotations
+	slices.SortStableFunc(res.Summaries, func(a, b Summary) int { return a.Step - b.Step })
 	r.config.Sink.Steps(r.snapshot())
 	switch cause := r.clock.cause(); {
 	case err != nil:
@@ -216,14 +230,14 @@ func (r *run) begin(rec *record) {
 	r.config.Sink.Steps(r.snapshot())
 }
 
-func (r *run) end(rec *record, outcome, conclusion tgr.Conclusion, reason string) {
-	rec.Status, rec.Outcome, rec.Conclusion = tgr.Completed, outcome, conclusion
-	rec.Reason = r.show(reason, 4096)
+func (r *run) end(rec *record, e ending) {
+	rec.Status, rec.Outcome, rec.Conclusion = tgr.Completed, e.outcome, e.conclusion
+	rec.Reason = r.show(e.reason, 4096)
 	rec.Finished = r.config.Now()
 	if rec.Started.IsZero() {
 		rec.Started = rec.Finished
 	}
-	r.config.Log.Debug("step", "number", rec.Number, "conclusion", string(conclusion), "took", rec.Finished.Sub(rec.Started))
+	r.config.Log.Debug("step", "number", rec.Number, "conclusion", string(e.conclusion), "took", rec.Finished.Sub(rec.Started))
 	r.config.Sink.Steps(r.snapshot())
 }
 
@@ -252,7 +266,7 @@ func (r *run) setUp(rec *record) ([]*unit, error) {
 			}
 		}
 	}
-	r.top = &scope{steps: expr.NewObject()}
+	r.top = &scope{steps: expr.NewObject(), world: &world{}}
 	if err := r.static.fill(r); err != nil {
 		return nil, err
 	}
@@ -346,7 +360,7 @@ func (c Config) orDefaults(j Job) Config {
 		}
 	}
 	if d.Commands == "" {
-		d.Commands = d.Temp + "/_runner_file_commands"
+		d.Commands = d.Temp + "/" + dirCommands
 	}
 	c.Limits = c.Limits.orDefaults()
 	if c.Now == nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/terraphim/tgr/workflow"
 )
 
-// Machine is where a job runs. Run uses it for one thing at a time, but that a Get may be asked for by what Exec writes
-// to out.
+// Machine is where a job runs. It is safe for concurrent use: steps may run in the background, and a Get may be asked for
+// by what Exec writes to out.
 type Machine interface {
 	// Exec runs c and returns when it ended. out gets stdout and stderr in the order they were written; with
 	// c.Stderr set, stderr goes there. Nothing is written after Exec returned. Exit is the command's verdict,

@@ -42,7 +42,8 @@ var update = flag.Bool("update", false, "rewrite the expected results of the sce
 //	want                the result, rewritten with -update
 //
 // Lines of the comment set options: secret NAME=VALUE, var NAME=VALUE, input NAME=VALUE, need JOB RESULT NAME=VALUE, event
-// JSON, debug, cancel TEXT (cancel the job when the log shows the text), needs PROGRAM (skip without it).
+// JSON, debug, cancel TEXT (cancel the job when the log shows the text), needs PROGRAM (skip without it), brief (leave out
+// what the log shows of the set-up and of the steps' headers).
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -85,6 +86,7 @@ type scenario struct {
 	config runner.Config
 	job    runner.Job
 	sink   *sink
+	brief  bool
 }
 
 func newScenario(t testing.TB, a *txtar.Archive) *scenario {
@@ -170,6 +172,8 @@ func (s *scenario) options(t testing.TB, comment string) {
 			s.job.Token = rest
 		case "debug":
 			s.job.Debug = true
+		case "brief":
+			s.brief = true
 		case "cancel":
 			s.sink.trigger = rest
 		case "needs":
@@ -202,6 +206,7 @@ func (s *scenario) show(res runner.Result, err error) string {
 	for _, name := range names {
 		fmt.Fprintf(&b, "output %s=%s\n", name, res.Outputs[name])
 	}
+	slices.SortStableFunc(res.Annotations, func(a, b tgr.Annotation) int { return a.Step - b.Step }) // some steps run at once
 	for _, a := range res.Annotations {
 		fmt.Fprintf(&b, "%s [%d] %s:%d:%d-%d:%d %s %q\n", a.Level, a.Step, a.File, a.Line, a.Column, a.EndLine, a.EndColumn, a.Title, a.Message)
 	}
@@ -219,10 +224,18 @@ func (s *scenario) show(res runner.Result, err error) string {
 			fmt.Fprintf(&b, " exit %d", *st.ExitCode)
 		}
 		b.WriteString("\n")
+		header := s.brief && (st.ID == "__setup" || st.ID == "__complete")
 		for _, l := range s.sink.lines {
-			if l.Step == st.Number {
+			if l.Step != st.Number {
+				continue
+			}
+			if s.brief && strings.HasPrefix(l.Text, "##[group]Run ") {
+				header = true
+			}
+			if !header || strings.Contains(l.Text, "##[error]") || strings.Contains(l.Text, "##[warning]") {
 				fmt.Fprintf(&b, "\t%s\n", l.Text)
 			}
+			header = header && l.Text != "##[endgroup]"
 		}
 	}
 	text := strings.ReplaceAll(b.String(), s.base, "$BASE")

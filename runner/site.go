@@ -111,6 +111,9 @@ func (r *run) jobMounts() mounts {
 		{path.Join(d.Temp, dirHome), "/github/home", false},
 		{path.Join(d.Temp, dirWorkflow), "/github/workflow", false},
 	}
+	if d.Commands != path.Join(d.Temp, dirCommands) {
+		ms = append(ms, mount{d.Commands, "/__w/_temp/" + dirCommands, false})
+	}
 	var seen []string
 	for _, node := range r.config.Nodes {
 		dir, ok := strings.CutSuffix(node, "/bin/node")
@@ -129,7 +132,7 @@ func (r *run) actionMounts() mounts {
 		{d.Temp, "/github/runner_temp", false},
 		{path.Join(d.Temp, dirHome), "/github/home", false},
 		{path.Join(d.Temp, dirWorkflow), "/github/workflow", false},
-		{path.Join(d.Temp, dirCommands), "/github/file_commands", false},
+		{d.Commands, "/github/file_commands", false},
 		{d.Workspace, "/github/workspace", false},
 	}
 }

@@ -28,6 +28,9 @@ type unit struct {
 	state    vars // of its action: what save-state said, for the post step
 	failures []string
 
+	background bool    // the steps after it do not wait for it
+	group      []*unit // of a step of parallel steps: these
+
 	pre     *hook   // what is to run before the job's first step
 	warned  bool    // of its inputs
 	posted  bool    // what is to run after the job is registered
@@ -52,12 +55,28 @@ func (r *run) units(steps []workflow.Step, sc *scope, file string) ([]*unit, err
 	units := make([]*unit, 0, len(steps))
 	for i := range steps {
 		s := &steps[i]
-		if s.Background || s.Wait != nil || s.WaitAll || s.Cancel != "" || s.Parallel != nil {
-			return nil, workflowError(file, s.Pos, "steps with background, wait, wait-all, cancel or parallel are not supported")
+		u := &unit{run: r, sc: sc, src: s, background: s.Background}
+		if sc.parent != nil && (u.background || u.controls()) {
+			return nil, workflowError(file, s.Pos, "actions have no steps with background, wait, wait-all, cancel or parallel")
 		}
-		units = append(units, &unit{run: r, sc: sc, src: s})
+		if s.Parallel != nil { // the group runs in the background, and the step itself waits for it
+			var err error
+			if u.group, err = r.units(s.Parallel, sc, file); err != nil {
+				return nil, err
+			}
+			for _, g := range u.group {
+				g.background = true
+			}
+			units = append(units, u.group...)
+		}
+		units = append(units, u)
 	}
 	return units, nil
+}
+
+// controls reports whether the step runs nothing, but waits for steps or cancels one.
+func (u *unit) controls() bool {
+	return u.src.Wait != nil || u.src.WaitAll || u.src.Cancel != "" || u.src.Parallel != nil
 }
 
 // fail makes the step fail when its process has ended.
@@ -84,11 +103,31 @@ func (u *unit) saveState(name, value string) error {
 	return nil
 }
 
+// ending is how a step has ended.
+type ending struct {
+	outcome    tgr.Conclusion
+	conclusion tgr.Conclusion // the outcome, unless continue-on-error forgives it
+	reason     string
+	blame      tgr.Blame // of a failure
+	stopped    bool      // it was in the background, and another step has cancelled it
+}
+
+// ended is the ending of what no continue-on-error forgives.
+func ended(c tgr.Conclusion, reason string) ending {
+	return ending{outcome: c, conclusion: c, reason: reason}
+}
+
 // step runs one step from its condition to its conclusion. An error is a fault of ours.
 func (r *run) step(base context.Context, u *unit) error {
+	switch {
+	case u.controls():
+		return r.control(u)
+	case u.background:
+		return r.launch(u)
+	}
 	run, err := r.admit(u)
 	if err == nil && !run {
-		r.conclude(u, tgr.Skipped, tgr.Skipped, "")
+		r.conclude(u, ended(tgr.Skipped, ""))
 		return nil
 	}
 	if u.top() {
@@ -97,33 +136,60 @@ func (r *run) step(base context.Context, u *unit) error {
 	if err == nil {
 		err = r.attempt(base, u)
 	}
-	outcome, reason, ours := r.verdict(u, err)
+	e, ours := r.judge(u, err)
 	if ours != nil {
 		return ours
 	}
-	conclusion := outcome
-	if outcome == tgr.Failure {
-		forgiven, err := r.flag(u.src.ContinueOnError, u, "continue-on-error")
-		switch {
-		case err != nil && blameOf(err) == tgr.BlameOurs:
-			return err
-		case err != nil:
-			r.error(u.rec, err.Error())
-		case forgiven:
-			conclusion = tgr.Success
-		}
-	}
-	if conclusion == tgr.Failure {
-		if u.sc.failed = true; u.sc.cause == nil {
-			u.sc.cause = &fault{blame: blameOfStep(err), message: reason, logged: true}
-		}
-		if u.top() {
-			r.status = tgr.Failure
-			r.blame(blameOfStep(err), fmt.Sprintf("step '%s' failed: %s", u.rec.Name, reason))
-		}
-	}
-	r.conclude(u, outcome, conclusion, reason)
+	r.fold(u, e)
+	r.conclude(u, e)
 	return nil
+}
+
+// judge turns what attempt returned into how the step has ended. An error is a fault of ours.
+func (r *run) judge(u *unit, err error) (ending, error) {
+	outcome, reason, ours := r.verdict(u, err)
+	if ours != nil {
+		return ending{}, ours
+	}
+	e := ending{outcome: outcome, reason: reason, stopped: outcome == tgr.Cancelled && u.stoppedBy() != nil}
+	if outcome == tgr.Failure {
+		e.blame = blameOfStep(err)
+	}
+	return r.forgive(u, e)
+}
+
+// forgive says what a step's outcome means where it says continue-on-error.
+func (r *run) forgive(u *unit, e ending) (ending, error) {
+	if e.conclusion = e.outcome; e.outcome != tgr.Failure {
+		return e, nil
+	}
+	forgiven, err := r.flag(u.src.ContinueOnError, u, "continue-on-error")
+	switch {
+	case err != nil && blameOf(err) == tgr.BlameOurs:
+		return e, err
+	case err != nil:
+		r.error(u.rec, err.Error())
+	case forgiven:
+		e.conclusion = tgr.Success
+	}
+	return e, nil
+}
+
+// fold makes the step's failure that of what it is part of.
+func (r *run) fold(u *unit, e ending) {
+	if e.conclusion != tgr.Failure {
+		return
+	}
+	if u.sc.failed = true; u.sc.cause == nil {
+		u.sc.cause = &fault{blame: e.blame, message: e.reason, logged: true}
+	}
+	if u.top() {
+		r.status = tgr.Failure
+		if !u.controls() { // those name the step that they have waited for
+			e.reason = fmt.Sprintf("step '%s' failed: %s", u.rec.Name, e.reason)
+		}
+		r.blame(e.blame, e.reason)
+	}
 }
 
 // admit evaluates the step's env and condition, in this order, as the condition may use it.
@@ -144,7 +210,7 @@ func (r *run) admit(u *unit) (run bool, err error) {
 
 // attempt does what the step is for, within its time.
 func (r *run) attempt(base context.Context, u *unit) error {
-	if base.Err() != nil {
+	if u.limit = base; base.Err() != nil {
 		return interrupted(base)
 	}
 	if u.top() && u.src.Name != "" {
@@ -190,6 +256,11 @@ func (r *run) verdict(u *unit, err error) (outcome tgr.Conclusion, reason string
 	switch {
 	case err == nil:
 		return tgr.Success, "", nil
+	case errors.Is(err, errCancelled) && u.stoppedBy() != nil:
+		if u.top() {
+			r.log(u.rec, "The step was "+u.stoppedBy().Error()+".")
+		}
+		return tgr.Cancelled, u.stoppedBy().Error(), nil
 	case errors.Is(err, errCancelled):
 		if u.top() {
 			if errors.Is(r.clock.cause(), ErrTimeout) {
@@ -210,6 +281,14 @@ func (r *run) verdict(u *unit, err error) (outcome tgr.Conclusion, reason string
 	return "", "", err
 }
 
+// stoppedBy is the step that has cancelled this one, or the one around it, as an error; nil if none has.
+func (u *unit) stoppedBy() error {
+	if s := (stopped{}); u.limit != nil && errors.As(context.Cause(u.limit), &s) {
+		return s
+	}
+	return nil
+}
+
 func blameOfStep(err error) tgr.Blame {
 	if b := blameOf(err); b != tgr.BlameOurs {
 		return b
@@ -218,23 +297,30 @@ func blameOfStep(err error) tgr.Blame {
 }
 
 // conclude writes a step's end to its scope's steps context, and shows it.
-func (r *run) conclude(u *unit, outcome, conclusion tgr.Conclusion, reason string) {
-	if outcome == tgr.Cancelled {
+func (r *run) conclude(u *unit, e ending) {
+	if e.outcome == tgr.Cancelled {
 		u.sc.cancelled = true
 	}
-	if id := visibleID(u.src.ID); id != "" {
-		outputs := expr.NewObject()
-		for _, p := range u.outputs.list {
-			outputs.Set(p.Name, expr.Str(p.Value))
-		}
-		u.sc.steps.Set(id, expr.Obj(expr.NewObject().
-			Set("outputs", expr.Obj(outputs)).
-			Set("outcome", expr.Str(string(outcome))).
-			Set("conclusion", expr.Str(string(conclusion)))))
-	}
+	u.sc.show(u, e)
 	if u.top() {
-		r.end(u.rec, outcome, conclusion, reason)
+		r.end(u.rec, e)
 	}
+}
+
+// show adds a step that has ended to the steps context.
+func (sc *scope) show(u *unit, e ending) {
+	id := visibleID(u.src.ID)
+	if id == "" {
+		return
+	}
+	outputs := expr.NewObject()
+	for _, p := range u.outputs.list {
+		outputs.Set(p.Name, expr.Str(p.Value))
+	}
+	sc.steps.Set(id, expr.Obj(expr.NewObject().
+		Set("outputs", expr.Obj(outputs)).
+		Set("outcome", expr.Str(string(e.outcome))).
+		Set("conclusion", expr.Str(string(e.conclusion)))))
 }
 
 // flag evaluates a boolean; false where nothing is written.
