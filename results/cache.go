@@ -180,15 +180,14 @@ func (x *Session) commit(ctx context.Context, size int64, clause string, args ..
 // events, which have a quarter of it at most, so that strangers cannot drive out what the branches use. The fresh one,
 // and what is being read, stays.
 func (s *Service) evict(t *tx, fresh *blob) error {
+	var all, strangers int64
+	if err := t.row("SELECT sum(size), sum(size * (1 - trusted)) FROM blobs WHERE kind = 'cache' AND state = 'done' AND repo = ?", fresh.repo).
+		Scan(&all, &strangers); err != nil || all <= s.cfg.Limits.CacheBytes && strangers <= s.cfg.Limits.CacheBytes/4 {
+		return err
+	}
 	list, err := find(t.ctx, t.tx, "WHERE kind = 'cache' AND state = 'done' AND repo = ? ORDER BY trusted, used, id", fresh.repo)
 	if err != nil {
 		return err
-	}
-	var all, strangers int64
-	for _, b := range list {
-		if all += b.size; !b.trusted {
-			strangers += b.size
-		}
 	}
 	for _, b := range list {
 		if all <= s.cfg.Limits.CacheBytes && (b.trusted || strangers <= s.cfg.Limits.CacheBytes/4) {

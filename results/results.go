@@ -41,7 +41,7 @@ type Limits struct {
 	BlobBytes     int64         // of one cache or artifact: 10 GiB
 	JobBytes      int64         // sent by one job, whatever became of it: 40 GiB
 	Blocks        int           // of one upload: 10,000
-	Uploads       int           // begun by one job and not finished: 64
+	Uploads       int           // begun by one job and not finished: 1,000
 	Idle          time.Duration // how long a transfer may stand still: 30 s
 }
 
@@ -58,7 +58,7 @@ func (l Limits) orDefaults() Limits {
 	for _, f := range []struct {
 		field *int
 		value int
-	}{{&l.Artifacts, 500}, {&l.Blocks, 10_000}, {&l.Uploads, 64}} {
+	}{{&l.Artifacts, 500}, {&l.Blocks, 10_000}, {&l.Uploads, 1000}} {
 		if *f.field <= 0 {
 			*f.field = f.value
 		}
@@ -150,6 +150,12 @@ func (s *Service) Close() error {
 	}
 	s.work.Wait()
 	return s.meta.close()
+}
+
+func (s *Service) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
 }
 
 func (s *Service) sweepNowAndThen(ctx context.Context) {

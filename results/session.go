@@ -60,6 +60,10 @@ func (s *Service) Begin(ctx context.Context, j Job) (*Session, error) {
 	default:
 		return nil, tgr.Errorf("results.begin", tgr.Workflow, "cache-mode is '%s', and has to be none, read, write or write-only", j.CacheMode)
 	}
+	stopping := tgr.Errorf("results.begin", tgr.Unavailable, "the services are stopping")
+	if s.isClosed() {
+		return nil, stopping
+	}
 	x := &Session{s: s, job: j, access: accessOf(&j)}
 	sent, err := s.meta.sentBy(ctx, int64(j.ID))
 	if err != nil {
@@ -72,7 +76,7 @@ func (s *Service) Begin(ctx context.Context, j Job) (*Session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil, tgr.Errorf("results.begin", tgr.Unavailable, "the services are stopping")
+		return nil, stopping
 	}
 	s.sessions[x] = true
 	return x, nil

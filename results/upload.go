@@ -282,10 +282,10 @@ func readBlockList(r io.Reader, most int) ([]string, error) {
 	}
 	d := xml.NewDecoder(bytes.NewReader(b))
 	var list []string
-	depth := 0
+	depth, roots := 0, 0
 	for {
 		token, err := d.Token()
-		if errors.Is(err, io.EOF) && depth == 0 {
+		if errors.Is(err, io.EOF) && roots == 1 {
 			return list, nil
 		}
 		if err != nil {
@@ -293,7 +293,9 @@ func readBlockList(r io.Reader, most int) ([]string, error) {
 		}
 		switch t := token.(type) {
 		case xml.StartElement:
-			depth++
+			if depth++; depth == 1 {
+				roots++
+			}
 			if want := []string{"BlockList", "Latest Uncommitted Committed"}; depth > 2 || !isOneOf(want[depth-1], t.Name.Local) {
 				return nil, invalid(fmt.Errorf("element %q at level %s", clip(t.Name.Local, 32), strconv.Itoa(depth)))
 			}
