@@ -198,6 +198,8 @@ func (p *Provider) Start(ctx context.Context, s vm.Spec) (vm.VM, error) {
 type plan struct {
 	files func(ctx context.Context, j *jail) error   // puts the files into the jail
 	run   func(ctx context.Context, c *Client) error // configures the machine and lets it go
+	// await returns when the machine is ready; nil: when its agent accepts connections.
+	await func(ctx context.Context, proc *process) error
 }
 
 // start makes a machine.

@@ -523,3 +523,37 @@ func TestNetwork(t *testing.T) {
 	}
 	check(m)
 }
+
+// A guest that boots is enough, and nothing less; the verdict is kept until Firecracker is another.
+func TestProbe(t *testing.T) {
+	if kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err != nil {
+		t.Skip("SKIPPED: a probe does not go further than this: ", err)
+	} else {
+		kvm.Close()
+	}
+	cache := t.TempDir()
+	p := open(t, func(c *Config) { c.CacheDir = cache })
+	v, err := p.Probe(t.Context())
+	if err != nil || !v.OK || !strings.HasPrefix(v.Reason, "a guest booted in ") {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	if left, err := p.cfg.Journal.List(); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	again, err := p.Probe(t.Context())
+	if diff := cmp.Diff(v, again); diff != "" || err != nil {
+		t.Errorf("the second time (-want +got):\n%s%v", diff, err)
+	}
+	script, err := os.ReadFile(p.binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mute := filepath.Join(t.TempDir(), "firecracker")
+	if err := os.WriteFile(mute, bytes.ReplaceAll(script, []byte(probeMessage), []byte("Kernel panic - not syncing: no")), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p = open(t, func(c *Config) { c.CacheDir, c.Binary = cache, mute })
+	if v, err = p.Probe(t.Context()); err != nil || v.OK || !strings.Contains(v.Reason, "Kernel panic - not syncing: no") {
+		t.Errorf("a guest that panics: %+v, %v", v, err)
+	}
+}

@@ -97,7 +97,10 @@ func (m *machine) launch(ctx context.Context, do plan) error {
 	if err := do.run(ctx, proc.api); err != nil {
 		return proc.blame(ctx, err)
 	}
-	return m.awaitAgent(ctx, proc)
+	if do.await != nil {
+		return do.await(ctx, proc)
+	}
+	return proc.awaitAgent(ctx)
 }
 
 // prepare settles who the machine is, and connects it to a network that lets nothing through yet. A machine that is
@@ -281,7 +284,7 @@ func (proc *process) blame(ctx context.Context, err error) error {
 }
 
 // awaitAgent waits until the agent accepts connections.
-func (m *machine) awaitAgent(ctx context.Context, proc *process) error {
+func (proc *process) awaitAgent(ctx context.Context) error {
 	return proc.poll(ctx, func() error {
 		try, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
