@@ -3,7 +3,7 @@
 
 GO ?= go
 
-.PHONY: demo test build lint bench clean
+.PHONY: demo test test-firecracker build lint bench clean
 
 demo:
 	@scripts/setup run
@@ -23,6 +23,13 @@ test:
 	@$(MAKE) --no-print-directory build
 	@bin/tgr image build
 	TGR_NETWORK=1 $(GO) test -race -timeout 30m ./...
+
+# The conformance suite on a real Firecracker. Where none boots a guest, that is said, and is a failure.
+test-firecracker:
+	@$(MAKE) --no-print-directory build
+	@bin/tgr image build
+	bin/tgr doctor --probe firecracker
+	TGR_FIRECRACKER=1 $(GO) test -count=1 -v -timeout 30m -run TestReal ./vm/firecracker
 
 lint:
 	test -z "$$(gofmt -l $$(git ls-files '*.go'))"

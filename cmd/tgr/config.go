@@ -54,7 +54,7 @@ func settings() []setting {
 		{Key: "s3-access-key", Env: "AWS_ACCESS_KEY_ID", Help: "access key of the bucket"},
 		{Key: "s3-secret-key", Env: "AWS_SECRET_ACCESS_KEY", Secret: true, Help: "secret key of the bucket"},
 		{Key: "max-concurrent-workflows", Env: "MAX_CONCURRENT_WORKFLOWS", Default: "5", Help: "jobs that run at once"},
-		{Key: "isolation", Env: "TGR_ISOLATION", Default: "auto", Help: "auto, qemu, or process (no isolation at all)"},
+		{Key: "isolation", Env: "TGR_ISOLATION", Default: "auto", Help: isolationHelp},
 		{Key: "image", Env: "TGR_IMAGE", Default: image.DefaultName, Help: "image of the machines"},
 		{Key: "labels", Env: "TGR_LABELS", Help: "machines by label of runs-on, as large=cpus:4,memory:8192,disk:20480 docker=image:full ubuntu-20.04= (MiB; nothing after the = is the default machine); GitHub's ubuntu labels are known"},
 		{Key: "vm-memory", Env: "TGR_VM_MEMORY", Default: "1024", Help: "memory of a machine, MiB"},

@@ -52,7 +52,7 @@ webhooks, and show what becomes of them: jobs with their logs, statuses, check r
 			return ours(d.run(cmd.Context()))
 		},
 	}
-	cmd.Flags().StringVar(&isolation, "isolation", "auto", "auto, qemu, or process (no isolation at all)")
+	cmd.Flags().StringVar(&isolation, "isolation", "auto", isolationHelp)
 	return cmd
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/terraphim/tgr/image"
 	"github.com/terraphim/tgr/vm"
+	"github.com/terraphim/tgr/vm/firecracker"
 	"github.com/terraphim/tgr/vm/qemu"
 )
 
@@ -37,17 +39,30 @@ type diagnosis struct {
 
 func newDoctorCmd() *cobra.Command {
 	var asJSON bool
+	var probe string
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Say what this host has, what it lacks, and the command that mends it",
 		Long: "Say what this host has, what it lacks, and the command that mends it.\n\n" +
-			"A guest is really booted, with KVM and with what jobs would get. Exit status 0 says that the default isolation works.",
+			"A guest is really booted, with KVM and with what jobs would get. Exit status 0 says that the default isolation works,\n" +
+			"or with --probe that this one does.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := loadConfig(cmd.Flags())
 			if err != nil {
 				return err
 			}
+			if probe != "" && probe != "firecracker" && probe != "qemu" {
+				return usagef("--probe %s: expected firecracker or qemu", probe)
+			}
 			d := diagnose(cmd.Context(), c, imageStore(cmd))
+			if probe != "" && !strings.HasPrefix(d.Isolation, probe) {
+				d.Isolation, d.Why = "", "machines are not of "+probe+" here"
+				for _, f := range d.Findings {
+					if strings.EqualFold(f.Name, probe) && !f.OK {
+						d.Why += ": " + f.Found
+					}
+				}
+			}
 			if asJSON {
 				err = printJSON(cmd.OutOrStdout(), d)
 			} else {
@@ -62,6 +77,7 @@ func newDoctorCmd() *cobra.Command {
 	configFlags(cmd, "image", "data-dir")
 	imageFlags(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().StringVar(&probe, "probe", "", "fail unless machines would be of this isolation: firecracker or qemu")
 	return cmd
 }
 
@@ -221,12 +237,40 @@ func (d *diagnosis) checkMachines(ctx context.Context, images *image.Store, name
 	if v.KVM {
 		d.Isolation, d.Why = "qemu (kvm)", "KVM booted a guest"
 	}
+	fc := checkFirecracker(ctx, im)
+	d.Findings = append(d.Findings, fc)
+	if fc.OK {
+		d.Isolation, d.Why = "firecracker", fc.Found
+	}
 	for _, f := range d.Findings {
 		if f.Required && !f.OK {
 			d.Isolation, d.Why = "", f.Name+": "+f.Found
 			return
 		}
 	}
+}
+
+// checkFirecracker boots a guest by Firecracker.
+func checkFirecracker(ctx context.Context, im *image.Image) finding {
+	f := finding{Name: "Firecracker", Fix: "put the programs firecracker and jailer of release " + firecracker.MinVersion + " or later into PATH, on a host where KVM boots a guest"}
+	dir, err := os.MkdirTemp("", "tgr-probe-")
+	if err != nil {
+		f.Found = err.Error()
+		return f
+	}
+	defer os.RemoveAll(dir)
+	p, err := firecracker.New(firecrackerConfig(im, vm.Journal{Dir: filepath.Join(dir, "machines"), Volatile: true}, slog.New(slog.DiscardHandler), false))
+	if err != nil {
+		f.Found = err.Error()
+		return f
+	}
+	v, err := p.Probe(ctx)
+	if err != nil {
+		f.Found = err.Error()
+		return f
+	}
+	f.OK, f.Found = v.OK, v.Reason
+	return f
 }
 
 func kvmFinding(v qemu.Verdict) finding {
@@ -253,7 +297,7 @@ func (d diagnosis) print(out io.Writer) error {
 		}
 	}
 	if d.Isolation == "" {
-		fmt.Fprintf(&b, "\nNo isolation works yet: %s.\n", d.Why)
+		fmt.Fprintf(&b, "\nNot yet: %s.\n", d.Why)
 	} else {
 		fmt.Fprintf(&b, "\nJobs run in %s: %s.\n", d.Isolation, d.Why)
 	}

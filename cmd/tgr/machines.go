@@ -21,7 +21,7 @@ import (
 
 // machineConfig says which machines jobs get.
 type machineConfig struct {
-	isolation string // auto, qemu or process
+	isolation string // auto, firecracker, qemu or process
 	image     string
 	network   string // auto, slots, none or user
 	egress    func(tgr.Run) vm.Egress
@@ -34,6 +34,11 @@ type machineConfig struct {
 	remote    remoteConfig
 }
 
+// isolations are what may be asked for. auto is the best of the next two that boots a guest.
+func isolations() []string { return []string{"auto", "firecracker", "qemu", "process"} }
+
+const isolationHelp = "auto (the best that boots a guest), firecracker, qemu, or process (no isolation at all)"
+
 // machinesOf reads the settings of machines.
 func machinesOf(c *config) (machineConfig, error) {
 	m := machineConfig{image: c.get("image"), dir: filepath.Join(c.get("data-dir"), "machines"), remote: remoteOf(c)}
@@ -43,7 +48,7 @@ func machinesOf(c *config) (machineConfig, error) {
 	cpus, err2 := c.number("vm-cpus", 1, 64)
 	disk, err3 := c.number("vm-disk", 64, 1<<30)
 	var err4, err5 error
-	m.isolation, err4 = c.oneOf("isolation", "auto", "qemu", "process")
+	m.isolation, err4 = c.oneOf("isolation", isolations()...)
 	m.network, err5 = c.oneOf("vm-network", "auto", "slots", "none", "user")
 	m.size = vm.Spec{VCPUs: cpus, Memory: int64(memory) << 20, Disk: int64(disk) << 20}
 	var err7 error
@@ -97,7 +102,7 @@ func openMachines(ctx context.Context, c machineConfig, log *slog.Logger) (*mach
 	if c.isolation == "process" {
 		return openProcesses(c, log)
 	}
-	return openQEMU(ctx, c, journal, log)
+	return openVMs(ctx, c, journal, log)
 }
 
 // openProcesses gives jobs no isolation: somebody has asked for that by name.

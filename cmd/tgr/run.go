@@ -75,7 +75,7 @@ The exit status is 0 if all jobs succeeded, 1 if one failed, 2 for a bad workflo
 	fs.StringArrayVar(&f.vars, "var", nil, "configuration variable, NAME=value; may be repeated")
 	fs.StringArrayVar(&f.env, "env", nil, "environment variable for all steps, NAME=value; may be repeated")
 	fs.StringVarP(&f.payload, "payload", "e", "", "file with the event's payload, JSON")
-	fs.StringVar(&f.isolation, "isolation", envOr("TGR_ISOLATION", "auto"), "auto, qemu, or process (no isolation at all) ($TGR_ISOLATION)")
+	fs.StringVar(&f.isolation, "isolation", envOr("TGR_ISOLATION", "auto"), isolationHelp+" ($TGR_ISOLATION)")
 	fs.StringVar(&f.image, "image", "", "image of the machines ($TGR_IMAGE)")
 	fs.StringVar(&f.network, "network", "auto", "network of machines: auto, slots, none or user; see tgr serve")
 	fs.BoolVar(&f.asJSON, "json", false, "print JSON lines: log, step, job and run")

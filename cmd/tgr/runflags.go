@@ -34,8 +34,8 @@ func (f runFlags) check() error {
 			}
 		}
 	}
-	if !slices.Contains([]string{"auto", "qemu", "process"}, f.isolation) {
-		return fmt.Errorf("--isolation %s: expected auto, qemu or process", f.isolation)
+	if !slices.Contains(isolations(), f.isolation) {
+		return fmt.Errorf("--isolation %s: expected %s", f.isolation, strings.Join(isolations(), ", "))
 	}
 	if !slices.Contains([]string{"auto", "slots", "none", "user"}, f.network) {
 		return fmt.Errorf("--network %s: expected auto, slots, none or user", f.network)

@@ -7,18 +7,26 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 
 	"github.com/terraphim/tgr/dispatch"
 	"github.com/terraphim/tgr/image"
 	"github.com/terraphim/tgr/vm"
+	"github.com/terraphim/tgr/vm/firecracker"
 	"github.com/terraphim/tgr/vm/network"
 	"github.com/terraphim/tgr/vm/qemu"
 )
 
-// openQEMU gives every job a virtual machine of the kind that its labels ask for.
-func openQEMU(ctx context.Context, c machineConfig, journal vm.Journal, log *slog.Logger) (*machines, error) {
+// backend makes the machines of one isolation from one image.
+type backend interface {
+	vm.Provider
+	vm.Warmer
+}
+
+// openVMs gives every job a virtual machine of the kind that its labels ask for.
+func openVMs(ctx context.Context, c machineConfig, journal vm.Journal, log *slog.Logger) (*machines, error) {
 	if c.network == "user" {
 		log.Warn("jobs have QEMU's user network: they reach the internet, and services on this host's loopback")
 	}
@@ -26,7 +34,7 @@ func openQEMU(ctx context.Context, c machineConfig, journal vm.Journal, log *slo
 	if err != nil {
 		return nil, err
 	}
-	h := &qemuHost{c: c, journal: journal, log: log, slots: slots, images: map[string]*qemuImage{}}
+	h := &vmHost{c: c, journal: journal, log: log, slots: slots, images: map[string]*vmImage{}}
 	im, err := h.image(ctx, c.image)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w; tgr doctor shows what else is missing", err), h.close())
@@ -40,48 +48,45 @@ func openQEMU(ctx context.Context, c machineConfig, journal vm.Journal, log *slo
 	}
 	return &machines{
 		Machines: fleet, labels: c.labels, egress: c.egress, most: capacity(c.size.Memory),
-		warm:  func(ctx context.Context) error { return im.provider.Warm(ctx, c.size) },
-		close: h.close,
-		ready: func(ctx context.Context) error {
-			_, err := im.provider.Accelerator(ctx)
-			return err
-		},
+		warm:  func(ctx context.Context) error { return im.backend.Warm(ctx, c.size) },
+		close: h.close, ready: im.works,
 	}, nil
 }
 
-// qemuHost has what virtual machines of all kinds share. It is safe for concurrent use.
-type qemuHost struct {
+// vmHost has what virtual machines of all kinds share. It is safe for concurrent use.
+type vmHost struct {
 	c       machineConfig
 	journal vm.Journal
 	log     *slog.Logger
 	slots   *network.Pool // nil: machines have no network of their own
 
 	mu     sync.Mutex
-	images map[string]*qemuImage
+	images map[string]*vmImage
 	pools  []*vm.Pool
 }
 
-// qemuImage is an image with the provider that boots it.
-type qemuImage struct {
-	image    *image.Image
-	provider *qemu.Provider
+// vmImage is an image with what boots it.
+type vmImage struct {
+	image   *image.Image
+	backend backend
+	works   func(context.Context) error // nil where machines can be made
 }
 
 // open returns the machines of a kind.
-func (h *qemuHost) open(ctx context.Context, k dispatch.Kind) (dispatch.Machines, error) {
+func (h *vmHost) open(ctx context.Context, k dispatch.Kind) (dispatch.Machines, error) {
 	im, err := h.image(ctx, cmp.Or(k.Image, h.c.image))
 	if err != nil {
 		return nil, err
 	}
 	size := h.c.size
 	size.VCPUs, size.Memory, size.Disk = cmp.Or(k.CPUs, size.VCPUs), cmp.Or(k.Memory, size.Memory), cmp.Or(k.Disk, size.Disk)
-	local := &dispatch.Local{Provider: im.provider, Size: size, Log: h.log, Place: imagePlace}
+	local := &dispatch.Local{Provider: im.backend, Size: size, Log: h.log, Place: imagePlace}
 	if h.c.pool == 0 {
 		return local, nil
 	}
 	local.Greeter = &dispatch.Greeter{Exercise: exercise}
 	pool, err := vm.NewPool(vm.PoolConfig{
-		Provider: im.provider, Size: size, Greet: local.Greeter.Greet, Budget: h.budget(k), Log: h.log,
+		Provider: im.backend, Size: size, Greet: local.Greeter.Greet, Budget: h.budget(k), Log: h.log,
 	})
 	if err != nil {
 		return nil, err
@@ -95,7 +100,7 @@ func (h *qemuHost) open(ctx context.Context, k dispatch.Kind) (dispatch.Machines
 
 // budget is the part of the pools' memory that a kind gets: with others beside it, the default kind has half of it,
 // and they share the rest.
-func (h *qemuHost) budget(k dispatch.Kind) int64 {
+func (h *vmHost) budget(k dispatch.Kind) int64 {
 	others := map[dispatch.Kind]bool{}
 	for _, kind := range h.c.labels {
 		others[kind] = true
@@ -112,7 +117,7 @@ func (h *qemuHost) budget(k dispatch.Kind) int64 {
 }
 
 // image opens the image of that name with its provider, unless that has been done.
-func (h *qemuHost) image(ctx context.Context, name string) (*qemuImage, error) {
+func (h *vmHost) image(ctx context.Context, name string) (*vmImage, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if im := h.images[name]; im != nil {
@@ -123,17 +128,35 @@ func (h *qemuHost) image(ctx context.Context, name string) (*qemuImage, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := h.provider(ctx, im)
-	if err != nil {
+	v := &vmImage{image: im}
+	if err := h.boot(ctx, v); err != nil {
 		im.Close()
 		return nil, err
 	}
-	h.images[name] = &qemuImage{im, p}
-	return h.images[name], nil
+	h.images[name] = v
+	return v, nil
 }
 
-// provider boots machines from an image, if this host can.
-func (h *qemuHost) provider(ctx context.Context, im *image.Image) (*qemu.Provider, error) {
+// boot settles what boots the machines of an image: what was asked for, or the best that works.
+func (h *vmHost) boot(ctx context.Context, v *vmImage) error {
+	switch h.c.isolation {
+	case "firecracker":
+		return h.firecracker(ctx, v)
+	case "auto":
+		err := h.firecracker(ctx, v)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, firecracker.ErrAbsent) {
+			h.log.Info("machines are not Firecracker's", "reason", err)
+		}
+	}
+	return h.qemu(ctx, v)
+}
+
+// qemu boots machines by QEMU, with KVM or without.
+func (h *vmHost) qemu(ctx context.Context, v *vmImage) error {
+	im := v.image
 	cfg := qemu.Config{
 		Image:   qemu.Image{Kernel: im.Kernel, Initrd: im.Initrd, Root: im.Root, Overlay: im.CloneOverlay, Hash: im.Hash()},
 		Journal: h.journal, Log: h.log, Slots: h.slots, Warmup: qemu.Warmup{ID: image.Warmup, Run: inMachine(image.Warmup)},
@@ -146,18 +169,56 @@ func (h *qemuHost) provider(ctx context.Context, im *image.Image) (*qemu.Provide
 	}
 	p, err := qemu.New(cfg)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	verdict, err := p.Accelerator(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	h.log.Info("machines", "isolation", "qemu", "accelerator", verdict.String(), "image", im.Name, "kernel", im.Release)
-	return p, nil
+	v.backend, v.works = p, func(ctx context.Context) error {
+		_, err := p.Accelerator(ctx)
+		return err
+	}
+	return nil
+}
+
+// firecracker boots machines by Firecracker, if a guest boots with it.
+func (h *vmHost) firecracker(ctx context.Context, v *vmImage) error {
+	cfg := firecrackerConfig(v.image, h.journal, h.log, h.c.cold)
+	cfg.Slots = h.slots
+	p, err := firecracker.New(cfg)
+	if err != nil {
+		return err
+	}
+	v.backend, v.works = p, func(ctx context.Context) error {
+		verdict, err := p.Probe(ctx)
+		if err == nil && !verdict.OK {
+			err = &vm.InfraError{Op: "firecracker", Err: errors.New(verdict.Reason)}
+		}
+		return err
+	}
+	if err := v.works(ctx); err != nil {
+		return err
+	}
+	h.log.Info("machines", "isolation", "firecracker", "image", v.image.Name, "kernel", v.image.Release)
+	return nil
+}
+
+// firecrackerConfig is how machines of an image are made by Firecracker.
+func firecrackerConfig(im *image.Image, journal vm.Journal, log *slog.Logger, cold bool) firecracker.Config {
+	cfg := firecracker.Config{
+		Image:   firecracker.Image{Kernel: im.Kernel, Initrd: im.Initrd, Root: im.Root, Overlay: im.CloneOverlay, Hash: im.Hash()},
+		Journal: journal, Log: log, Warmup: firecracker.Warmup{ID: image.Warmup, Run: inMachine(image.Warmup)},
+	}
+	if dir, err := os.UserCacheDir(); err == nil && !cold {
+		cfg.CacheDir = filepath.Join(dir, "tgr") // without one the probe is made each time, and every machine is booted
+	}
+	return cfg
 }
 
 // close frees the machines that wait, and lets go of the images.
-func (h *qemuHost) close() error {
+func (h *vmHost) close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var errs []error
@@ -170,7 +231,7 @@ func (h *qemuHost) close() error {
 	if h.slots != nil {
 		errs = append(errs, h.slots.Close())
 	}
-	h.pools, h.images = nil, map[string]*qemuImage{}
+	h.pools, h.images = nil, map[string]*vmImage{}
 	return errors.Join(errs...)
 }
 
