@@ -149,6 +149,9 @@ func harmless(v string) bool {
 // random reports whether a long word looks generated rather than named: hex of 32 and more, or letters of both
 // cases and digits that take turns.
 func random(w string) bool {
+	if strings.HasPrefix(w, "_Z") || strings.HasPrefix(w, "_R") {
+		return false // a name that a compiler has mangled, which linkers print
+	}
 	var lower, upper, digit, other, turns int
 	hexOnly, last := true, 0
 	for _, c := range []byte(w) {

@@ -284,3 +284,18 @@ func TestForksAreMarked(t *testing.T) {
 		t.Errorf("%+v, %v", p, err)
 	}
 }
+
+var envEnum = regexp.MustCompile(`"environment":\{"items":\{"enum":(\[[^\]]*\])`)
+
+// perfect reads any workflow as the compiler does, and cites the first line that it is shown.
+func perfect(schema, prompt string) string {
+	if !strings.Contains(schema, "setup_commands") {
+		n := regexp.MustCompile(`(?m)^(\d+)\| `).FindStringSubmatch(prompt)
+		return fmt.Sprintf(`{"claims":[{"lines":[%s],"cause":"this","fix":"that"}]}`, n[1])
+	}
+	env := "[]"
+	if m := envEnum.FindStringSubmatch(schema); m != nil {
+		env = m[1]
+	}
+	return strings.Replace(agreeing(schema, prompt), `"environment":["MODE"]`, `"environment":`+env, 1)
+}
