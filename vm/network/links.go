@@ -174,7 +174,7 @@ func bucket(rate, burst uint64) uint32 {
 	return uint32(min(burst*1_000_000_000/rate>>6, 1<<31))
 }
 
-// hostAddrs are the addresses that the host has.
+// hostAddrs are the addresses that the host has, but for loopback.
 func hostAddrs(h *netlink.Handle) ([]netip.Addr, error) {
 	list, err := h.AddrList(nil, unix.AF_INET)
 	if err != nil {
@@ -182,7 +182,7 @@ func hostAddrs(h *netlink.Handle) ([]netip.Addr, error) {
 	}
 	var out []netip.Addr
 	for _, a := range list {
-		if addr, ok := netip.AddrFromSlice(a.IP); ok {
+		if addr, ok := netip.AddrFromSlice(a.IP); ok && !addr.Unmap().IsLoopback() {
 			out = append(out, addr.Unmap())
 		}
 	}

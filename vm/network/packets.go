@@ -109,7 +109,7 @@ func (g *guard) onPacket(why string, packet []byte) {
 		if from != Guest() {
 			d.Reason += ": " + from.String()
 		}
-	case logAddress, logIPv6:
+	case logAddress:
 		d.Reason = g.refusal(d.Addr.Addr())
 	case logGateway:
 		d.Reason = reasonHost

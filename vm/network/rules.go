@@ -27,7 +27,6 @@ const logGroup = 1
 // Why a packet was denied: the log's prefix. What an address is, the reader of the log finds out from the address.
 const (
 	logSpoof    = "spoof"
-	logIPv6     = "ipv6"
 	logAddress  = "address"
 	logGateway  = "gateway"
 	logProtocol = "protocol"
@@ -232,10 +231,10 @@ func (s slotRules) fromMachine(r *ruleset, refuse *nftables.Set) error {
 	reject := r.chain("reject")
 	r.rule(reject, protocol(unix.IPPROTO_TCP), part{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
 	r.rule(reject, part{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}})
-	for _, why := range []string{logSpoof, logIPv6, logAddress, logGateway, logProtocol, logPolicy} {
+	for _, why := range []string{logSpoof, logAddress, logGateway, logProtocol, logPolicy} {
 		c := r.chain(why)
 		r.rule(c, report(why))
-		if why == logSpoof || why == logIPv6 || why == logProtocol {
+		if why == logSpoof || why == logProtocol {
 			r.rule(c, drop()) // there is nobody to answer, or nothing to answer with
 			continue
 		}
@@ -251,9 +250,9 @@ func (s slotRules) fromMachine(r *ruleset, refuse *nftables.Set) error {
 	r.rule(c, then(logSpoof))
 
 	c = sane
-	// What every IPv6 stack says to its neighbours at its start is dropped, and not worth a word.
-	r.rule(c, family(unix.NFPROTO_IPV6), part{header(expr.PayloadBaseNetworkHeader, 24, 1), equal([]byte{0xff})}, drop())
-	r.rule(c, not(family(unix.NFPROTO_IPV4)), then(logIPv6))
+	// The namespace has no IPv6, so that the kernel drops it before this does; a machine's stack says so much of itself
+	// that it is not worth a word.
+	r.rule(c, not(family(unix.NFPROTO_IPV4)), drop())
 	r.rule(c, not(source(Guest())), then(logSpoof))
 	for _, p := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
 		r.rule(c, destination(Gateway()), protocol(p), port(dnsPort), accept())

@@ -14,11 +14,13 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/net/dns/dnsmessage"
@@ -289,11 +291,7 @@ type Machine struct {
 func (w *World) Machine(e vm.Egress) *Machine {
 	w.t.Helper()
 	m := &Machine{t: w.t}
-	e.Denied = func(d vm.Denial) {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.d = append(m.d, d)
-	}
+	e.Denied = m.Note
 	s, err := w.Pool.Acquire(context.Background(), "m1", e)
 	if err != nil {
 		w.t.Fatal(err)
@@ -305,6 +303,20 @@ func (w *World) Machine(e vm.Egress) *Machine {
 		}
 	})
 	return m
+}
+
+// Note is the Denied of the machine's policy.
+func (m *Machine) Note(d vm.Denial) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.d = append(m.d, d)
+}
+
+// Forget forgets the denials so far.
+func (m *Machine) Forget() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.d = nil
 }
 
 // Denials are the lines that were told, after waiting for at least so many.
@@ -384,6 +396,47 @@ func (m *Machine) Client(tc *tls.Config) *http.Client {
 	}}
 	m.t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+}
+
+// FromHost tries to connect from the host.
+func (w *World) FromHost(addr string) error {
+	return Inside(w.hostNS, func() error {
+		conn, err := net.DialTimeout("tcp4", addr, 300*time.Millisecond)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
+}
+
+// Links are the names of the host's interfaces.
+func (w *World) Links() []string {
+	w.t.Helper()
+	h, err := netlink.NewHandleAt(w.hostNS, unix.NETLINK_ROUTE)
+	must(w.t, err)
+	defer h.Close()
+	links, err := h.LinkList()
+	must(w.t, err)
+	var names []string
+	for _, l := range links {
+		names = append(names, l.Attrs().Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Tables are the names of the host's nftables tables.
+func (w *World) Tables() []string {
+	w.t.Helper()
+	c, err := nftables.New(nftables.WithNetNSFd(int(w.hostNS)))
+	must(w.t, err)
+	tables, err := c.ListTables()
+	must(w.t, err)
+	var names []string
+	for _, t := range tables {
+		names = append(names, t.Name)
+	}
+	return names
 }
 
 // Frame sends a frame from the machine's interface, whatever it says.

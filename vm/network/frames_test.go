@@ -1,0 +1,240 @@
+package network_test
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/terraphim/tgr/vm"
+	"github.com/terraphim/tgr/vm/network"
+	"github.com/terraphim/tgr/vm/network/networktest"
+)
+
+// packet is a frame, of which the zero value of a field is what is usual.
+type packet struct {
+	mac      string // source
+	from, to string
+	proto    byte // 0: UDP
+	payload  []byte
+	fragment uint16 // of the header's field
+	vlan     bool
+}
+
+func (p packet) bytes() []byte {
+	mac, _ := net.ParseMAC(p.mac)
+	if p.mac == "" {
+		mac, _ = net.ParseMAC(network.GuestMAC)
+	}
+	gateway := []byte{2, 0x54, 0x47, 0x52, 0, 1}
+	b := append(append([]byte{}, gateway...), mac...)
+	if p.vlan {
+		b = append(b, 0x81, 0, 0, 5)
+	}
+	if p.from == "" {
+		p.from = network.Guest().String()
+	}
+	from, to := netip.MustParseAddr(p.from), netip.MustParseAddr(p.to)
+	if p.proto == 0 {
+		p.proto = 17
+	}
+	if p.payload == nil {
+		p.payload = udp(9999)
+	}
+	if to.Is6() {
+		b = append(b, 0x86, 0xdd, 0x60, 0, 0, 0)
+		b = binary.BigEndian.AppendUint16(b, uint16(len(p.payload)))
+		b = append(b, p.proto, 64)
+		f := netip.MustParseAddr("fe80::54:47ff:fe52:2").As16()
+		t := to.As16()
+		return append(append(append(b, f[:]...), t[:]...), p.payload...)
+	}
+	h := binary.BigEndian.AppendUint16([]byte{0x45, 0}, uint16(20+len(p.payload)))
+	h = append(h, 0, 7)
+	h = binary.BigEndian.AppendUint16(h, p.fragment)
+	h = append(h, 64, p.proto, 0, 0)
+	h = append(append(h, from.AsSlice()...), to.AsSlice()...)
+	binary.BigEndian.PutUint16(h[10:], checksum(h))
+	return append(append(append(b, 8, 0), h...), p.payload...)
+}
+
+func checksum(b []byte) uint16 {
+	var sum uint32
+	for i := 0; i+1 < len(b); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
+}
+
+// udp is a datagram of one byte without a checksum, to a port.
+func udp(port uint16) []byte {
+	b := binary.BigEndian.AppendUint16([]byte{0x10, 0}, port)
+	return append(b, 0, 9, 0, 0, 'x', 0)[:9]
+}
+
+func icmp(kind byte) []byte {
+	b := []byte{kind, 0, 0, 0, 0, 1, 0, 1}
+	binary.BigEndian.PutUint16(b[2:], checksum(b))
+	return b
+}
+
+// TestFrames writes to the wire what no honest machine would, with the most open policy.
+func TestFrames(t *testing.T) {
+	w := networktest.New(t, network.Config{Inner: true, Ready: 1})
+	m := w.Machine(open())
+	const own = "not the machine's own address"
+	to := networktest.Web
+	for _, tt := range []struct {
+		name   string
+		packet packet
+		denied string // "": dropped without a word
+	}{
+		{"another MAC", packet{mac: "02:00:00:00:00:99", to: to}, "denied udp to 203.0.113.80:9999 (" + own + ")"},
+		{"the gateway's MAC", packet{mac: "02:54:47:52:00:01", to: to, payload: udp(1)}, "denied udp to 203.0.113.80:1 (" + own + ")"},
+		{"the host's address", packet{from: networktest.HostIP, to: to}, "denied udp to 203.0.113.80:9999 (" + own + ": 203.0.113.1)"},
+		{"a neighbour of the slot", packet{from: "198.18.0.3", to: to}, "denied udp to 203.0.113.80:9999 (" + own + ": 198.18.0.3)"},
+		{"the slot's outer address", packet{from: "198.19.0.1", to: to}, "denied udp to 203.0.113.80:9999 (" + own + ": 198.19.0.1)"},
+		{"loopback", packet{from: "127.0.0.1", to: to}, "denied udp to 203.0.113.80:9999 (" + own + ": 127.0.0.1)"},
+		{"DHCP", packet{from: "0.0.0.0", to: "255.255.255.255", payload: udp(67)}, "denied udp to 255.255.255.255:67 (" + own + ": 0.0.0.0)"},
+		{"broadcast", packet{to: "255.255.255.255"}, "denied udp to 255.255.255.255:9999 (reserved range)"},
+		{"reserved", packet{to: "240.1.2.3"}, "denied udp to 240.1.2.3:9999 (reserved range)"},
+		{"to itself", packet{to: "198.18.0.2"}, "denied udp to 198.18.0.2:9999 (other machines)"},
+		{"another slot", packet{to: "198.19.0.3"}, "denied udp to 198.19.0.3:9999 (other machines)"},
+		{"to loopback", packet{to: "127.0.0.1"}, "denied udp to 127.0.0.1:9999 (loopback)"},
+		{"this network", packet{to: "0.0.0.0"}, "denied udp to 0.0.0.0:9999 (reserved range)"},
+		{"GRE", packet{to: to, proto: 47}, "denied ip protocol 47 to 203.0.113.80 (protocol not supported)"},
+		{"IPv6 in IPv4", packet{to: to, proto: 41}, "denied ip protocol 41 to 203.0.113.80 (protocol not supported)"},
+		{"SCTP", packet{to: to, proto: 132, payload: udp(9)}, "denied sctp to 203.0.113.80:9 (protocol not supported)"},
+		{"a timestamp by ICMP", packet{to: to, proto: 1, payload: icmp(13)}, "denied icmp to 203.0.113.80 (protocol not supported)"},
+		{"a redirect by ICMP", packet{to: to, proto: 1, payload: icmp(5)}, ""},
+		{"ping of a private address", packet{to: "10.0.0.5", proto: 1, payload: icmp(8)}, "denied icmp to 10.0.0.5 (private range)"},
+		{"a late fragment", packet{to: "10.0.0.5", fragment: 100}, ""},
+		{"a VLAN", packet{to: "10.0.0.5", vlan: true}, ""},
+		{"IPv6", packet{to: "2001:4860::8888"}, ""},
+		{"IPv6 loopback", packet{to: "::1"}, ""},
+		{"IPv6 link-local", packet{to: "fe80::1"}, ""},
+		{"IPv6 private", packet{to: "fd00:ec2::254"}, ""},
+		{"IPv6 multicast", packet{to: "ff02::1"}, ""},
+		{"IPv6 router solicitation", packet{to: "ff02::2", proto: 58, payload: icmp(133)}, ""},
+		{"IPv6 with IPv4 inside", packet{to: "::ffff:10.0.0.5"}, ""},
+		{"NAT64", packet{to: "64:ff9b::a00:5"}, ""},
+		{"6to4", packet{to: "2002:a00:5::1"}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			must(t, m.SetEgress("m1", vm.Egress{Mode: vm.EgressOpen, Denied: m.Note})) // nothing was told yet
+			m.Forget()
+			out := w.Sniff(m)
+			m.Frame(tt.packet.bytes())
+			// What comes after it has arrived: so would it have.
+			if err := try(m, "udp", to+":443"); err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range frames(out()) {
+				if f != "17 203.0.113.80:443" {
+					t.Errorf("came out: %s", f)
+				}
+			}
+			want := []string{tt.denied}
+			if tt.denied == "" {
+				want = nil
+			}
+			got := m.Denials(len(want))
+			if tt.name == "a redirect by ICMP" { // told or not: it does not come out
+				got = nil
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("denials (-want +got):\n%s", diff)
+			}
+		})
+	}
+	t.Run("ping", func(t *testing.T) {
+		out := w.Sniff(m)
+		m.Frame(packet{to: to, proto: 1, payload: icmp(8)}.bytes())
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+			if got := frames(out()); len(got) > 0 {
+				if !strings.HasPrefix(got[0], "1 203.0.113.80") {
+					t.Errorf("came out: %q", got)
+				}
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatal("a ping of a public address did not come out")
+			}
+		}
+	})
+}
+
+// frames says of frames, as networktest has them, what they are: protocol and destination.
+func frames(list []string) []string {
+	var out []string
+	for _, f := range list {
+		b, err := hex.DecodeString(f)
+		if err != nil || len(b) < 38 || b[12] != 8 || b[13] != 0 {
+			out = append(out, f)
+			continue
+		}
+		out = append(out, fmt.Sprintf("%d %s:%d", b[23], netip.AddrFrom4([4]byte(b[30:34])), binary.BigEndian.Uint16(b[36:38])))
+	}
+	return out
+}
+
+// TestInbound has nobody reach a machine, or what serves it, from outside.
+func TestInbound(t *testing.T) {
+	w := networktest.New(t, network.Config{Inner: true, Ready: 1})
+	m := w.Machine(open())
+	must(t, m.Inside(func() error {
+		l, err := net.Listen("tcp4", ":4000")
+		if err == nil {
+			t.Cleanup(func() { l.Close() })
+		}
+		return err
+	}))
+	for _, to := range []string{"198.19.0.1:4000", "198.19.0.1:53", "198.19.0.1:3129", "198.18.0.1:53", "198.18.0.2:4000"} {
+		if err := w.FromHost(to); err == nil {
+			t.Errorf("the host reached %s", to)
+		}
+	}
+}
+
+// TestLimits has a machine take more than it may.
+func TestLimits(t *testing.T) {
+	w := networktest.New(t, network.Config{Inner: true, Ready: 1, Limits: network.Limits{Connections: 5, Bandwidth: 1 << 20}})
+	m := w.Machine(open())
+	made := 0
+	for range 8 {
+		if conn, err := m.Dial("tcp4", networktest.Web+":8443", 300*time.Millisecond); err == nil {
+			defer conn.Close() // those that are open count
+			made++
+		}
+	}
+	if made != 5 {
+		t.Errorf("%d connections were made, want 5", made)
+	}
+	if got, want := m.Denials(1), "denied tcp to 203.0.113.80:8443 (too many connections)"; got[0] != want {
+		t.Errorf("denials %q, want %q", got, want)
+	}
+
+	m = w.Machine(open())
+	began := time.Now()
+	resp, err := m.Client(nil).Get("http://" + networktest.Web + "/large")
+	must(t, err)
+	defer resp.Body.Close()
+	const size = 1 << 20
+	n, err := resp.Body.Read(make([]byte, 1))
+	for total := n; total < size && err == nil; total += n {
+		n, err = resp.Body.Read(make([]byte, 64<<10))
+	}
+	must(t, err)
+	if took := time.Since(began); took < 500*time.Millisecond {
+		t.Errorf("a MiB took %v at a MiB a second", took)
+	}
+}
