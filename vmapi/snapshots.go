@@ -26,7 +26,7 @@ func (s *Server) snapshotter(r *request) (*machine, vm.Snapshotter, error) {
 	m.mu.Unlock()
 	snap, ok := made.(vm.Snapshotter)
 	if !ok {
-		return nil, nil, unsupported("%s is a machine of %s, which has no snapshots: only virtual machines do", m.id, isolation)
+		return nil, nil, unsupported("%s is a machine of %s, which has no snapshots", m.id, isolation)
 	}
 	return m, snap, nil
 }
