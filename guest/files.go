@@ -149,9 +149,11 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 			return err
 		}
 		if u.owner != nil {
-			return u.root.Lchown(name, u.owner.uid, u.owner.gid)
+			if err := u.root.Lchown(name, u.owner.uid, u.owner.gid); err != nil {
+				return err
+			}
 		}
-		return nil
+		return u.linkTime(name, h)
 	case tar.TypeLink:
 		if path.IsAbs(h.Linkname) || slices.Contains(strings.Split(h.Linkname, "/"), "..") {
 			return fmt.Errorf("tar: hard link %q to %q: %w: it leads out of the folder", clip(name, 256), clip(h.Linkname, 256), ErrRefused)
@@ -226,6 +228,24 @@ func (u *unpacker) file(name string, h *tar.Header, r io.Reader) error {
 		}
 	}
 	return f.Close()
+}
+
+// linkTime gives a symbolic link its own time: git takes one that differs from its index for a change.
+func (u *unpacker) linkTime(name string, h *tar.Header) error {
+	if h.ModTime.IsZero() || h.ModTime.Unix() == 0 {
+		return nil
+	}
+	dir, err := u.root.Open(path.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	t := unix.NsecToTimespec(h.ModTime.UnixNano())
+	err = unix.UtimesNanoAt(int(dir.Fd()), path.Base(name), []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return fmt.Errorf("tar: time of %q: %w", clip(name, 256), err)
+	}
+	return nil
 }
 
 // attributes gives a folder its owner, mode and time.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // archive makes a tar of empty files, folders (with a slash) and links (name>target).
@@ -242,4 +243,40 @@ func FuzzUnpack(f *testing.F) {
 			return nil
 		})
 	})
+}
+
+// TestLinkTime keeps the time of a symbolic link, and leaves what it leads to alone.
+func TestLinkTime(t *testing.T) {
+	when, before := time.Unix(1_500_000_000, 123_456_000), time.Unix(1_400_000_000, 0)
+	dir := t.TempDir()
+	target := filepath.Join(dir, "target")
+	if err := os.WriteFile(target, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(target, before, before); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, name := range []string{"link", "a/b/link"} {
+		h := &tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, ModTime: when, Format: tar.FormatPAX}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := unpack(dir, &b); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"link", "a/b/link"} {
+		info, err := os.Lstat(filepath.Join(dir, name))
+		if err != nil || !info.ModTime().Equal(when) {
+			t.Errorf("%s: %v, %v, want %v", name, info.ModTime(), err, when)
+		}
+	}
+	if info, err := os.Stat(target); err != nil || !info.ModTime().Equal(before) {
+		t.Errorf("the target: %v, %v, want %v", info.ModTime(), err, before)
+	}
 }
