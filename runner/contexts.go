@@ -182,7 +182,8 @@ func (r *run) stepGitHub(sc *scope, u *unit) []pair {
 			dir := r.site.inside(u.dir)
 			ps = append(ps,
 				pair{"env", dir + "/" + fileEnv}, pair{"path", dir + "/" + filePath}, pair{"output", dir + "/" + fileOutput},
-				pair{"state", dir + "/" + fileState}, pair{"step_summary", dir + "/" + fileSummary})
+				pair{"state", dir + "/" + fileState}, pair{"step_summary", dir + "/" + fileSummary},
+				pair{"artifacts", dir + "/" + fileArts}, pair{"artifacts_list", dir + "/" + fileList})
 		}
 	}
 	a := sc.action

@@ -117,7 +117,7 @@ func (r *run) envLayers(sc *scope, u *unit) [][]pair {
 // isGitHubEnv reports whether an entry of the github context is seen by processes, as GITHUB_*.
 func isGitHubEnv(name string) bool {
 	switch name {
-	case "action", "action_path", "action_ref", "action_repository", "actor", "actor_id", "api_url", "base_ref", "env",
+	case "action", "action_path", "action_ref", "action_repository", "actor", "actor_id", "api_url", "artifacts", "artifacts_list", "base_ref", "env",
 		"event_name", "event_path", "graphql_url", "head_ref", "job", "output", "path", "ref", "ref_name", "ref_protected",
 		"ref_type", "repository", "repository_id", "repository_owner", "repository_owner_id", "retention_days",
 		"run_attempt", "run_id", "run_number", "server_url", "sha", "state", "step_summary", "triggering_actor",

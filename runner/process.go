@@ -25,6 +25,8 @@ const (
 	fileOutput  = "set_output"
 	fileState   = "save_state"
 	fileSummary = "step_summary"
+	fileArts    = "artifacts"
+	fileList    = "artifacts_list" // which is for the process to read
 	fileScript  = "script"
 )
 
@@ -64,7 +66,7 @@ func (r *run) process(u *unit, p process) error {
 	if ctx.Err() != nil {
 		return interrupted(ctx)
 	}
-	if err := r.config.Machine.Put(ctx, u.dir, commandFiles(p)); err != nil {
+	if err := r.config.Machine.Put(ctx, u.dir, r.newFiles(p)); err != nil {
 		return r.classify(ctx, "writing the step's files", err)
 	}
 	out := newOutput(u)
@@ -134,13 +136,14 @@ func (r *run) classify(ctx context.Context, doing string, err error) error {
 	return machineError(doing, err)
 }
 
-// commandFiles makes the tar of a process's files: empty command files, and the script.
-func commandFiles(p process) io.Reader {
+// newFiles makes the tar of a process's files: empty command files, what it may read, and the script.
+func (r *run) newFiles(p process) io.Reader {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	for _, name := range []string{fileEnv, filePath, fileOutput, fileState, fileSummary} {
+	for _, name := range []string{fileEnv, filePath, fileOutput, fileState, fileSummary, fileArts} {
 		writeFile(w, name, 0o666, nil)
 	}
+	writeFile(w, fileList, 0o444, r.artifactsList())
 	if p.script != nil {
 		writeFile(w, fileScript+p.ext, 0o755, []byte(*p.script))
 	}
@@ -158,7 +161,7 @@ func writeFile(w *tar.Writer, name string, mode int64, data []byte) {
 func (r *run) commandFiles(u *unit) error {
 	dir := u.dir
 	u.dir = ""
-	files, err := r.fetchFiles(dir, r.config.Limits.FileBytes, u.tooLarge, fileEnv, filePath, fileOutput, fileState, fileSummary)
+	files, err := r.fetchFiles(dir, r.config.Limits.FileBytes, u.tooLarge, fileEnv, filePath, fileOutput, fileState, fileSummary, fileArts)
 	if err != nil {
 		if blameOf(err) == tgr.BlameUser {
 			err = userError("Unable to process file commands: %v", err)
@@ -181,8 +184,11 @@ func (r *run) commandFiles(u *unit) error {
 			return nil
 		}},
 		{fileSummary, "summary", u.summary},
+		{fileArts, "artifacts", u.artifacts},
 	} {
-		if err := f.apply(files[f.name]); err != nil {
+		if err := f.apply(files[f.name]); isOurs(err) {
+			return err
+		} else if err != nil {
 			return userError("Unable to process file command '%s' successfully: %v", f.shown, err)
 		}
 	}

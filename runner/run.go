@@ -45,6 +45,7 @@ type run struct {
 	site        site          // where steps run
 	engine      *engine       // the machine's container engine, once it is needed
 	boxes       containers    // of the job
+	subjects    []subject     // artifacts that steps have declared
 	made        int           // units made so far
 	files       int           // command file directories made so far
 }
