@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/dispatch"
@@ -51,8 +52,8 @@ func llmClients(c *config) ([]llm.Client, error) {
 }
 
 // newLLM makes the service that the configuration asks for, which may be one without a model. It redacts every secret
-// of the configuration.
-func newLLM(c *config, log *slog.Logger, observe func(llm.Event)) (*llm.Service, error) {
+// of the configuration. A question may take limit; 0: two minutes.
+func newLLM(c *config, log *slog.Logger, limit time.Duration, observe func(llm.Event)) (*llm.Service, error) {
 	clients, err := llmClients(c)
 	if err != nil {
 		return nil, err
@@ -66,7 +67,7 @@ func newLLM(c *config, log *slog.Logger, observe func(llm.Event)) (*llm.Service,
 			secrets = append(secrets, c.get(s.Key))
 		}
 	}
-	return llm.New(llm.Config{Clients: clients, Redact: llm.NewRedactor(secrets...), Dir: filepath.Join(c.get("data-dir"), "llm"), Log: log, Observe: observe}), nil
+	return llm.New(llm.Config{Clients: clients, Redact: llm.NewRedactor(secrets...), Dir: filepath.Join(c.get("data-dir"), "llm"), Limit: limit, Log: log, Observe: observe}), nil
 }
 
 // llmPlan is what a model may know of a plan. A job that calls another workflow has no steps of its own.

@@ -188,7 +188,7 @@ func (s *server) openDispatch(machines *machines) error {
 		return err
 	}
 	s.reports.connect(s.store, s.logs, s.log)
-	model, err := newLLM(s.c, s.log, func(e llm.Event) {
+	model, err := newLLM(s.c, s.log, 0, func(e llm.Event) {
 		s.metrics.ObserveLLM(e.Task, e.Backend, e.Outcome, e.Took, e.PromptTokens, e.OutputTokens, e.Cost)
 	})
 	if err != nil {
