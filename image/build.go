@@ -25,6 +25,9 @@ func (s *Store) Build(ctx context.Context, b BuildConfig) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	if b.From != "" && b.Full {
+		return nil, fmt.Errorf("build image %s: the container engine is of Debian's packages, and cannot be added to %s", b.Name, b.From)
+	}
 	if b.Agent == "" {
 		return nil, fmt.Errorf("build image %s: no agent: BuildConfig.Agent must name the tgr-guest binary", b.Name)
 	}

@@ -21,6 +21,9 @@ const (
 
 const tmpSuffix = ".tmp"
 
+// blankDisks is the folder of the blank disks. No image can have this name.
+const blankDisks = ".blank"
+
 // OverlayTemplate returns the path of a blank ext4 disk of size bytes (rounded up to a MiB), which it makes on
 // first use: a sparse file of some hundred KiB. It must not be written to; CloneOverlay copies it.
 func (im *Image) OverlayTemplate(ctx context.Context, size int64) (string, error) {
@@ -32,7 +35,7 @@ func (im *Image) OverlayTemplate(ctx context.Context, size int64) (string, error
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(root, ".blank") // no image can have this name
+	dir := filepath.Join(root, blankDisks)
 	path := filepath.Join(dir, strconv.FormatInt(mib, 10)+"m.ext4")
 	if fi, err := os.Stat(path); err == nil && fi.Size() == mib<<20 {
 		return path, nil

@@ -48,6 +48,7 @@ type BuildConfig struct {
 	Registry string   // npm registry; default: what npm is configured to use, else registry.npmjs.org
 	Progress Progress // nil: silent
 	Full     bool     // with a container engine, for container jobs, services and docker actions
+	From     string   // an OCI image in the place of Debian's packages: oci:REFERENCE, oci-layout:FOLDER or docker-archive:FILE
 	Force    bool     // build the root filesystem again even though the cached one was made by the same recipe
 }
 
@@ -228,6 +229,40 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 		return fmt.Errorf("image: remove %s: %w", name, err)
 	}
 	return nil
+}
+
+// Prune deletes what no image needs and nobody holds: the files of builds that were cut off or have been followed by
+// others, and blank disks, which are made again when they are wanted. It returns the bytes that were freed. It waits for
+// builds to end.
+func (s *Store) Prune(ctx context.Context) (int64, error) {
+	dir, err := s.dir()
+	if err != nil {
+		return 0, err
+	}
+	list, err := s.List(ctx)
+	if err != nil {
+		return 0, err
+	}
+	freed := int64(0)
+	for _, l := range list {
+		folder := filepath.Join(dir, l.Name)
+		unlock, err := lockExclusive(ctx, folder+".lock")
+		if err != nil {
+			return freed, fmt.Errorf("image: prune %s: %w", l.Name, err)
+		}
+		if m, err := readManifest(folder); err == nil {
+			before := diskUsage(folder)
+			prune(folder, m)
+			freed += before - diskUsage(folder)
+		}
+		unlock()
+	}
+	blank := filepath.Join(dir, blankDisks)
+	freed += diskUsage(blank)
+	if err := os.RemoveAll(blank); err != nil {
+		return freed, fmt.Errorf("image: prune: %w", err)
+	}
+	return freed, nil
 }
 
 // diskUsage adds up the blocks of the files in a folder.

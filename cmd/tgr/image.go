@@ -24,7 +24,7 @@ func newImageCmd() *cobra.Command {
 		Long: "Build and keep what the machines boot from: Debian's kernel, the agent, and a root filesystem with Node.\n\n" +
 			"Images are kept below the user's cache folder and are built again only where their input changed.",
 	}
-	cmd.AddCommand(newImageBuildCmd(), newImageListCmd(), newImageRemoveCmd(), newImageVerifyCmd())
+	cmd.AddCommand(newImageBuildCmd(), newImageListCmd(), newImageRemoveCmd(), newImageVerifyCmd(), newImagePruneCmd())
 	return cmd
 }
 
@@ -65,13 +65,18 @@ func newImageBuildCmd() *cobra.Command {
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), imageReport(im))
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: kernel %s, %d Debian packages, root %s\n", im.Name, im.Release, len(im.Manifest.Root.Packages), mib(im.Manifest.Root.File.Size))
+			of := fmt.Sprintf("%d Debian packages", len(im.Manifest.Root.Packages))
+			if root := im.Manifest.Root; root.From != "" {
+				of = root.From + " (" + root.Digest + ")"
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: kernel %s, %s, root %s\n", im.Name, im.Release, of, mib(im.Manifest.Root.File.Size))
 			return nil
 		},
 	}
 	imageFlags(cmd)
 	cmd.Flags().StringVar(&b.Agent, "agent", "", "the agent's binary; default: tgr-guest beside tgr, or in PATH")
 	cmd.Flags().StringVar(&b.Kernel, "kernel", "", "a Debian cloud kernel; default: the newest /boot/vmlinuz-*-cloud-amd64")
+	cmd.Flags().StringVar(&b.From, "from", "", "make it of an OCI image: oci:REFERENCE, oci-layout:FOLDER or docker-archive:FILE")
 	cmd.Flags().StringVar(&b.Mirror, "mirror", "", "Debian mirror; default: deb.debian.org")
 	cmd.Flags().BoolVar(&b.Full, "full", false, "with a container engine, for container jobs, services and docker actions")
 	cmd.Flags().BoolVar(&b.Force, "force", false, "build the root filesystem again, for newer packages")
@@ -170,6 +175,22 @@ func newImageRemoveCmd() *cobra.Command {
 			if err := errors.Join(errs...); err != nil {
 				return exitError{exitFailed, err}
 			}
+			return nil
+		},
+	}
+	imageFlags(cmd)
+	return cmd
+}
+
+func newImagePruneCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "prune", Short: "Delete what builds have left and no image needs", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			freed, err := imageStore(cmd).Prune(cmd.Context())
+			if err != nil {
+				return ours(err)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "freed %s\n", mib(freed))
 			return nil
 		},
 	}
