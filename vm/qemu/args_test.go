@@ -16,12 +16,15 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 func TestArgv(t *testing.T) {
 	im := Image{Kernel: "/img/vmlinux", Initrd: "/img/initramfs", Root: "/img/root, v2.ext4"}
 	for name, a := range map[string]args{
-		"tcg":    {ID: "job-1", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 1 << 30, TSC: 2600000, Listen: true},
-		"kvm":    {ID: "job-2", Image: im, Overlay: overlayFile, VCPUs: 4, Memory: 1<<30 + 1, Listen: true, KVM: true, Root: true},
-		"user":   {ID: "job-3", Image: im, Overlay: overlayFile, VCPUs: 2, Memory: 512 << 20, Listen: true, Network: "user"},
-		"golden": {ID: "golden", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 512 << 20, Listen: true, Root: true, Backing: shared},
-		"clone":  {ID: "job-4", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 512 << 20, Listen: true, Root: true, Backing: private},
-		"probe":  {ID: "probe", Image: im, VCPUs: 1, Memory: 256 << 20, Append: []string{"tgr.probe"}},
+		"tcg":         {ID: "job-1", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 1 << 30, TSC: 2600000, Listen: true},
+		"kvm":         {ID: "job-2", Image: im, Overlay: overlayFile, VCPUs: 4, Memory: 1<<30 + 1, Listen: true, KVM: true, Root: true},
+		"user":        {ID: "job-3", Image: im, Overlay: overlayFile, VCPUs: 2, Memory: 512 << 20, Listen: true, Network: "user"},
+		"golden":      {ID: "golden", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 512 << 20, Listen: true, Root: true, Backing: shared},
+		"clone":       {ID: "job-4", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 512 << 20, Listen: true, Root: true, Backing: private},
+		"slot":        {ID: "job-5", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 512 << 20, Listen: true, Root: true, Network: slotNet},
+		"slot-golden": {ID: "golden", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 512 << 20, Listen: true, Root: true, Network: slotNet, Backing: shared},
+		"slot-clone":  {ID: "job-6", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 512 << 20, Listen: true, Root: true, Network: slotNet, Backing: private},
+		"probe":       {ID: "probe", Image: im, VCPUs: 1, Memory: 256 << 20, Append: []string{"tgr.probe"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := strings.Join(a.argv(), "\n") + "\n"
