@@ -125,6 +125,10 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Lo
 	}, job)
 	if err != nil {
 		s.say("##[error]This is not your workflow's fault: %v", err)
+	} else if m.Ended != nil {
+		if line := m.Ended(res.Conclusion); line != "" {
+			s.say("%s", line)
+		}
 	}
 	return JobResult{Conclusion: res.Conclusion, Blame: res.Blame, Reason: res.Reason,
 		Outputs: res.Outputs, Steps: res.Steps, Annotations: res.Annotations, Summary: summary(res.Summaries)}, err

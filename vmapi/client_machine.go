@@ -168,6 +168,15 @@ func (m *Machine) Close() error {
 	return m.delete(context.Background())
 }
 
+// Outcome notes how what the machine was for ended: completed or failed. A server of the original kind keeps no such
+// note, and is not told.
+func (m *Machine) Outcome(ctx context.Context, outcome string) error {
+	if m.plain != nil {
+		return nil
+	}
+	return m.c.Outcome(ctx, m.id, outcome)
+}
+
 // Keep ends the renewal of the lease and leaves the machine for d to whoever wants to look at it, as failed.
 func (m *Machine) Keep(ctx context.Context, d time.Duration) error {
 	if m.plain != nil {

@@ -66,22 +66,13 @@ func newRig(t *testing.T, change func(*Config)) *rig { return newRigOn(t, nil, c
 func newRigOn(t *testing.T, wrap func(vm.Provider) vm.Provider, change func(*Config)) *rig {
 	t.Helper()
 	dir := t.TempDir()
-	back := Backend{Provider: process.New(process.Config{Agent: []string{agentPath}, Dir: dir}), Shared: true,
-		Size: vm.Spec{VCPUs: 1, Memory: 1 << 30}, Place: func(m vm.VM) Place {
-			home := ""
-			if p, ok := m.(interface{ Home() string }); ok {
-				home = p.Home()
-			}
-			return Place{Home: home, Env: map[string]string{"PATH": os.Getenv("PATH")}}
-		}}
-	if wrap != nil {
-		back.Provider = wrap(back.Provider)
-	}
-	cfg := Config{Key: testKey, Version: "test", Open: func(_ context.Context, labels []string) (Backend, error) {
-		if len(labels) > 0 && labels[0] != "linux" {
-			return Backend{}, fmt.Errorf("no machine has the label %q", labels[0])
+	open := processes(dir)
+	cfg := Config{Key: testKey, Version: "test", Open: func(ctx context.Context, labels []string) (Backend, error) {
+		back, err := open(ctx, labels)
+		if wrap != nil {
+			back.Provider = wrap(back.Provider)
 		}
-		return back, nil
+		return back, err
 	}}
 	if change != nil {
 		change(&cfg)
@@ -284,4 +275,18 @@ func (l *eventLines) Read(b []byte) (int, error) {
 // openNothing is a host that cannot make machines.
 func openNothing(context.Context, []string) (Backend, error) {
 	return Backend{}, errors.New("there are no machines here")
+}
+
+// processes is a host whose machines are processes, and have the label linux.
+func processes(dir string) func(context.Context, []string) (Backend, error) {
+	back := Backend{Provider: process.New(process.Config{Agent: []string{agentPath}, Dir: dir}), Shared: true,
+		Size: vm.Spec{VCPUs: 1, Memory: 1 << 30}, Place: func(m vm.VM) Place {
+			return Place{Home: m.(interface{ Home() string }).Home(), Env: map[string]string{"PATH": os.Getenv("PATH")}}
+		}}
+	return func(_ context.Context, labels []string) (Backend, error) {
+		if len(labels) > 0 && labels[0] != "linux" {
+			return Backend{}, fmt.Errorf("no machine has the label %q", labels[0])
+		}
+		return back, nil
+	}
 }

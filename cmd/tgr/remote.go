@@ -11,8 +11,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/dispatch"
 	"github.com/terraphim/tgr/runner"
 	"github.com/terraphim/tgr/vmapi"
@@ -29,6 +31,7 @@ type remoteConfig struct {
 	url    string // "": jobs run on this host's own machines
 	token  string
 	vmType string
+	keep   bool // machines of jobs that failed, for an hour
 }
 
 func remoteOf(c *config) remoteConfig {
@@ -40,6 +43,7 @@ type remote struct {
 	client *vmapi.Client
 	host   string
 	vmType string
+	keep   bool
 	log    *slog.Logger
 }
 
@@ -53,7 +57,7 @@ func openRemote(ctx context.Context, c machineConfig, log *slog.Logger) (*machin
 	if err != nil {
 		return nil, usageError{err}
 	}
-	r := &remote{client: client, host: u.Host, vmType: cmp.Or(c.remote.vmType, originalType), log: log}
+	r := &remote{client: client, host: u.Host, vmType: cmp.Or(c.remote.vmType, originalType), keep: c.remote.keep, log: log}
 	if err := r.check(ctx); err != nil {
 		return nil, err
 	}
@@ -89,7 +93,11 @@ func (r *remote) Acquire(ctx context.Context, s dispatch.Spec) (*dispatch.Machin
 	if err != nil {
 		return nil, func() {}, fmt.Errorf("the VM API at %s: %w", r.host, err)
 	}
+	var kept atomic.Bool
 	release := func() {
+		if kept.Load() {
+			return
+		}
 		if err := m.Close(); err != nil {
 			r.log.Error("free a machine of the VM API", "vm", m.ID(), "error", err)
 		}
@@ -100,7 +108,35 @@ func (r *remote) Acquire(ctx context.Context, s dispatch.Spec) (*dispatch.Machin
 	if p := v.Place; p != nil {
 		out.Place = dispatch.Place{Dirs: runner.Dirs{Home: p.Home, Tools: p.Tools}, Nodes: p.Nodes, Env: p.Env, User: p.User}
 	}
+	out.Ended = func(c tgr.Conclusion) string {
+		line, keep := r.ended(m, c)
+		kept.Store(keep)
+		return line
+	}
 	return out, release, nil
+}
+
+// keepFor is how long a machine whose job failed waits for somebody to look at it.
+const keepFor = time.Hour
+
+// ended tells the API how a job ended, and has the machine of one that failed kept where that was asked for.
+func (r *remote) ended(m *vmapi.Machine, c tgr.Conclusion) (line string, kept bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if c == tgr.Failure && r.keep {
+		if err := m.Keep(ctx, keepFor); err != nil {
+			return fmt.Sprintf("##[warning]The machine could not be kept: %v", err), false
+		}
+		return fmt.Sprintf("Machine %s is kept for %v: tgr vm shell %s; tgr vm rm %s when you are done", m.ID(), keepFor, m.ID(), m.ID()), true
+	}
+	outcome := "failed"
+	if c == tgr.Success {
+		outcome = "completed"
+	}
+	if err := m.Outcome(ctx, outcome); err != nil {
+		r.log.Debug("tell the VM API how a job ended", "vm", m.ID(), "error", err)
+	}
+	return "", false
 }
 
 // keyFile is where the key of the VM API's tokens is, which the daemon makes when it first starts.

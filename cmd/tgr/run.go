@@ -34,6 +34,7 @@ type runFlags struct {
 	env       []string
 	payload   string
 	isolation string
+	keep      bool // the machines of jobs that fail
 	here      bool // the isolation was asked for on the command line: on this host, whatever API there is
 	image     string
 	network   string
@@ -78,6 +79,7 @@ The exit status is 0 if all jobs succeeded, 1 if one failed, 2 for a bad workflo
 	fs.StringVar(&f.isolation, "isolation", envOr("TGR_ISOLATION", "auto"), isolationHelp+" ($TGR_ISOLATION)")
 	fs.StringVar(&f.image, "image", "", "image of the machines ($TGR_IMAGE)")
 	fs.StringVar(&f.network, "network", "auto", "network of machines: auto, slots, none or user; see tgr serve")
+	fs.BoolVar(&f.keep, "keep-on-failure", false, "keep the machines of jobs that fail for an hour, for tgr vm shell; needs $FIRECRACKER_API_URL")
 	fs.BoolVar(&f.asJSON, "json", false, "print JSON lines: log, step, job and run")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no log lines")
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "also what each step is given, and, on standard error, a log of our own")
@@ -307,8 +309,12 @@ func localMachines(ctx context.Context, f runFlags, dir string, log *slog.Logger
 		return nil, nil, err
 	}
 	mc.isolation = f.isolation
+	mc.remote.keep = f.keep
 	if f.here {
 		mc.remote = remoteConfig{}
+	}
+	if f.keep && mc.remote.url == "" {
+		return nil, nil, usagef("--keep-on-failure: machines of this command end with it; run tgr vmd, and set FIRECRACKER_API_URL to its address")
 	}
 	if f.image != "" {
 		mc.image = f.image

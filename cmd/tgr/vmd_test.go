@@ -224,9 +224,33 @@ func TestRunOverAPI(t *testing.T) {
 	if got := d.tgrIn(repo, "", "run", "--isolation", "process", "-j", "good"); got.code != 0 || !strings.Contains(got.stdout, "[process]") {
 		t.Errorf("an isolation that was asked for by name: %+v", got)
 	}
+	keepOnFailure(t, d, repo)
 	d.env = append(d.env, "FIRECRACKER_AUTH_TOKEN=wrong")
 	if got := d.tgrIn(repo, "", "run"); got.code != 2 || !strings.Contains(got.stderr, "FIRECRACKER_AUTH_TOKEN") {
 		t.Errorf("with a wrong token: %+v", got)
+	}
+}
+
+// keepOnFailure looks into the machine of a job that failed, as its author would.
+func keepOnFailure(t *testing.T, d *daemon, repo string) {
+	t.Helper()
+	if got := d.tgrIn(repo, "", "run", "--keep-on-failure", "--isolation", "process"); got.code != 2 || !strings.Contains(got.stderr, "tgr vmd") {
+		t.Errorf("without the API: %+v", got)
+	}
+	got := d.tgrIn(repo, "", "run", "--keep-on-failure")
+	ids := regexp.MustCompile(`tgr vm shell (vm-\w+)`).FindAllStringSubmatch(got.stdout, -1)
+	if got.code != 1 || len(ids) != 1 {
+		t.Fatalf("status %d, kept %v, want the one of the job that failed:\n%s", got.code, ids, got.stdout)
+	}
+	id := ids[0][1]
+	if l := d.tgr("vm", "list", "--json"); !strings.Contains(l.stdout, `"state": "failed"`) || !strings.Contains(l.stdout, `"current_vms": 1`) {
+		t.Errorf("the session of %s is not failed, or more than its machine is there: %s", id, l.stdout)
+	}
+	if look := d.tgrIn("", "ls work/*/* >/dev/null && echo it is all there\n", "vm", "shell", id); look.stdout != "it is all there\n" {
+		t.Errorf("in the machine that failed: %+v", look)
+	}
+	if rm := d.tgr("vm", "rm", id); rm.code != 0 {
+		t.Errorf("rm: %+v", rm)
 	}
 }
 
