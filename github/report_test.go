@@ -343,3 +343,21 @@ func FuzzParseSections(f *testing.F) {
 		}
 	})
 }
+
+// Why a job failed is in the comment, as text whatever is in it.
+func TestCommentSaysWhy(t *testing.T) {
+	run, jobs := testRun()
+	o := options()
+	o.Why = func(tgr.Job) string {
+		return "Likely cause, line 3: undefined: x\n\nmodel thinks: [see](https://evil.example) @ada ![](x) <img src=x>"
+	}
+	body := byKey[CommentReport](t, Reports(run, jobs, o), KindComment)["comment/7/9/.github/workflows/ci.yml"].Body
+	if !strings.Contains(body, "Likely cause, line 3: undefined: x\n\n") {
+		t.Errorf("the cause is not in\n%s", body)
+	}
+	for _, bad := range []string{"](https://evil", "@ada ", "<img", "![]("} {
+		if strings.Contains(body, bad) {
+			t.Errorf("%q is in\n%s", bad, body)
+		}
+	}
+}

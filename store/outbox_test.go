@@ -106,5 +106,14 @@ func TestReportsHook(t *testing.T) {
 		e.finish(e.claim(), tgr.Success)
 		step++ // of the claim
 		shows("completed a=completed")
+		more := e.hooks
+		e.hooks = func(run tgr.Run, jobs []tgr.Job) []store.Outgoing {
+			out := more(run, jobs)
+			out[0].Body = append(out[0].Body, " explained"...)
+			return out
+		}
+		e.must(e.Refresh(e.ctx, run))
+		shows("completed a=completed explained")
+		e.code(e.Refresh(e.ctx, run+1), tgr.NotFound)
 	})
 }

@@ -34,6 +34,7 @@ func newEvalCmd() *cobra.Command {
 
 func newEvalLLMCmd() *cobra.Command {
 	var asJSON bool
+	var limit time.Duration
 	cmd := &cobra.Command{Use: "llm", Short: "Measure your language model on workflows and failing logs",
 		Long: `Asks the model that the settings name about workflows and failing logs whose right answers are known, and prints how
 many answers are valid, how many agree with the compiler or cite the true cause, how long they take and what they cost.
@@ -45,7 +46,7 @@ It asks no question twice from its cache. Exit status 3: there is no model, or i
 			if err != nil {
 				return err
 			}
-			r, err := evalLLM(cmd.Context(), c, cmd.ErrOrStderr())
+			r, err := evalLLM(cmd.Context(), c, limit, cmd.ErrOrStderr())
 			if err != nil {
 				return ours(err)
 			}
@@ -56,6 +57,7 @@ It asks no question twice from its cache. Exit status 3: there is no model, or i
 		}}
 	configFlags(cmd, "use-llm-parser", "ollama-base-url", "ollama-model", "openrouter-model", "llm-base-url", "llm-model")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().DurationVar(&limit, "limit", 2*time.Minute, "the most that a question may take; the server allows the default")
 	return cmd
 }
 
@@ -94,13 +96,13 @@ func (f *evalFigures) add(took time.Duration, reason string, agree bool) {
 }
 
 // evalLLM asks everything once, without the cache of the server.
-func evalLLM(ctx context.Context, c *config, progress io.Writer) (*evalReport, error) {
+func evalLLM(ctx context.Context, c *config, limit time.Duration, progress io.Writer) (*evalReport, error) {
 	clients, err := llmClients(c)
 	if err != nil {
 		return nil, err
 	}
 	r := &evalReport{Parse: evalFigures{Reasons: map[string]int{}}, Explain: evalFigures{Reasons: map[string]int{}}}
-	service := llm.New(llm.Config{Clients: clients, Log: slog.New(slog.DiscardHandler), Observe: func(e llm.Event) {
+	service := llm.New(llm.Config{Clients: clients, Limit: limit, Log: slog.New(slog.DiscardHandler), Observe: func(e llm.Event) {
 		figures := &r.Parse
 		if e.Task == "explain" {
 			figures = &r.Explain

@@ -89,3 +89,34 @@ func TestImport(t *testing.T) {
 		}
 	}
 }
+
+// A dry run is in a machine, without network and secrets, on a copy of the tree.
+func TestImportDryRun(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: no virtual machines")
+	}
+	o := newScriptedOllama(t)
+	dir := t.TempDir()
+	for name, text := range map[string]string{"Jenkinsfile": "pipeline { steps { sh './test.sh' } }", "test.sh": "test -z \"$CANARY_SECRET\" && test \"$(id -un)\" = runner && echo ran in a machine\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for command, want := range map[string]int{"bash test.sh": 0, "exit 3": exitFailed} {
+		data, err := json.Marshal(map[string]any{"workflow": strings.Replace(goodProposal, "make test", command, 1), "notes": []string{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.say(func(string, string) string { return string(data) })
+		cmd := exec.Command("tgr", "import", filepath.Join(dir, "Jenkinsfile"), "--dry-run", "-C", dir)
+		cmd.Env = append(os.Environ(), "TGR_CONFIG=/dev/null", "USE_LLM_PARSER=true", "OLLAMA_BASE_URL="+o.URL, "OLLAMA_MODEL=scripted", "TGR_DATA_DIR="+t.TempDir(),
+			"CANARY_SECRET=x", "TGR_ISOLATION=process")
+		out, err := cmd.CombinedOutput()
+		if got := exitCode(err); got != want || want == 0 && !strings.Contains(string(out), "ran in a machine") {
+			t.Errorf("%s: exit status %d, want %d\n%s", command, got, want, out)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, ".github")); err == nil {
+		t.Error("the dry run wrote into the working tree")
+	}
+}
