@@ -9,12 +9,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/github/githubtest"
+	"github.com/terraphim/tgr/vmapi"
 	"github.com/terraphim/tgr/vmapi/vmapitest"
 )
 
@@ -317,10 +319,39 @@ func TestVMDWithQEMU(t *testing.T) {
 		t.Fatalf("exec: %+v", got)
 	}
 	rollBack(t, d, id, in)
+	standStill(t, d, id, in)
 	d.tgr("vm", "rm", id)
 	d.env = append(d.env, "FIRECRACKER_AUTH_TOKEN="+d.token)
 	run := d.tgrIn(remoteRepo(t), "", "run")
 	ranRemotely(t, run, "qemu (")
+}
+
+// standStill pauses a machine, whose clock is right and whose processes are there when it goes on.
+func standStill(t *testing.T, d *daemon, id string, in func(string) result) {
+	t.Helper()
+	c, err := vmapi.NewClient(vmapi.ClientConfig{URL: d.url, Token: d.token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Pause(t.Context(), id); err != nil {
+		t.Fatalf("pause: %v", err)
+	}
+	if got := in("true"); got.code != 2 || !strings.Contains(got.stderr, "paused") {
+		t.Errorf("exec while it stands still: %+v", got)
+	}
+	if v, err := c.Get(t.Context(), id, 0); err != nil || v.State != vmapi.Paused {
+		t.Errorf("%+v, %v", v, err)
+	}
+	time.Sleep(2 * time.Second) // by which its clock is late
+	if err := c.Resume(t.Context(), id); err != nil {
+		t.Fatalf("resume: %v", err)
+	}
+	got := in("date +%s.%N; kill -0 $(cat ~/pid) && echo the process lives")
+	clock, rest, _ := strings.Cut(got.stdout, "\n")
+	at, err := strconv.ParseFloat(clock, 64)
+	if off := float64(time.Now().UnixNano())/1e9 - at; err != nil || rest != "the process lives\n" || off < -0.1 || off > 1.9 {
+		t.Errorf("after the pause: %+v; the clock is %.3f s late", got, off)
+	}
 }
 
 // rollBack changes files and processes, and finds them as they were.
