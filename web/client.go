@@ -100,6 +100,54 @@ func (c *Client) Ask(ctx context.Context, id tgr.RunID, question string) (tgr.Cl
 	return call[tgr.Claim](ctx, c, http.MethodPost, fmt.Sprintf("/api/runs/%d/questions", id), Ask{question})
 }
 
+// Approve lets a run go on that waits for it, or rejects it.
+func (c *Client) Approve(ctx context.Context, id tgr.RunID, a ApproveRequest) (Accepted, error) {
+	return call[Accepted](ctx, c, http.MethodPost, fmt.Sprintf("/api/runs/%d/approve", id), a)
+}
+
+// Settings lists the secrets or variables of exactly one scope; secrets without their values.
+func (c *Client) Settings(ctx context.Context, kind string, s tgr.Scope) ([]tgr.Setting, error) {
+	q := url.Values{}
+	for name, v := range map[string]string{"owner": s.Owner, "repo": s.Repo, "environment": s.Environment} {
+		if v != "" {
+			q.Set(name, v)
+		}
+	}
+	list, err := call[SettingList](ctx, c, http.MethodGet, "/api/"+kind+"s?"+q.Encode(), nil)
+	return list.Settings, err
+}
+
+// SetSetting sets a secret or a variable.
+func (c *Client) SetSetting(ctx context.Context, kind string, s SettingRequest) (Done, error) {
+	return call[Done](ctx, c, http.MethodPost, "/api/"+kind+"s", s)
+}
+
+// RemoveSetting removes a secret or a variable.
+func (c *Client) RemoveSetting(ctx context.Context, kind string, s SettingRequest) (Done, error) {
+	return call[Done](ctx, c, http.MethodPost, "/api/"+kind+"s/remove", s)
+}
+
+// Rotate has all secrets sealed with a new key.
+func (c *Client) Rotate(ctx context.Context) (Done, error) {
+	return call[Done](ctx, c, http.MethodPost, "/api/secrets/rotate", struct{}{})
+}
+
+// Environments lists the environments of a repository.
+func (c *Client) Environments(ctx context.Context, repo string) ([]tgr.Environment, error) {
+	list, err := call[EnvironmentList](ctx, c, http.MethodGet, "/api/environments?"+url.Values{"repo": {repo}}.Encode(), nil)
+	return list.Environments, err
+}
+
+// SetEnvironment says what jobs for an environment wait for.
+func (c *Client) SetEnvironment(ctx context.Context, e tgr.Environment) (Done, error) {
+	return call[Done](ctx, c, http.MethodPost, "/api/environments", e)
+}
+
+// RemoveEnvironment forgets an environment, with its secrets and variables.
+func (c *Client) RemoveEnvironment(ctx context.Context, repo, name string) (Done, error) {
+	return call[Done](ctx, c, http.MethodPost, "/api/environments/remove", EnvironmentName{repo, name})
+}
+
 // Dispatch starts what a workflow_dispatch event would.
 func (c *Client) Dispatch(ctx context.Context, d Dispatch) (Accepted, error) {
 	return call[Accepted](ctx, c, http.MethodPost, "/api/dispatch", d)

@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"log/slog"
 	"net"
@@ -176,6 +177,36 @@ func (m *memory) Cancel(_ context.Context, run tgr.RunID, job tgr.JobID, reason,
 
 func (m *memory) Rerun(_ context.Context, run tgr.RunID, r Rerun) (int, error) {
 	return 2, m.call("rerun " + run.String() + " " + r.What + " " + r.Job.String() + " " + r.By)
+}
+
+func (m *memory) Approve(_ context.Context, run tgr.RunID, a ApproveRequest) (string, error) {
+	return a.Environment, m.call(fmt.Sprintf("approve %d %s %t %s %s", run, a.Environment, a.Reject, a.Comment, a.By))
+}
+
+func (m *memory) Settings(_ context.Context, kind string, s tgr.Scope) ([]tgr.Setting, error) {
+	return []tgr.Setting{{Scope: s, Name: "A"}}, m.call("list " + kind + " of " + s.String())
+}
+
+func (m *memory) SetSetting(_ context.Context, kind string, s tgr.Setting) error {
+	return m.call("set " + kind + " " + s.Name + "=" + s.Value + " of " + s.Scope.String())
+}
+
+func (m *memory) RemoveSetting(_ context.Context, kind string, s tgr.Setting) error {
+	return m.call("remove " + kind + " " + s.Name + " of " + s.Scope.String())
+}
+
+func (m *memory) Rotate(context.Context) (int, error) { return 3, m.call("rotate") }
+
+func (m *memory) Environments(_ context.Context, repo string) ([]tgr.Environment, error) {
+	return nil, m.call("environments of " + repo)
+}
+
+func (m *memory) SetEnvironment(_ context.Context, e tgr.Environment) error {
+	return m.call(fmt.Sprintf("environment %+v", e))
+}
+
+func (m *memory) RemoveEnvironment(_ context.Context, repo, name string) error {
+	return m.call("no environment " + name + " of " + repo)
 }
 
 func (m *memory) Dispatch(_ context.Context, d Dispatch) ([]tgr.RunID, error) {

@@ -91,7 +91,7 @@ func TestOpenAPIRoutes(t *testing.T) {
 func TestOpenAPIFields(t *testing.T) {
 	d := readDocument(t)
 	types := map[string]reflect.Type{}
-	for _, v := range []any{tgr.Repo{}, tgr.Event{}, tgr.Run{}, tgr.Job{}, tgr.Step{}, tgr.Annotation{}, tgr.Group{}, tgr.Approval{}, RunList{}, RunDetail{}, LogLine{}, Span{},
+	for _, v := range []any{tgr.Repo{}, tgr.Event{}, tgr.Run{}, tgr.Job{}, tgr.Step{}, tgr.Annotation{}, tgr.Group{}, tgr.Approval{}, tgr.Setting{}, tgr.Environment{}, SettingRequest{}, SettingList{}, EnvironmentName{}, EnvironmentList{}, Done{}, ApproveRequest{}, RunList{}, RunDetail{}, LogLine{}, Span{},
 		StreamEnd{}, StepState{}, ArtifactList{}, tgr.Artifact{}, CancelRequest{}, Rerun{}, Dispatch{}, Accepted{}, Health{}, ErrorBody{}, ErrorDetail{},
 		Ask{}, tgr.Notes{}, tgr.Provenance{}, tgr.Difference{}, tgr.Explanation{}, tgr.CitedLine{}, tgr.Claim{}} {
 		types[reflect.TypeOf(v).Name()] = reflect.TypeOf(v)

@@ -3,6 +3,7 @@ package web
 import (
 	"bytes"
 	"embed"
+	"encoding/json"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -43,7 +44,8 @@ type runsData struct {
 type runData struct {
 	layout
 	RunDetail
-	Attempt   int // the one that is shown
+	Attempt   int      // the one that is shown
+	Waiting   []string // what somebody has to approve, as of Waiting
 	Trusted   bool
 	Artifacts []tgr.Artifact
 }
@@ -74,7 +76,7 @@ func parsePages() (*template.Template, error) {
 		"state": state, "mark": mark, "words": func(s string) string { return strings.ReplaceAll(s, "_", " ") },
 		"when": when, "took": took, "plain": Plain, "multiline": multiline, "level": level,
 		"ref": ref, "sha": func(s string) string { return Plain(s[:min(len(s), 12)]) },
-		"bytes": size, "runTitle": runTitle, "jobTitle": jobTitle,
+		"bytes": size, "runTitle": runTitle, "jobTitle": jobTitle, "approval": approval,
 	}).ParseFS(templateFiles, "templates/*.html")
 	if err != nil {
 		return nil, fmt.Errorf("web: parse the pages: %w", err)
@@ -146,6 +148,9 @@ func (s *Server) runPage(w http.ResponseWriter, r *request) error {
 	data := runData{layout: layout{Title: runTitle(d.Run), Version: s.cfg.Version}, RunDetail: d, Attempt: attempt, Trusted: r.access.trusted}
 	if data.Artifacts, err = s.artifacts(r.Context(), d.Run.ID); err != nil {
 		return err
+	}
+	if attempt == d.Run.Attempt {
+		data.Waiting = Waiting(d.Run, d.Jobs)
 	}
 	if !d.Run.Status.Done() && attempt == d.Run.Attempt {
 		data.Live = "/api/runs/" + d.Run.ID.String() + "/events"
@@ -275,6 +280,12 @@ func ref(s string) string {
 		}
 	}
 	return Plain(s)
+}
+
+// approval is the body by which a button approves an environment, or the run, or rejects it.
+func approval(environment string, reject bool) (string, error) {
+	b, err := json.Marshal(ApproveRequest{Environment: environment, Reject: reject, By: "the page"})
+	return string(b), err
 }
 
 func runTitle(r tgr.Run) string {

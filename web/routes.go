@@ -49,12 +49,27 @@ func routes() []route {
 		{"POST", "/api/runs/{id}/cancel", change, nil, (*Server).cancel},
 		{"POST", "/api/runs/{id}/rerun", change, nil, (*Server).rerun},
 		{"POST", "/api/runs/{id}/questions", change, nil, (*Server).ask},
+		{"POST", "/api/runs/{id}/approve", change, nil, (*Server).approve},
 		{"GET", "/api/jobs/{id}", read, nil, (*Server).getJob},
 		{"GET", "/api/jobs/{id}/log", read, []string{"try", "from", "step", "timestamps"}, (*Server).getLog},
 		{"GET", "/api/jobs/{id}/log/stream", read, []string{"from", "spans"}, (*Server).streamLog},
 		{"POST", "/api/dispatch", change, nil, (*Server).dispatch},
+
+		{"GET", "/api/secrets", read, scopes, listSettings(Secret)},
+		{"POST", "/api/secrets", change, nil, changeSetting(Secret, false)},
+		{"POST", "/api/secrets/remove", change, nil, changeSetting(Secret, true)},
+		{"POST", "/api/secrets/rotate", change, nil, (*Server).rotateKey},
+		{"GET", "/api/variables", read, scopes, listSettings(Variable)},
+		{"POST", "/api/variables", change, nil, changeSetting(Variable, false)},
+		{"POST", "/api/variables/remove", change, nil, changeSetting(Variable, true)},
+		{"GET", "/api/environments", read, []string{"repo"}, (*Server).listEnvironments},
+		{"POST", "/api/environments", change, nil, (*Server).setEnvironment},
+		{"POST", "/api/environments/remove", change, nil, (*Server).removeEnvironment},
 	}
 }
+
+// scopes are the query parameters that choose a scope of settings.
+var scopes = []string{"owner", "repo", "environment"}
 
 // filters are the query parameters that choose runs.
 var filters = []string{"repo", "workflow", "branch", "event", "status", "delivery"}

@@ -62,6 +62,9 @@ type Controller interface {
 	Cancel(ctx context.Context, run tgr.RunID, job tgr.JobID, reason, by string) error
 	// Rerun starts another attempt of a completed run and returns its number.
 	Rerun(ctx context.Context, run tgr.RunID, r Rerun) (attempt int, err error)
+	// Approve lets a run go on that waits for it, or rejects it. It returns the environment that was decided on, "" for
+	// the run as a whole.
+	Approve(ctx context.Context, run tgr.RunID, a ApproveRequest) (environment string, err error)
 	// Dispatch starts what a workflow_dispatch event would and returns the new runs.
 	Dispatch(ctx context.Context, d Dispatch) ([]tgr.RunID, error)
 }
@@ -102,6 +105,9 @@ type Config struct {
 	Runs    RunStore
 	Logs    LogReader
 	Control Controller
+
+	// Settings keeps secrets, variables and environments. Nil: there are none.
+	Settings Keeper
 
 	// Ready has a check for each part that must work for the server to do its job: /readyz calls them all.
 	Ready map[string]func(context.Context) error
