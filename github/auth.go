@@ -40,6 +40,8 @@ type Client struct {
 
 // installation is the App in one account.
 type installation struct {
+	id    int64
+	may   map[string]string // its permissions, as the API names them
 	api   *github.Client
 	token func(context.Context) (string, error)
 }
@@ -111,7 +113,7 @@ func (c *Client) install(ctx context.Context, repo string) (installation, error)
 		return installation{}, tgr.Errorf("github.install", tgr.Invalid, "%q is not owner/name", clip(repo, 100))
 	}
 	if c.app == nil {
-		return installation{c.pat, func(context.Context) (string, error) { return c.c.Token, nil }}, nil
+		return installation{api: c.pat, token: func(context.Context) (string, error) { return c.c.Token, nil }}, nil
 	}
 	c.mu.Lock()
 	in, ok := c.installs[strings.ToLower(owner)]
@@ -132,7 +134,7 @@ func (c *Client) install(ctx context.Context, repo string) (installation, error)
 	if in.api, err = c.api(tr); err != nil {
 		return installation{}, err
 	}
-	in.token = tr.Token
+	in.token, in.id, in.may = tr.Token, found.GetID(), permissionMap(found.Permissions)
 	c.mu.Lock()
 	c.installs[strings.ToLower(owner)] = in
 	c.mu.Unlock()

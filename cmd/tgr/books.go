@@ -189,6 +189,15 @@ func (c control) Rerun(ctx context.Context, run tgr.RunID, r web.Rerun) (int, er
 	return attempt, c.s.dispatch.Settle(ctx, run)
 }
 
+// Approve implements web.Controller.
+func (c control) Approve(ctx context.Context, run tgr.RunID, a web.ApproveRequest) (string, error) {
+	environment, err := c.s.store.Approve(ctx, run, tgr.Approval{Environment: a.Environment, Approved: !a.Reject, By: a.By, Comment: a.Comment})
+	if err != nil {
+		return "", err
+	}
+	return environment, c.s.dispatch.Settle(ctx, run)
+}
+
 // Dispatch implements web.Controller: it makes the event that GitHub sends for workflow_dispatch, for a repository
 // that has sent a webhook before.
 func (c control) Dispatch(ctx context.Context, d web.Dispatch) ([]tgr.RunID, error) {

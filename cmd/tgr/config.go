@@ -44,6 +44,10 @@ func settings() []setting {
 		{Key: "github-api-url", Env: "GITHUB_API_URL", Default: "https://api.github.com", Help: "API of GitHub, or of an Enterprise server"},
 		{Key: "github-server-url", Env: "GITHUB_SERVER_URL", Default: "https://github.com", Help: "where repositories are cloned from"},
 		{Key: "repository-path", Env: "REPOSITORY_PATH", Help: "folder for the cached clones; default: repos below the data folder"},
+		{Key: "job-token", Env: "TGR_JOB_TOKEN", Default: "app", Help: "GITHUB_TOKEN of jobs: app (made by the GitHub App for each job, with its permissions; none without an App), or server (without an App the server's own token, with all it may do, for trusted jobs)"},
+		{Key: "job-permissions", Env: "TGR_JOB_PERMISSIONS", Default: "read", Help: "permissions of jobs whose workflow states none: read (contents and packages), or write (everything)"},
+		{Key: "fork-approval", Env: "TGR_FORK_APPROVAL", Default: "first-time", Help: "whose pull requests from forks wait for approval: first-time (people of whom nothing was merged), all (who is not a member), or none"},
+		{Key: "secrets-key-file", Env: "TGR_SECRETS_KEY_FILE", Help: "file with the key of the secrets in the database; default: secrets.key below the data folder"},
 		{Key: "data-dir", Env: "TGR_DATA_DIR", Default: defaultDataDir(), Help: "folder for the database, logs and machines"},
 		{Key: "results-dir", Env: "TGR_RESULTS_DIR", Help: "folder for caches and artifacts; default: results below the data folder"},
 		{Key: "cache-size", Env: "TGR_CACHE_SIZE", Default: "10240", Help: "caches of one repository, MiB; the least recently used go first"},
@@ -112,6 +116,9 @@ func loadConfig(flags *pflag.FlagSet) (*config, error) {
 		if f := flags.Lookup(s.Key); f != nil && f.Changed {
 			c.values[s.Key], c.origin[s.Key] = f.Value.String(), "--"+s.Key
 		}
+	}
+	if c.values["secrets-key-file"] == "" {
+		c.values["secrets-key-file"] = filepath.Join(c.values["data-dir"], "secrets.key")
 	}
 	if c.values["repository-path"] == "" {
 		c.values["repository-path"] = filepath.Join(c.values["data-dir"], "repos")

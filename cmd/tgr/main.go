@@ -52,7 +52,8 @@ microVM of its own, and reports back to GitHub.`,
 		Version:       version(),
 	}
 	root.AddCommand(
-		newServeCmd(), newRunCmd(), newRunsCmd(), newExplainCmd(), newEvalCmd(), newImportCmd(), newWebhookCmd(), newCacheCmd(), newArtifactCmd(),
+		newServeCmd(), newRunCmd(), newRunsCmd(), newApproveCmd(), newSecretCmd(), newVarCmd(), newEnvironmentCmd(),
+		newExplainCmd(), newEvalCmd(), newImportCmd(), newWebhookCmd(), newCacheCmd(), newArtifactCmd(),
 		newCheckCmd(), newPlanCmd(), newExprCmd(),
 		newImageCmd(), newDoctorCmd(), newConfigCmd(), newVMDCmd(), newVMCmd(), newVersionCmd(),
 		newDemoCmd(), newBenchCmd(), newGuestCmd(),

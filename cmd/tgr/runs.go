@@ -80,9 +80,7 @@ Exit status: 0; 1 if the job failed (logs -f, show --exit-status); 2 if the requ
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return runsError{2, err} })
-	cmd.PersistentFlags().StringVar(&v.server, "server", "", "the server's URL (default $TGR_SERVER, else http://127.0.0.1:3000)")
-	cmd.PersistentFlags().StringVar(&v.token, "token", "", "the server's token (default $TGR_TOKEN)")
+	v.serverVerbs(cmd)
 	cmd.AddCommand(v.listCmd(), v.showCmd(), v.logsCmd(), v.cancelCmd(), v.rerunCmd())
 	return cmd
 }
@@ -214,6 +212,12 @@ func (v *runsVerbs) detail(w io.Writer, d web.RunDetail) {
 	v.line(w, "", d.Status, d.Conclusion, "", v.took(d.Started, d.Finished), cmp.Or(d.Reason, d.CancelReason))
 	if d.Notes != nil {
 		fmt.Fprintln(w, v.readBy(d.Notes.Parsed))
+	}
+	if d.Hold != "" {
+		fmt.Fprintf(w, "on hold: %s\n", v.text(d.Hold, 500))
+	}
+	for _, what := range web.Waiting(d.Run, d.Jobs) {
+		fmt.Fprintf(w, "to go on: tgr approve %d %s\n", d.ID, v.text(what, 100))
 	}
 	for _, j := range d.Jobs {
 		fmt.Fprintln(w)

@@ -85,6 +85,10 @@ func (b *runsBook) Cancel(_ context.Context, run tgr.RunID, job tgr.JobID, reaso
 	return b.call(fmt.Sprintf("cancel %d %d %s", run, job, reason))
 }
 
+func (b *runsBook) Approve(_ context.Context, run tgr.RunID, a web.ApproveRequest) (string, error) {
+	return a.Environment, b.call(fmt.Sprintf("approve %d %s %t %s", run, a.Environment, a.Reject, a.Comment))
+}
+
 func (b *runsBook) Rerun(_ context.Context, run tgr.RunID, r web.Rerun) (int, error) {
 	return 2, b.call(fmt.Sprintf("rerun %d %s %d", run, r.What, r.Job))
 }

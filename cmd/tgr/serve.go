@@ -24,6 +24,7 @@ import (
 	"github.com/terraphim/tgr/llm"
 	"github.com/terraphim/tgr/results"
 	"github.com/terraphim/tgr/store"
+	"github.com/terraphim/tgr/vault"
 	"github.com/terraphim/tgr/web"
 )
 
@@ -72,6 +73,7 @@ type server struct {
 	c        *config
 	log      *slog.Logger
 	store    *store.Store
+	vault    *vault.Vault
 	logs     *joblog.Store
 	metrics  *web.Metrics
 	dispatch *dispatch.Dispatcher
@@ -143,6 +145,9 @@ func (s *server) open(ctx context.Context, secrets [][]byte) error {
 		return err
 	}
 	s.closers = append(s.closers, s.store.Close)
+	if err := s.openVault(ctx); err != nil {
+		return err
+	}
 	if s.logs, err = joblog.Open(joblog.Config{Dir: filepath.Join(dir, "logs")}); err != nil {
 		return err
 	}
@@ -187,6 +192,14 @@ func (s *server) openDispatch(machines *machines) error {
 	if err != nil {
 		return err
 	}
+	tokens, err := openTokens(s.c, s.reports.client)
+	if err != nil {
+		return err
+	}
+	forks, err := s.c.oneOf("fork-approval", dispatch.HoldFirstTime, dispatch.HoldAll, dispatch.HoldNone)
+	if err != nil {
+		return err
+	}
 	s.reports.connect(s.store, s.logs, s.log)
 	model, err := newLLM(s.c, s.log, 0, func(e llm.Event) {
 		s.metrics.ObserveLLM(e.Task, e.Backend, e.Outcome, e.Took, e.PromptTokens, e.OutputTokens, e.Cost)
@@ -200,7 +213,8 @@ func (s *server) openDispatch(machines *machines) error {
 		Jobs: ledger{s.store}, Runs: ledger{s.store}, Source: source, Machines: machines, Labels: machines.labels, Logs: logBook{s.logs, s.store},
 		Services: &services{open: func() (*results.Service, error) { return s.results, nil }, log: s.log},
 		Egress:   machines.egress,
-		Observe:  s.observer(), Annotate: s.advice, Log: s.log, Workers: workers, Planners: max(2, workers/2),
+		Vault:    jobVault{s.vault, s.store}, Tokens: tokens.token, Hold: dispatch.HoldForks(forks),
+		Observe: s.observer(), Annotate: s.advice, Log: s.log, Workers: workers, Planners: max(2, workers/2),
 		// The lock on the data folder makes sure that no other server of this name lives.
 		Owner: host + ":" + s.c.get("data-dir"),
 		Server: dispatch.Server{URL: s.c.get("github-server-url"), API: s.c.get("github-api-url"),
@@ -221,7 +235,7 @@ func (s *server) openWeb(secrets [][]byte, machines *machines) error {
 		return err
 	}
 	s.web, err = web.New(web.Config{
-		Runs: runBook{s.store}, Logs: logBook{s.logs, s.store}, Control: control{s}, Metrics: s.metrics, Webhook: hook, Changed: s.watch.add, Advice: s.advice,
+		Runs: runBook{s.store}, Logs: logBook{s.logs, s.store}, Control: control{s}, Settings: keeper{s}, Metrics: s.metrics, Webhook: hook, Changed: s.watch.add, Advice: s.advice,
 		Artifacts: s.results, Issuer: http.StripPrefix(issuerPath, s.results.Issuer()),
 		Token: s.c.get("api-token"), Version: version(), Log: s.log,
 		Ready: map[string]func(context.Context) error{"database": s.store.Ping, "machines": machines.Ready},

@@ -105,12 +105,13 @@ func (s *Server) addComment(repo string, number int, login, body string) *Commen
 
 // call is one request of the API.
 type call struct {
-	s    *Server
-	w    http.ResponseWriter
-	r    *http.Request
-	repo *Repo
-	rest []string // the path below repos/owner/name
-	who  string   // "token", "app" (a JWT), "installation", or "" without credentials
+	s     *Server
+	w     http.ResponseWriter
+	r     *http.Request
+	repo  *Repo
+	rest  []string           // the path below repos/owner/name
+	token *InstallationToken // of the App's installation, that asks; nil: it does not
+	who   string             // "token", "app" (a JWT), "installation", or "" without credentials
 }
 
 func (c *call) reply(code int, v any) {
@@ -137,8 +138,9 @@ func (c *call) read(v any) bool {
 }
 
 func (s *Server) api(w http.ResponseWriter, r *http.Request, path string) {
-	c := &call{s: s, w: w, r: r, who: s.who(r)}
-	if c.who == "" && (s.c.Token != "" || r.Method != http.MethodGet) {
+	c := &call{s: s, w: w, r: r}
+	c.who, c.token = s.who(r)
+	if c.who == "" && (s.c.Token != "" || r.Method != http.MethodGet || r.Header.Get("Authorization") != "") {
 		c.fail(http.StatusUnauthorized, "Bad credentials")
 		return
 	}
@@ -146,6 +148,8 @@ func (s *Server) api(w http.ResponseWriter, r *http.Request, path string) {
 	switch {
 	case parts[0] == "user" && c.who == "token":
 		c.reply(http.StatusOK, s.user(s.c.Login))
+	case parts[0] == "installation":
+		c.installation(parts[1:])
 	case parts[0] == "app":
 		c.app(parts[1:])
 	case parts[0] == "repos" && len(parts) >= 3:
@@ -161,23 +165,21 @@ func (s *Server) api(w http.ResponseWriter, r *http.Request, path string) {
 }
 
 // who tells the credentials of a request. Without a configured token any token is taken.
-func (s *Server) who(r *http.Request) string {
+func (s *Server) who(r *http.Request) (string, *InstallationToken) {
 	kind, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(kind, "bearer") && !strings.EqualFold(kind, "token") || token == "" {
-		return ""
+		return "", nil
 	}
-	s.mu.Lock()
-	installed := s.tokens[token]
-	s.mu.Unlock()
+	installed := s.installationToken(token)
 	switch {
-	case installed:
-		return "installation"
+	case installed != nil:
+		return "installation", installed
 	case s.c.AppID != 0 && jwtIssuer(token) == strconv.FormatInt(s.c.AppID, 10):
-		return "app"
-	case s.c.Token == "" || token == s.c.Token:
-		return "token"
+		return "app", nil
+	case s.c.Token == "" && !strings.HasPrefix(token, "ghs_") || token == s.c.Token && token != "":
+		return "token", nil
 	}
-	return ""
+	return "", nil
 }
 
 // jwtIssuer reads who a JWT says it is from, without checking its signature.
@@ -210,11 +212,7 @@ func (c *call) app(rest []string) {
 		c.fail(http.StatusNotFound, "Not Found")
 		return
 	}
-	token := "ghs_" + strings.ReplaceAll(newGUID(), "-", "")
-	c.s.mu.Lock()
-	c.s.tokens[token] = true
-	c.s.mu.Unlock()
-	c.reply(http.StatusCreated, object{"token": token, "expires_at": c.s.c.Now().Add(time.Hour).UTC().Format(time.RFC3339)})
+	c.createToken()
 }
 
 func (c *call) inRepo() {
@@ -222,11 +220,14 @@ func (c *call) inRepo() {
 	if len(c.rest) > 0 {
 		route += c.rest[0]
 	}
+	if !c.allowed(route) {
+		return
+	}
 	switch {
 	case route == "GET ":
 		c.reply(http.StatusOK, c.repo.json())
 	case route == "GET installation" && c.who == "app":
-		c.reply(http.StatusOK, object{"id": 1, "app_id": c.s.c.AppID, "app_slug": "tgr"})
+		c.reply(http.StatusOK, object{"id": 1, "app_id": c.s.c.AppID, "app_slug": "tgr", "permissions": c.s.appPermissions()})
 	case route == "POST statuses" && len(c.rest) == 2:
 		c.createStatus(c.rest[1])
 	case route == "POST check-runs", route == "PATCH check-runs" && len(c.rest) == 2:

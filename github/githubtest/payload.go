@@ -109,7 +109,7 @@ func (p *Pull) json() object {
 		"url": url, "html_url": fmt.Sprintf("%s/%s/pull/%d", r.s.URL, r.FullName, p.Number), "user": r.s.user(p.Author),
 		"merge_commit_sha": merge, "merged": false, "mergeable": p.MergeSHA != "", "labels": []object{},
 		"head": side(p.Head, p.HeadRef, p.HeadSHA), "base": side(r, p.BaseRef, p.BaseSHA),
-		"author_association": "CONTRIBUTOR",
+		"author_association": p.association(),
 	}
 }
 
@@ -170,4 +170,12 @@ func newGUID() string {
 	rand.Read(b[:])
 	h := hex.EncodeToString(b[:])
 	return strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-")
+}
+
+// association is what its author is to the repository.
+func (p *Pull) association() string {
+	if p.Association == "" {
+		return "CONTRIBUTOR"
+	}
+	return p.Association
 }

@@ -32,16 +32,17 @@ func (r *Repo) SetPrivate(yes bool) { r.private.Store(yes) }
 
 // Pull is a pull request. Its refs refs/pull/N/head and refs/pull/N/merge are in the base repository.
 type Pull struct {
-	Repo     *Repo
-	Head     *Repo // where the head branch is: Repo, or a fork
-	Number   int
-	Title    string
-	HeadRef  string
-	BaseRef  string
-	HeadSHA  string
-	BaseSHA  string
-	MergeSHA string // "" where the branches conflict
-	Author   string
+	Repo        *Repo
+	Head        *Repo  // where the head branch is: Repo, or a fork
+	Association string // author_association; "": CONTRIBUTOR
+	Number      int
+	Title       string
+	HeadRef     string
+	BaseRef     string
+	HeadSHA     string
+	BaseSHA     string
+	MergeSHA    string // "" where the branches conflict
+	Author      string
 }
 
 // Zero is the SHA that stands for no commit.

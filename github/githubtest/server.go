@@ -31,8 +31,10 @@ type Config struct {
 	// AppID makes the server know a GitHub App of that id, installed in every repository. Its private key is not
 	// checked: any JWT that names the App gets an installation token.
 	AppID int64
-	Log   *slog.Logger
-	Now   func() time.Time
+	// AppPermissions are what the App's installation may do; nil: those of [AppPermissions].
+	AppPermissions map[string]string
+	Log            *slog.Logger
+	Now            func() time.Time
 }
 
 // Server is the stand-in. Its methods are safe for concurrent use.
@@ -49,7 +51,7 @@ type Server struct {
 	mu     sync.Mutex
 	repos  map[string]*Repo // by full name
 	nextID int64
-	tokens map[string]bool // installation tokens that were given out
+	tokens []*InstallationToken // that were given out
 	faults []*Fault
 	seen   []Request
 	record records
@@ -65,7 +67,7 @@ type Request struct {
 
 // New starts a server. The caller closes it.
 func New(c Config) (*Server, error) {
-	s := &Server{c: c, served: make(chan struct{}), repos: make(map[string]*Repo), tokens: make(map[string]bool), nextID: 1000,
+	s := &Server{c: c, served: make(chan struct{}), repos: make(map[string]*Repo), nextID: 1000,
 		record: records{make(map[string][]*Status), make(map[string][]*CheckRun), make(map[string][]*Comment), make(map[string][]*Pull)}}
 	if s.c.Addr == "" {
 		s.c.Addr = "127.0.0.1:0"
@@ -183,8 +185,8 @@ func (s *Server) serveGit(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	if repo.private.Load() && s.c.Token != "" {
-		if _, password, ok := r.BasicAuth(); !ok || !s.knows(password) {
+	if repo.private.Load() && (s.c.Token != "" || s.c.AppID != 0) {
+		if _, password, ok := r.BasicAuth(); !ok || !s.knows(password, repo.FullName) {
 			w.Header().Set("WWW-Authenticate", `Basic realm="githubtest"`)
 			http.Error(w, "authentication required", http.StatusUnauthorized)
 			return
@@ -196,14 +198,13 @@ func (s *Server) serveGit(w http.ResponseWriter, r *http.Request) {
 	s.git.ServeHTTP(w, r2)
 }
 
-// knows reports whether a token is the configured one, or was given to an installation.
-func (s *Server) knows(token string) bool {
-	if subtle.ConstantTimeCompare([]byte(token), []byte(s.c.Token)) == 1 {
+// knows reports whether a token is the configured one, or one of the installation that may read the repository.
+func (s *Server) knows(token, repo string) bool {
+	if s.c.Token != "" && subtle.ConstantTimeCompare([]byte(token), []byte(s.c.Token)) == 1 {
 		return true
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.tokens[token]
+	t := s.installationToken(token)
+	return t != nil && t.may(repo, "contents", "read")
 }
 
 // Fault is something that goes wrong with requests. Script starts it.

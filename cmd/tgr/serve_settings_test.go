@@ -1,0 +1,300 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/github/githubtest"
+	"github.com/terraphim/tgr/web"
+)
+
+// tgr runs a command against the site's server with a standard input, and returns what it said.
+func (s *site) tgr(cmd *cobra.Command, stdin string, args ...string) string {
+	s.t.Helper()
+	out, status := s.tries(cmd, stdin, args...)
+	if status != 0 {
+		s.t.Fatalf("tgr %s %q: exit status %d: %s", cmd.Name(), args, status, out)
+	}
+	return out
+}
+
+func (s *site) tries(cmd *cobra.Command, stdin string, args ...string) (string, int) {
+	s.t.Helper()
+	var out bytes.Buffer
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	cmd.SetIn(strings.NewReader(stdin))
+	cmd.SetArgs(append(args, "--server", s.url))
+	err := cmd.ExecuteContext(s.t.Context())
+	if err == nil {
+		return out.String(), 0
+	}
+	var coded interface{ ExitCode() int }
+	if !errors.As(err, &coded) {
+		s.t.Fatalf("tgr %s %q: an error without an exit status: %v", cmd.Name(), args, err)
+	}
+	return out.String() + err.Error(), coded.ExitCode()
+}
+
+// waits waits until a run of a delivery waits for something, and returns it.
+func (s *site) waits(id tgr.DeliveryID) web.RunDetail {
+	s.t.Helper()
+	var got web.RunDetail
+	s.await("a run that waits for approval", func() bool {
+		list, err := s.client.Runs(s.t.Context(), web.Filter{Delivery: id})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for _, r := range list.Runs {
+			if got, err = s.client.Run(s.t.Context(), r.ID, 0); err != nil {
+				s.t.Fatal(err)
+			}
+			if len(web.Waiting(got.Run, got.Jobs)) > 0 {
+				return true
+			}
+		}
+		return false
+	})
+	return got
+}
+
+func (s *site) logOf(d web.RunDetail) string {
+	s.t.Helper()
+	var all strings.Builder
+	for _, j := range d.Jobs {
+		if j.Kind != tgr.WorkJob {
+			continue
+		}
+		out, err := s.client.Log(s.t.Context(), j.ID, web.LogOptions{})
+		if err != nil {
+			continue // a job that did not run has none
+		}
+		var b bytes.Buffer
+		if _, err := b.ReadFrom(out); err != nil {
+			s.t.Fatal(err)
+		}
+		out.Close()
+		all.Write(b.Bytes())
+	}
+	return all.String()
+}
+
+const settledWorkflow = `
+on: [push, pull_request]
+permissions: {contents: read}
+jobs:
+  build:
+    runs-on: ubuntu-latest
+    steps:
+      - run: echo "region ${{ vars.REGION }}, token [${{ secrets.DEPLOY }}], again [${{ secrets.ACCOUNT }}]"
+      - env: {GH: "${{ github.token }}"}
+        run: |
+          ask() { curl -s -o /dev/null -w '%{http_code}' -H "Authorization: Bearer $GH" "$GITHUB_API_URL/repos/$1"; }
+          echo "own $(ask "$GITHUB_REPOSITORY"), other $(ask acme/other), status $(curl -s -o /dev/null -w '%{http_code}' -X POST -d '{"state":"success"}' -H "Authorization: Bearer $GH" "$GITHUB_API_URL/repos/$GITHUB_REPOSITORY/statuses/$GITHUB_SHA")"
+  deploy:
+    needs: build
+    environment: production
+    runs-on: ubuntu-latest
+    steps: [{run: 'test "${{ secrets.DEPLOY }}" = "of production" && echo "region ${{ vars.REGION }}"'}]
+`
+
+// Secrets and variables of each scope, an environment that is approved, and tokens that are narrowed and revoked.
+func TestServeSettings(t *testing.T) {
+	s := openSite(t)
+	repo := s.repo("acme/bridge", map[string]string{".github/workflows/ci.yml": settledWorkflow})
+	s.repo("acme/other", map[string]string{"a": "b"})
+	file := filepath.Join(t.TempDir(), "value")
+	if err := os.WriteFile(file, []byte("of production"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// The repository has sent nothing yet: GitHub is asked for it.
+	said := s.tgr(newSecretCmd(), "of the repository\n", "set", "deploy", "-R", "acme/bridge")
+	said += s.tgr(newSecretCmd(), "", "set", "DEPLOY", "-R", "acme/bridge", "-e", "Production", "-f", file)
+	said += s.tgr(newSecretCmd(), "of the account", "set", "ACCOUNT", "-o", "acme")
+	s.tgr(newVarCmd(), "", "set", "REGION", "eu", "-o", "acme")
+	s.tgr(newVarCmd(), "us\n", "set", "REGION", "-R", "acme/bridge", "-e", "production")
+	s.tgr(newEnvironmentCmd(), "", "set", "production", "-R", "acme/bridge", "--branch", "main", "--approval")
+	said += s.tgr(newSecretCmd(), "", "list", "-R", "acme/bridge") + s.tgr(newSecretCmd(), "", "list", "-R", "acme/bridge", "--json")
+	if strings.Contains(said, "of the") && strings.Contains(said, "of the repository\n") || strings.Contains(said, "of production") {
+		t.Errorf("a value was told:\n%s", said)
+	}
+	if !strings.Contains(said, "DEPLOY  ") {
+		t.Errorf("the list does not name the secret:\n%s", said)
+	}
+	if out := s.tgr(newEnvironmentCmd(), "", "list", "-R", "acme/bridge"); out != "production: branch main, approval\n" {
+		t.Errorf("environments: %q", out)
+	}
+	for _, args := range [][]string{{"set", "GITHUB_X", "-R", "acme/bridge"}, {"set", "A"}, {"set", "A", "-o", "acme", "-e", "x"}, {"set", "A", "-R", "no/where"}, {"rm", "GONE", "-R", "acme/bridge"}} {
+		if out, status := s.tries(newSecretCmd(), "x", args...); status != 2 {
+			t.Errorf("tgr secret %q: exit status %d: %s", args, status, out)
+		}
+	}
+	if out := s.tgr(newSecretCmd(), "", "rotate"); !strings.Contains(out, "(3)") {
+		t.Errorf("rotate: %s", out)
+	}
+
+	delivery := s.send("push", repo.PushEvent("refs/heads/main", githubtest.Zero, repo.SHA("main")))
+	d := s.waits(delivery)
+	if out := s.tgr(newRunsCmd(), "", "show", d.ID.String()); !strings.Contains(out, "to go on: tgr approve "+d.ID.String()+" production") ||
+		!strings.Contains(out, "waits for approval of the environment production") {
+		t.Errorf("tgr runs show:\n%s", out)
+	}
+	if out := s.tgr(newApproveCmd(), "", d.ID.String(), "--comment", "fine"); !strings.Contains(out, "environment production approved") {
+		t.Errorf("tgr approve: %s", out)
+	}
+	d = s.completed(delivery)[0]
+	log := s.logOf(d)
+	for _, want := range []string{"region eu, token [***], again [***]", "own 200, other 404, status 403", "region us", "GITHUB_TOKEN permissions: contents: read"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("the logs have no %q:\n%s", want, log)
+		}
+	}
+	if d.Conclusion != tgr.Success || len(d.Approvals) != 1 || d.Approvals[0].Comment != "fine" {
+		t.Errorf("run %s: %+v", d.Conclusion, d.Approvals)
+	}
+	revoked := 0
+	for _, tok := range s.hub.InstallationTokens() {
+		if slices.Equal(tok.Repositories, []string{"bridge"}) && tok.Permissions["contents"] == "read" {
+			if !tok.Revoked {
+				t.Errorf("a token of a job was not revoked: %+v", tok)
+			}
+			revoked++
+		}
+	}
+	if revoked != 2 {
+		t.Errorf("%d tokens were made for 2 jobs", revoked)
+	}
+	if strings.Contains(s.logged(), "of production") || strings.Contains(s.logged(), "of the account") {
+		t.Error("the server's log has a value")
+	}
+
+	// A branch that may not deploy.
+	if _, err := repo.Commit("topic", "topic", map[string]string{"b": "1"}); err != nil {
+		t.Fatal(err)
+	}
+	d = s.completed(s.send("push", repo.PushEvent("refs/heads/topic", githubtest.Zero, repo.SHA("topic"))))[0]
+	if i := slices.IndexFunc(d.Jobs, func(j tgr.Job) bool { return j.Key == "deploy" }); d.Conclusion != tgr.Failure || !strings.Contains(d.Jobs[i].Reason, "does not allow refs/heads/topic") {
+		t.Errorf("run %s: %+v", d.Conclusion, d.Jobs[i])
+	}
+}
+
+// A pull request from a stranger's fork waits, and then gets neither secrets nor a token that writes.
+func TestServeForks(t *testing.T) {
+	s := openSite(t)
+	repo := s.repo("acme/bridge", map[string]string{".github/workflows/ci.yml": `
+on: pull_request
+permissions: write-all
+jobs:
+  build:
+    runs-on: ubuntu-latest
+    steps: [{run: 'echo "secret [${{ secrets.DEPLOY }}] from ${{ github.secret_source }}"'}]
+`})
+	s.tgr(newSecretCmd(), "hunter2", "set", "DEPLOY", "-R", "acme/bridge")
+	fork, err := s.hub.Fork(repo, "eve/bridge")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fork.Commit("topic", "topic", map[string]string{"c": "1"}); err != nil {
+		t.Fatal(err)
+	}
+	pull, err := repo.OpenPull(fork, "topic", "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pull.Association = "FIRST_TIME_CONTRIBUTOR"
+	delivery := s.send("pull_request", pull.Event("opened"))
+	d := s.waits(delivery)
+	if !strings.Contains(d.Hold, "a pull request from a fork") || len(s.hub.InstallationTokens()) > 2 {
+		t.Errorf("on hold for %q", d.Hold)
+	}
+	if out := s.tgr(newApproveCmd(), "", d.ID.String()); !strings.Contains(out, "approved") {
+		t.Errorf("tgr approve: %s", out)
+	}
+	d = s.completed(delivery)[0]
+	log := s.logOf(d)
+	if d.Conclusion != tgr.Success || !strings.Contains(log, "secret [] from None") {
+		t.Errorf("run %s:\n%s", d.Conclusion, log)
+	}
+	if strings.Contains(log, ": write") || !strings.Contains(log, "contents: read") {
+		t.Errorf("the token of a fork may write:\n%s", log)
+	}
+
+	pull.Association = "NONE"
+	delivery = s.send("pull_request", pull.Event("reopened"))
+	d = s.waits(delivery)
+	s.tgr(newApproveCmd(), "", d.ID.String(), "--reject")
+	if d = s.completed(delivery)[0]; d.Conclusion != tgr.Cancelled || !strings.Contains(d.Reason, "rejected by") {
+		t.Errorf("rejected: %s, %q", d.Conclusion, d.Reason)
+	}
+}
+
+// A re-run repeats what failed; outputs of what did not run again are used, and the first attempt stays as it was.
+func TestServeRerunOfACall(t *testing.T) {
+	s := openSite(t)
+	flag := filepath.Join(t.TempDir(), "flag")
+	repo := s.repo("acme/bridge", map[string]string{".github/workflows/ci.yml": `
+on: push
+jobs:
+  build:
+    runs-on: ubuntu-latest
+    outputs: {at: "${{ steps.s.outputs.at }}"}
+    steps: [{id: s, run: 'echo "at=$(date +%s%N)" >> "$GITHUB_OUTPUT"'}]
+  deploy:
+    needs: build
+    uses: ./.github/workflows/deploy.yml
+    with: {at: "${{ needs.build.outputs.at }}"}
+`, ".github/workflows/deploy.yml": `
+on: {workflow_call: {inputs: {at: {type: string}}}}
+jobs:
+  good: {runs-on: ubuntu-latest, outputs: {x: y}, steps: [{run: echo good}]}
+  flaky: {needs: good, runs-on: ubuntu-latest, steps: [{run: 'echo "built at ${{ inputs.at }}, x is ${{ needs.good.outputs.x }}"; test -e ` + flag + `'}]}
+`})
+	delivery := s.send("push", repo.PushEvent("refs/heads/main", githubtest.Zero, repo.SHA("main")))
+	first := s.completed(delivery)[0]
+	if first.Conclusion != tgr.Failure {
+		t.Fatalf("the first attempt: %s", first.Conclusion)
+	}
+	if err := os.WriteFile(flag, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := s.tgr(newRunsCmd(), "", "rerun", first.ID.String(), "--failed"); !strings.Contains(out, "attempt 2") {
+		t.Errorf("rerun: %s", out)
+	}
+	second := s.completed(delivery)[0]
+	if second.Conclusion != tgr.Success || second.Attempt != 2 {
+		t.Fatalf("attempt %d: %s", second.Attempt, second.Conclusion)
+	}
+	var ran []string
+	for _, j := range second.Jobs {
+		if j.Origin == 0 {
+			ran = append(ran, j.Key)
+		}
+	}
+	if want := []string{"deploy", "deploy/flaky"}; !slices.Equal(ran, want) {
+		t.Errorf("ran again: %q, want %q", ran, want)
+	}
+	line := func(d web.RunDetail) string {
+		for l := range strings.Lines(s.logOf(d)) {
+			if strings.HasPrefix(l, "built at") {
+				return l
+			}
+		}
+		return ""
+	}
+	again, err := s.client.Run(t.Context(), first.ID, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := line(again), line(second); a == "" || a != b {
+		t.Errorf("the first attempt says %q, the second %q", a, b)
+	}
+}
