@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -64,7 +65,12 @@ func TestNetwork(t *testing.T) {
 		}
 		var told []string
 		for range denials {
-			told = append(told, <-denied)
+			select {
+			case d := <-denied:
+				told = append(told, d)
+			case <-time.After(30 * time.Second):
+				t.Fatalf("%s: only %q was denied within 30 s", id, told)
+			}
 		}
 		slices.Sort(told)
 		if diff := cmp.Diff(denials, told); diff != "" {
@@ -116,7 +122,11 @@ func TestNetworkOfWaiting(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pool.Close()
-	<-ready
+	select {
+	case <-ready:
+	case <-time.After(2 * time.Minute):
+		t.Fatal("no machine waited within 2 minutes")
+	}
 	m, err := pool.Start(t.Context(), vm.Spec{ID: "job", Memory: 512 << 20})
 	if err != nil {
 		t.Fatal(withConsole(err))
