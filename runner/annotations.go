@@ -125,7 +125,11 @@ func (r *run) emit(rec *record, line string) {
 	if r.mute {
 		return
 	}
-	r.config.Sink.Line(tgr.LogLine{Time: r.config.Now(), Step: rec.Number, Text: line})
+	at := rec.at
+	if at.IsZero() {
+		at = r.config.Now()
+	}
+	r.config.Sink.Line(tgr.LogLine{Time: at, Step: rec.Number, Text: line})
 }
 
 // addMask masks a value from now on. One that cannot be masked any more silences the log: it must not show.

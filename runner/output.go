@@ -1,10 +1,10 @@
 package runner
 
 import (
-	"bytes"
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 )
 
@@ -35,25 +35,32 @@ func newOutput(u *unit) *output {
 func (o *output) Write(p []byte) (int, error) {
 	defer o.lock()()
 	limit := o.unit.run.config.Limits.LineBytes
+	// A flood is looked at, copied and given a time once for many lines.
+	o.unit.rec.at = o.unit.run.config.Now()
+	defer func() { o.unit.rec.at = time.Time{} }()
+	s := string(p)
+	valid := utf8.ValidString(s)
 	feed, ret := -1, -1 // where the next line feed and carriage return are
-	for i := 0; i < len(p) && !o.closed; {
+	for i := 0; i < len(s) && !o.closed; {
 		if o.cr {
 			o.cr = false
-			if p[i] == '\n' {
+			if s[i] == '\n' {
 				i++
 				continue
 			}
 		}
-		feed, ret = nextByte(p, i, feed, '\n'), nextByte(p, i, ret, '\r')
+		feed, ret = nextByte(s, i, feed, '\n'), nextByte(s, i, ret, '\r')
 		end := min(feed, ret)
 		switch {
-		case end == len(p):
-			o.append(p[i:])
+		case end == len(s):
+			o.append(s[i:])
 			return len(p), nil
+		case len(o.buf) == 0 && !o.drop && end-i <= limit && valid:
+			o.line(s[i:end])
 		case len(o.buf) == 0 && !o.drop && end-i <= limit:
-			o.line(p[i:end])
+			o.line(strings.ToValidUTF8(s[i:end], "\ufffd"))
 		default:
-			o.append(p[i:end])
+			o.append(s[i:end])
 			o.flush()
 		}
 		o.cr = end == ret
@@ -72,15 +79,15 @@ func (o *output) lock() (unlock func()) {
 	}
 }
 
-// nextByte is where b is next in p, from i on: at, if that is not behind i. It is len(p) if there is none.
-func nextByte(p []byte, i, at int, b byte) int {
+// nextByte is where b is next in s, from i on: at, if that is not behind i. It is len(s) if there is none.
+func nextByte(s string, i, at int, b byte) int {
 	if at >= i {
 		return at
 	}
-	if at = bytes.IndexByte(p[i:], b); at >= 0 {
+	if at = strings.IndexByte(s[i:], b); at >= 0 {
 		return i + at
 	}
-	return len(p)
+	return len(s)
 }
 
 // Close logs what is left of a line without an end. Nothing is taken after it.
@@ -94,7 +101,7 @@ func (o *output) Close() error {
 }
 
 // append adds to the current line. Of a line that is too long, the beginning is logged at once.
-func (o *output) append(p []byte) {
+func (o *output) append(p string) {
 	limit := o.unit.run.config.Limits.LineBytes
 	for len(p) > 0 && !o.drop {
 		if len(o.buf) < limit { // the common case, and a bound for the copies below
@@ -168,12 +175,11 @@ func (o *output) flush() {
 	if o.buf = o.buf[:0]; cap(o.buf) > 2*o.unit.run.config.Limits.LineBytes {
 		o.buf = nil
 	}
-	o.line(line)
+	o.line(strings.ToValidUTF8(string(line), "\ufffd"))
 }
 
-// line takes one whole line.
-func (o *output) line(b []byte) {
-	line := strings.ToValidUTF8(string(b), "\ufffd")
+// line takes one whole line of valid UTF-8.
+func (o *output) line(line string) {
 	if mayBeCommand(line) {
 		if c, ok := parseCommand(line, o.registered); ok && o.carryOut(c) {
 			return

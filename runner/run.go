@@ -54,6 +54,7 @@ type run struct {
 type record struct {
 	tgr.Step
 	annotated map[string]int // annotations so far by level
+	at        time.Time      // of the lines that are being logged; zero: now
 }
 
 // Run runs one job to its end and returns how it ended. A job that fails is no error: the error is for faults of

@@ -208,22 +208,27 @@ func (b *benchVM) print(ctx context.Context, before string) error {
 	w := tabwriter.NewWriter(b.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "what\tn\tmedian\tp99\tbar\t")
 	for _, f := range b.figures {
-		bar, verdict := "", ""
-		if f.Met != nil {
-			sign := "≤"
-			if f.AtLeast {
-				sign = "≥"
-			}
-			if bar = fmt.Sprintf("%s %.4g", sign, f.Bar); f.BarP99 > 0 {
-				bar += fmt.Sprintf(", p99 %s %.4g", sign, f.BarP99)
-			}
-			if verdict = "met"; !*f.Met {
-				verdict = "MISSED"
-			}
-		}
-		fmt.Fprintf(w, "%s\t%d\t%.1f %s\t%.1f %s\t%s\t%s\n", f.Name, f.N, f.Median, f.Unit, f.P99, f.Unit, bar, verdict)
+		f.row(w)
 	}
 	return w.Flush()
+}
+
+// row prints a figure that is settled.
+func (f *figure) row(w io.Writer) {
+	bar, verdict := "", ""
+	if f.Met != nil {
+		sign := "≤"
+		if f.AtLeast {
+			sign = "≥"
+		}
+		if bar = fmt.Sprintf("%s %.4g", sign, f.Bar); f.BarP99 > 0 {
+			bar += fmt.Sprintf(", p99 %s %.4g", sign, f.BarP99)
+		}
+		if verdict = "met"; !*f.Met {
+			verdict = "MISSED"
+		}
+	}
+	fmt.Fprintf(w, "%s\t%d\t%.1f %s\t%.1f %s\t%s\t%s\n", f.Name, f.N, f.Median, f.Unit, f.P99, f.Unit, bar, verdict)
 }
 
 // settle draws the conclusions of the samples.
