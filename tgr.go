@@ -133,6 +133,7 @@ type Job struct {
 	Blame           Blame             `json:"blame,omitempty"`
 	Reason          string            `json:"reason,omitempty"` // why it is waiting, failed, was cancelled or skipped
 	Tries           int               `json:"tries"`            // how often a machine was given to it; more than one only for faults of ours
+	Excused         int               `json:"-"`                // of its Tries, those that ended with the server: they do not count
 	Outputs         map[string]string `json:"outputs,omitempty"`
 	Machine         string            `json:"machine,omitempty"`   // id of the machine it ran on
 	Isolation       string            `json:"isolation,omitempty"` // mode of that machine: "qemu (tcg)", "process"

@@ -34,8 +34,8 @@ type Jobs interface {
 	// Finish completes the job.
 	Finish(ctx context.Context, job tgr.JobID, token string, r JobResult) error
 	// Release puts the job back into the queue, for a fault of ours. After too many tries it completes as our failure
-	// instead, for that reason.
-	Release(ctx context.Context, job tgr.JobID, token, reason string) error
+	// instead, for that reason. A try that is excused, such as one that ended with the server, is not one of them.
+	Release(ctx context.Context, job tgr.JobID, token, reason string, excused bool) error
 }
 
 // Runs is the part of the store that planning and the job graph need.
@@ -171,6 +171,7 @@ type Config struct {
 	Workers  int           // jobs at once; 0: 5
 	Planners int           // events planned at once; 0: 2
 	Lease    time.Duration // 0: 60 s
+	Plan     time.Duration // how long planning an event may take; 0: 5 min
 	Acquire  time.Duration // how long a machine may take to come up; 0: 2 min
 	Server   Server        // what the github context says of the server
 	Now      func() time.Time
@@ -195,6 +196,9 @@ func (c Config) orDefaults() Config {
 	}
 	if c.Lease <= 0 {
 		c.Lease = time.Minute
+	}
+	if c.Plan <= 0 {
+		c.Plan = 5 * time.Minute
 	}
 	if c.Acquire <= 0 {
 		c.Acquire = 2 * time.Minute

@@ -33,11 +33,11 @@ func (d *Dispatcher) execute(ctx context.Context, l *Lease) {
 		log.Warn("the job was given to another worker; what happened here is dropped")
 		return
 	case err != nil && ctx.Err() != nil:
-		d.release(record, l, "the server was stopped", log)
-	case err != nil && l.Job.Tries < maxTries:
+		d.release(record, l, "the server was stopped", true, log)
+	case err != nil && l.Job.Tries-l.Job.Excused < maxTries:
 		log.Error("our fault: the job will be retried", "error", err)
 		d.faulted(tgr.BlameOurs)
-		d.release(record, l, "retried after a fault of ours: "+err.Error(), log)
+		d.release(record, l, "retried after a fault of ours: "+err.Error(), false, log)
 	default:
 		if err != nil {
 			log.Error("our fault: no try is left", "error", err)
@@ -54,8 +54,8 @@ func (d *Dispatcher) execute(ctx context.Context, l *Lease) {
 
 // release puts a job back into the queue, when nothing more can be done about an error than to log it: the lease will
 // expire.
-func (d *Dispatcher) release(ctx context.Context, l *Lease, reason string, log *slog.Logger) {
-	if err := d.c.Jobs.Release(ctx, l.Job.ID, l.Token, reason); err != nil {
+func (d *Dispatcher) release(ctx context.Context, l *Lease, reason string, excused bool, log *slog.Logger) {
+	if err := d.c.Jobs.Release(ctx, l.Job.ID, l.Token, reason, excused); err != nil {
 		log.Error("put a job back into the queue", "error", err)
 	}
 }

@@ -130,14 +130,17 @@ func (m *Memory) Finish(_ context.Context, id tgr.JobID, token string, r JobResu
 }
 
 // Release implements Jobs.
-func (m *Memory) Release(_ context.Context, id tgr.JobID, token, reason string) error {
+func (m *Memory) Release(_ context.Context, id tgr.JobID, token, reason string, excused bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	j, err := m.leased(id, token)
 	if err != nil {
 		return err
 	}
-	if j.Tries >= maxTries {
+	if excused {
+		j.Excused++
+	}
+	if j.Tries-j.Excused >= maxTries {
 		j.complete(JobResult{Conclusion: tgr.Failure, Blame: tgr.BlameOurs, Reason: reason})
 	} else {
 		j.Status, j.Reason, j.token = tgr.Queued, reason, ""

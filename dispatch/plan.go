@@ -20,7 +20,12 @@ func (d *Dispatcher) plan(ctx context.Context, l *Lease) {
 	began := d.c.Now()
 	work, stop := context.WithCancelCause(ctx)
 	endBeats := d.keep(ctx, l, stop)
-	runs, planned, err := d.planJob(work, l, log)
+	limited, done := context.WithTimeoutCause(work, d.c.Plan, fmt.Errorf("%s could not be read within %s", l.Run.Event.Repo.FullName, d.c.Plan))
+	runs, planned, err := d.planJob(limited, l, log)
+	if late := context.Cause(limited); err != nil && work.Err() == nil && late != nil {
+		err = tgr.Errorf("plan", tgr.Unavailable, "%w", late) // not what it made of git's last words
+	}
+	done()
 	cause := context.Cause(work)
 	endBeats()
 	stop(nil)
@@ -47,7 +52,7 @@ func (d *Dispatcher) plan(ctx context.Context, l *Lease) {
 	case errors.Is(cause, errCancelled):
 		d.finish(record, l, JobResult{Conclusion: tgr.Cancelled, Reason: cause.Error()}, log)
 	case ctx.Err() != nil:
-		d.release(record, l, "the server was stopped", log)
+		d.release(record, l, "the server was stopped", true, log)
 	case code == tgr.NotFound || code == tgr.Invalid: // the commit or the repository is gone
 		log.Error("the event could not be planned", "blame", tgr.BlameUser, "error", err)
 		d.faulted(tgr.BlameUser)
@@ -55,7 +60,7 @@ func (d *Dispatcher) plan(ctx context.Context, l *Lease) {
 	default:
 		log.Error("our fault: planning failed", "try", l.Job.Tries, "error", err)
 		d.faulted(tgr.BlameOurs)
-		d.release(record, l, err.Error(), log)
+		d.release(record, l, err.Error(), false, log)
 	}
 	d.settle(record, l.Run.ID)
 }

@@ -23,6 +23,7 @@ type Dispatcher struct {
 	planners chan struct{} // a token for each idle planner that should look again
 	workers  chan struct{}
 	plans    planCache
+	pokes    pokes
 }
 
 // New returns a Dispatcher that has not been started.
@@ -134,10 +135,15 @@ func (d *Dispatcher) settleAll(ctx context.Context) error {
 // Settle lets the jobs of a run go on as far as their needs allow.
 // It is to be called after anything about the run changed; calling it once too often does no harm.
 func (d *Dispatcher) Settle(ctx context.Context, id tgr.RunID) error {
-	for todo := []tgr.RunID{id}; len(todo) > 0; todo = append(todo[1:], d.c.Runs.Nudged()...) {
+	for todo := []tgr.RunID{id}; len(todo) > 0; {
 		if err := d.settleOne(ctx, todo[0]); err != nil {
 			return err
 		}
+		nudged := d.c.Runs.Nudged()
+		for _, run := range nudged { // a group may have cancelled a job of theirs
+			d.pokes.poke(run)
+		}
+		todo = append(todo[1:], nudged...)
 	}
 	d.Wake()
 	return nil
@@ -145,15 +151,20 @@ func (d *Dispatcher) Settle(ctx context.Context, id tgr.RunID) error {
 
 func (d *Dispatcher) settleOne(ctx context.Context, id tgr.RunID) error {
 	for changed := true; changed; {
+		cancels := false
 		// A job that is skipped or fails without running may free others: go on until nothing changes.
 		changed = false
 		err := d.c.Runs.Settle(ctx, id, func(run tgr.Run, jobs []tgr.Job) (Change, error) {
 			c, err := d.change(run, jobs)
+			cancels = len(c.Cancel) > 0
 			changed = len(c.Expand)+len(c.Begin)+len(c.Skip)+len(c.End)+len(c.Queue) > 0
 			return c, err
 		})
 		if err != nil {
 			return err
+		}
+		if cancels {
+			d.pokes.poke(id)
 		}
 	}
 	if d.c.Observe.Settled != nil {
@@ -219,7 +230,9 @@ func (d *Dispatcher) keep(ctx context.Context, l *Lease, stop context.CancelCaus
 
 // beat keeps a lease while ctx lasts, and cancels the work when the lease is lost or a cancellation was asked for.
 func (d *Dispatcher) beat(ctx context.Context, l *Lease, stop context.CancelCauseFunc) {
-	every := min(d.c.Lease/4, 2*time.Second) // how long a cancellation may take to be noticed
+	every := min(d.c.Lease/4, 2*time.Second) // how long a cancellation may take to be noticed, if a poke was lost
+	poked, end := d.pokes.add(l.Run.ID)
+	defer end()
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	alive := d.c.Now()
@@ -228,6 +241,7 @@ func (d *Dispatcher) beat(ctx context.Context, l *Lease, stop context.CancelCaus
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-poked:
 		}
 		reason, err := d.c.Jobs.Beat(ctx, l.Job.ID, l.Token, d.c.Lease)
 		switch {

@@ -50,7 +50,7 @@ func gitConf() [][2]string {
 		{"advice.detachedHead", "false"},
 		{"init.defaultBranch", "main"},
 		{"http.lowSpeedLimit", "1000"},
-		{"http.lowSpeedTime", "60"},
+		{"http.lowSpeedTime", "30"},
 		{"protocol.version", "2"},
 		{"protocol.allow", "never"},
 		{"core.packedGitLimit", "256m"},

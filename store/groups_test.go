@@ -143,7 +143,7 @@ func TestJobGroups(t *testing.T) {
 					t.Errorf("reason %q; want %q", j.Reason, want)
 				}
 				// A fault of ours does not let go of the group.
-				if _, err := e.Release(e.ctx, l.Job.ID, l.Token, "no boot"); err != nil {
+				if _, err := e.Release(e.ctx, l.Job.ID, l.Token, "no boot", false); err != nil {
 					t.Fatal(err)
 				}
 				e.nothing() // and is given a moment to pass

@@ -184,10 +184,11 @@ func (s *Store) end(ctx context.Context, op string, id tgr.JobID, token string, 
 }
 
 // Release gives a running job back, for a fault of ours: to the queue where it has a try left (requeued), from which it
-// can be claimed after a pause that doubles with each try; else it completes as a failure of ours with the reason. A job that was to be cancelled completes as cancelled.
-func (s *Store) Release(ctx context.Context, id tgr.JobID, token, reason string) (requeued bool, err error) {
+// can be claimed after a pause that doubles with each try; else it completes as a failure of ours with the reason. A job that was to be cancelled completes as cancelled. A try that is excused, as it
+// ended with the server, does not count, and there is no pause.
+func (s *Store) Release(ctx context.Context, id tgr.JobID, token, reason string, excused bool) (requeued bool, err error) {
 	err = s.end(ctx, "release", id, token, func(t *tx, j *job) error {
-		requeued, err = j.giveBack(t.now, reason)
+		requeued, err = j.giveBack(t.now, reason, excused)
 		return err
 	})
 	return requeued && err == nil, err
@@ -222,7 +223,7 @@ func (s *Store) reclaim(ctx context.Context, op string, find func(*tx) ([]*job, 
 			return err
 		}
 		for _, j := range jobs {
-			if _, err := j.giveBack(t.now, why(j, t.now)); err != nil {
+			if _, err := j.giveBack(t.now, why(j, t.now), false); err != nil {
 				return err
 			}
 			if err := t.save(j, tgr.InProgress); err != nil {

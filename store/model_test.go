@@ -179,7 +179,7 @@ func (m *model) actions(t *rapid.T, queued map[tgr.JobID]int) {
 			token := m.token(t, j)
 			held := j.status == tgr.InProgress && token == j.token
 			tick()
-			_, err := e.Release(e.ctx, j.id, token, "no boot")
+			_, err := e.Release(e.ctx, j.id, token, "no boot", false)
 			if m.agree("Release", held, err); held {
 				requeue(j)
 			}

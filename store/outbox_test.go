@@ -99,7 +99,7 @@ func TestReportsHook(t *testing.T) {
 		shows("in_progress a=in_progress")
 		e.must(e.UpdateSteps(e.ctx, l.Job.ID, l.Token, []tgr.Step{{Number: 1, Status: tgr.InProgress}}))
 		e.must(e.Settle(e.ctx, run, func(tgr.Run, []tgr.Job) (store.Change, error) { return store.Change{}, nil }))
-		_, err = e.Release(e.ctx, l.Job.ID, l.Token, "no boot")
+		_, err = e.Release(e.ctx, l.Job.ID, l.Token, "no boot", false)
 		e.must(err)
 		e.clock.add(time.Second)
 		shows("queued a=queued")

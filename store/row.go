@@ -74,7 +74,7 @@ type job struct {
 
 const jobColumns = `id, run_id, attempt, kind, key, name, template, origin, needs, idx, total, instance, labels, continue_on_error,
 	max_parallel, status, conclusion, blame, reason, tries, outputs, machine, isolation, steps, annotations,
-	created, queued, started, finished, owner, token, lease_until, cancel, cancel_reason, grp, summary, not_before, uses, environment, gated`
+	created, queued, started, finished, owner, token, lease_until, cancel, cancel_reason, grp, summary, not_before, uses, environment, gated, excused`
 
 // scanJob reads a row of jobColumns.
 func scanJob(scan func(...any) error) (*job, error) {
@@ -83,7 +83,7 @@ func scanJob(scan func(...any) error) (*job, error) {
 	var created, queued, started, finished, until, notBefore int64
 	err := scan(&j.ID, &j.Run, &j.Attempt, &j.Kind, &j.Key, &j.Name, &j.template, &j.Origin, &needs, &j.Index, &j.Total, &instance, &labels,
 		&j.ContinueOnError, &j.maxParallel, &j.Status, &j.Conclusion, &j.Blame, &j.Reason, &j.Tries, &outputs, &j.Machine,
-		&j.Isolation, &steps, &annotations, &created, &queued, &started, &finished, &j.owner, &j.token, &until, &j.cancel, &j.cancelReason, &group, &j.Summary, &notBefore, &j.Uses, &j.Environment, &j.Gated)
+		&j.Isolation, &steps, &annotations, &created, &queued, &started, &finished, &j.owner, &j.token, &until, &j.cancel, &j.cancelReason, &group, &j.Summary, &notBefore, &j.Uses, &j.Environment, &j.Gated, &j.Excused)
 	if err != nil {
 		return nil, err
 	}
@@ -187,9 +187,9 @@ func (t *tx) save(j *job, from tgr.Status) error {
 	}
 	return t.exec(fmt.Sprintf("save job %d", j.ID), `UPDATE jobs SET status = $1, conclusion = $2, blame = $3, reason = $4, tries = $5, outputs = $6,
 		machine = $7, isolation = $8, steps = $9, annotations = $10, queued = $11, started = $12, finished = $13, owner = $14,
-		token = $15, lease_until = $16, cancel = $17, cancel_reason = $18, summary = $19, not_before = $20, gated = $21 WHERE id = $22 AND status = $23`,
+		token = $15, lease_until = $16, cancel = $17, cancel_reason = $18, summary = $19, not_before = $20, gated = $21, excused = $22 WHERE id = $23 AND status = $24`,
 		j.Status, j.Conclusion, j.Blame, j.Reason, j.Tries, outputs, j.Machine, j.Isolation, steps, annotations, nanos(j.queued),
-		nanos(j.Started), nanos(j.Finished), j.owner, j.token, nanos(j.until), flag(j.cancel), j.cancelReason, j.Summary, nanos(j.notBefore), flag(j.Gated), j.ID, from)
+		nanos(j.Started), nanos(j.Finished), j.owner, j.token, nanos(j.until), flag(j.cancel), j.cancelReason, j.Summary, nanos(j.notBefore), flag(j.Gated), j.Excused, j.ID, from)
 }
 
 func firstOf(errs ...error) error {

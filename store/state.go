@@ -52,16 +52,22 @@ func (j *job) complete(now time.Time, c tgr.Conclusion, b tgr.Blame, reason stri
 	return nil
 }
 
-// giveBack ends a try for a fault of ours.
-func (j *job) giveBack(now time.Time, reason string) (requeued bool, err error) {
+// giveBack ends a try for a fault of ours. One that is excused does not count.
+func (j *job) giveBack(now time.Time, reason string, excused bool) (requeued bool, err error) {
+	if excused {
+		j.Excused++
+	}
+	tries := j.Tries - j.Excused
 	switch {
 	case j.cancel:
 		return false, j.complete(now, tgr.Cancelled, "", j.cancelReason)
-	case j.Tries >= j.maxTries():
+	case tries >= j.maxTries():
 		return false, j.complete(now, tgr.Failure, tgr.BlameOurs, fmt.Sprintf("%s; given up after %d tries", reason, j.Tries))
 	}
-	err = j.enqueue(now, fmt.Sprintf("%s; try %d of %d follows", reason, j.Tries+1, j.maxTries()))
-	j.notBefore = now.Add(min(time.Second<<max(0, j.Tries-1), longestPause))
+	err = j.enqueue(now, fmt.Sprintf("%s; try %d of %d follows", reason, tries+1, j.maxTries()))
+	if j.notBefore = now.Add(min(time.Second<<max(0, tries-1), longestPause)); excused {
+		j.notBefore = now
+	}
 	return true, err
 }
 

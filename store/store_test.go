@@ -516,9 +516,9 @@ func TestLeases(t *testing.T) {
 			t.Fatalf("second try = %+v", second)
 		}
 		e.code(e.Finish(e.ctx, stale.Job.ID, stale.Token, store.JobResult{Conclusion: tgr.Success}), tgr.Conflict)
-		_, err = e.Release(e.ctx, stale.Job.ID, stale.Token, "late")
+		_, err = e.Release(e.ctx, stale.Job.ID, stale.Token, "late", false)
 		e.code(err, tgr.Conflict)
-		if back, err := e.Release(e.ctx, second.Job.ID, second.Token, "the machine did not boot"); err != nil || !back {
+		if back, err := e.Release(e.ctx, second.Job.ID, second.Token, "the machine did not boot", false); err != nil || !back {
 			t.Fatalf("Release = %v, %v; want it back in the queue", back, err)
 		}
 		e.clock.add(2 * time.Second)
@@ -535,6 +535,32 @@ func TestLeases(t *testing.T) {
 			if s.Status != tgr.Completed || s.Conclusion == "" {
 				t.Errorf("step %+v of a completed job is not closed", s)
 			}
+		}
+		e.looks(run, "run #1.1: completed (failure)", "a (0): completed (failure)")
+	})
+}
+
+// However often the server is stopped in good order, a job keeps its tries, and does not wait.
+func TestExcusedTriesDoNotCount(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		run := e.planned("d", work("a"))
+		e.expand(run, "a", 1, 0)
+		for i := range 7 {
+			l := e.claim()
+			if back, err := e.Release(e.ctx, l.Job.ID, l.Token, "the server was stopped", true); err != nil || !back {
+				t.Fatalf("stop %d: %v, %v", i+1, back, err)
+			}
+		}
+		for i := range store.MaxTries {
+			l := e.claim()
+			if l.Job.Excused != 7 || l.Job.Tries != 8+i {
+				t.Fatalf("try %+v", l.Job)
+			}
+			back, err := e.Release(e.ctx, l.Job.ID, l.Token, "no boot", false)
+			if e.must(err); back != (i+1 < store.MaxTries) {
+				t.Fatalf("try %d goes back: %t", i+1, back)
+			}
+			e.clock.add(time.Minute)
 		}
 		e.looks(run, "run #1.1: completed (failure)", "a (0): completed (failure)")
 	})
@@ -564,7 +590,7 @@ func TestCancel(t *testing.T) {
 		if err != nil || !cancel || why != "cancelled by ada" {
 			t.Fatalf("Beat = %v, %q, %v", cancel, why, err)
 		}
-		if back, err := e.Release(e.ctx, a.Job.ID, a.Token, "shutting down"); err != nil || back {
+		if back, err := e.Release(e.ctx, a.Job.ID, a.Token, "shutting down", false); err != nil || back {
 			t.Fatalf("Release of a job to be cancelled = %v, %v", back, err)
 		}
 		r, err := e.Run(e.ctx, run)
@@ -587,7 +613,7 @@ func TestPlanningIsRetried(t *testing.T) {
 				t.Fatalf("try %d, want %d", l.Job.Tries, tries)
 			}
 			var err error
-			back, err = e.Release(e.ctx, l.Job.ID, l.Token, "GitHub does not answer")
+			back, err = e.Release(e.ctx, l.Job.ID, l.Token, "GitHub does not answer", false)
 			e.must(err)
 			if back {
 				e.nothing()

@@ -177,6 +177,7 @@ func (c control) Cancel(ctx context.Context, run tgr.RunID, job tgr.JobID, reaso
 	if err := c.s.store.CancelRun(ctx, run, job, reason, by); err != nil {
 		return err
 	}
+	c.s.dispatch.Cancelled(run)
 	return c.s.dispatch.Settle(ctx, run)
 }
 

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/dispatch"
@@ -118,6 +119,11 @@ func persisted(r runner.CheckoutRequest) string {
 
 // newGitSource makes the source of a server.
 func newGitSource(c *config, auth func(ctx context.Context, repo string) (string, error), log *slog.Logger) (gitSource, error) {
-	s, err := github.NewSource(github.SourceConfig{Dir: c.get("repository-path"), BaseURL: c.get("github-server-url"), Token: auth, Log: log})
+	minutes, err := c.number("plan-timeout", 1, 600)
+	if err != nil {
+		return gitSource{}, err
+	}
+	s, err := github.NewSource(github.SourceConfig{Dir: c.get("repository-path"), BaseURL: c.get("github-server-url"), Token: auth, Log: log,
+		Timeout: time.Duration(minutes) * time.Minute})
 	return gitSource{s}, err
 }

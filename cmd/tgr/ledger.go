@@ -58,8 +58,8 @@ func jobResult(r dispatch.JobResult) store.JobResult {
 }
 
 // Release implements dispatch.Jobs.
-func (l ledger) Release(ctx context.Context, job tgr.JobID, token, reason string) error {
-	_, err := l.Store.Release(ctx, job, token, reason)
+func (l ledger) Release(ctx context.Context, job tgr.JobID, token, reason string, excused bool) error {
+	_, err := l.Store.Release(ctx, job, token, reason, excused)
 	return err
 }
 

@@ -192,6 +192,10 @@ func (s *server) openDispatch(machines *machines) error {
 	if err != nil {
 		return err
 	}
+	minutes, err := s.c.number("plan-timeout", 1, 600)
+	if err != nil {
+		return err
+	}
 	tokens, err := openTokens(s.c, s.reports.client)
 	if err != nil {
 		return err
@@ -213,6 +217,7 @@ func (s *server) openDispatch(machines *machines) error {
 		Jobs: ledger{s.store}, Runs: ledger{s.store}, Source: source, Machines: machines, Labels: machines.labels, Logs: logBook{s.logs, s.store},
 		Services: &services{open: func() (*results.Service, error) { return s.results, nil }, log: s.log},
 		Egress:   machines.egress,
+		Plan:     time.Duration(minutes) * time.Minute,
 		Vault:    jobVault{s.vault, s.store}, Tokens: tokens.token, Hold: dispatch.HoldForks(forks),
 		Observe: s.observer(), Annotate: s.advice, Log: s.log, Workers: workers, Planners: max(2, workers/2),
 		// The lock on the data folder makes sure that no other server of this name lives.
