@@ -28,8 +28,8 @@ const (
 	manySteps   = 100
 	manySecrets = 500
 	floodLine   = "%012d the quick brown fox jumps over the lazy dog, and whatever else a build says in a line\n"
-	floodBytes  = 92       // of a line
-	floodLines  = 700_000  // of the file that a step prints again and again
+	floodBytes  = 92      // of a line
+	floodLines  = 700_000 // of the file that a step prints again and again
 )
 
 // newBenchRunnerCmd returns `tgr bench runner`, which measures the runner against its bars.

@@ -22,6 +22,9 @@ func (s *server) accept(ctx context.Context, d tgr.Delivery) ([]tgr.RunID, bool,
 	runs, fresh, err := s.store.Accept(ctx, d)
 	if err == nil && fresh {
 		s.dispatch.Wake()
+		if d.Event.Action == "rerequested" {
+			s.rerequested(context.WithoutCancel(ctx), d.Event)
+		}
 	}
 	return runs, fresh, err
 }

@@ -298,3 +298,72 @@ jobs:
 		t.Errorf("the first attempt says %q, the second %q", a, b)
 	}
 }
+
+// "Re-run", "Re-run failed checks" and "Re-run all checks" at GitHub.
+func TestServeRerequested(t *testing.T) {
+	s := openSite(t)
+	files := map[string]string{".github/workflows/ci.yml": `
+on: push
+jobs:
+  good: {runs-on: ubuntu-latest, steps: [{run: echo good}]}
+  bad: {runs-on: ubuntu-latest, steps: [{run: exit 1}]}
+  worse: {runs-on: ubuntu-latest, steps: [{run: exit 2}]}
+`}
+	repo, other := s.repo("acme/bridge", files), s.repo("acme/other", files)
+	delivery := s.send("push", repo.PushEvent("refs/heads/main", githubtest.Zero, repo.SHA("main")))
+	run := s.completed(delivery)[0]
+	s.await("the check runs", func() bool {
+		done := 0
+		for _, c := range s.hub.CheckRuns("acme/bridge") {
+			if c.Status == "completed" {
+				done++
+			}
+		}
+		return done == 3
+	})
+	check := func(name string) githubtest.CheckRun {
+		checks := s.hub.CheckRuns("acme/bridge")
+		for i := len(checks) - 1; i >= 0; i-- {
+			if strings.Contains(checks[i].Name, " / "+name+" ") {
+				return checks[i]
+			}
+		}
+		t.Fatalf("there is no check run of %s: %+v", name, checks)
+		return githubtest.CheckRun{}
+	}
+	ran := func(attempt int) []string {
+		t.Helper()
+		var d web.RunDetail
+		s.await("the attempt", func() bool {
+			var err error
+			if d, err = s.client.Run(t.Context(), run.ID, 0); err != nil {
+				t.Fatal(err)
+			}
+			return d.Attempt == attempt && d.Status.Done()
+		})
+		var out []string
+		for _, j := range d.Jobs {
+			if j.Origin == 0 {
+				out = append(out, j.Key)
+			}
+		}
+		return out
+	}
+	for _, name := range []string{"bad", "worse"} { // of failed checks one event each
+		s.send("check_run", repo.CheckRunEvent("rerequested", check(name)))
+	}
+	if got := ran(2); !slices.Equal(got, []string{"bad", "worse"}) {
+		t.Errorf("re-run failed checks: %q ran", got)
+	}
+	s.send("check_run", repo.CheckRunEvent("rerequested", check("good")))
+	if got := ran(3); !slices.Equal(got, []string{"good"}) {
+		t.Errorf("re-run of one check: %q ran", got)
+	}
+	// Of another repository, of another action: nothing.
+	s.send("check_run", other.CheckRunEvent("rerequested", check("good")))
+	s.send("check_run", repo.CheckRunEvent("completed", check("good")))
+	s.send("check_suite", repo.CheckSuiteEvent("rerequested", run.Event.SHA))
+	if got := ran(4); !slices.Equal(got, []string{"good", "bad", "worse"}) {
+		t.Errorf("re-run all checks: %q ran", got)
+	}
+}

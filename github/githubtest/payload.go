@@ -113,6 +113,22 @@ func (p *Pull) json() object {
 	}
 }
 
+// CheckRunEvent builds the payload of a check_run webhook of the App: rerequested, completed, …
+func (r *Repo) CheckRunEvent(action string, c CheckRun) []byte {
+	app := object{"id": r.s.c.AppID, "slug": "tgr"}
+	return encode(object{"action": action, "repository": r.json(), "sender": r.s.user("ada"), "check_run": object{
+		"id": c.ID, "name": c.Name, "head_sha": c.HeadSHA, "external_id": c.ExternalID, "status": c.Status, "conclusion": c.Conclusion, "app": app,
+		"check_suite": object{"head_sha": c.HeadSHA, "app": app},
+	}})
+}
+
+// CheckSuiteEvent builds the payload of a check_suite webhook of the App: rerequested, completed, …
+func (r *Repo) CheckSuiteEvent(action, sha string) []byte {
+	return encode(object{"action": action, "repository": r.json(), "sender": r.s.user("ada"), "check_suite": object{
+		"id": 1, "head_sha": sha, "status": "completed", "app": object{"id": r.s.c.AppID, "slug": "tgr"},
+	}})
+}
+
 // DispatchEvent builds the payload of a workflow_dispatch webhook.
 func (r *Repo) DispatchEvent(ref, workflow string, inputs map[string]string) []byte {
 	return encode(object{"ref": ref, "workflow": workflow, "inputs": inputs, "repository": r.json(), "sender": r.s.user("ada")})
