@@ -56,7 +56,7 @@ act (go install github.com/nektos/act@latest) is measured beside us where it is 
 	cmd.Flags().IntVarP(&b.n, "runs", "n", 20, "measurements of each kind, after one that does not count")
 	cmd.Flags().IntVar(&b.vms, "vm-runs", 10, "measurements with virtual machines; 0: none")
 	cmd.Flags().IntVar(&b.hooks, "webhooks", 5000, "webhooks to be made durable")
-	cmd.AddCommand(newBenchPlanCmd(), newBenchVMCmd(), newBenchRunnerCmd())
+	cmd.AddCommand(newBenchPlanCmd(), newBenchVMCmd(), newBenchRunnerCmd(), newBenchTransferCmd())
 	return cmd
 }
 
