@@ -189,9 +189,7 @@ func (b *actionBox) exec(ctx context.Context, u *unit, p process, env []string, 
 	if b.entrypoint != "" {
 		args = append(args, "--entrypoint", b.entrypoint)
 	}
-	if e.net != "" {
-		args = append(args, "--network", e.net)
-	}
+	args = append(args, e.network()...)
 	for _, m := range e.run.actionMounts() {
 		args = append(args, "-v", m.flag())
 	}

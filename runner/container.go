@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -36,11 +37,8 @@ func (c *container) what() string {
 	return "service '" + excerpt(c.name) + "'"
 }
 
-// Bounds of what one job may ask for.
-const (
-	maxServices = 100
-	jobBox      = "job" // the host name of the job's own container
-)
+// maxServices bounds what one job may ask for.
+const maxServices = 100
 
 // containers are those of a job.
 type containers struct {
@@ -286,26 +284,11 @@ func (r *run) startContainers() error {
 	defer free()
 	ctx, done := r.clock.cancellable(limit, false)
 	defer done()
-	e := r.engine
-	start := func() error {
-		name := e.unique("network")
-		if err := e.show(ctx, rec, e.cmd(nil, "network", "create", "--label", "tgr", name)); err != nil {
-			return err
+	err := r.startServices(ctx, rec)
+	if c := r.boxes.job; err == nil && c != nil {
+		if err = r.startContainer(ctx, rec, c); err == nil {
+			err = r.enterContainer(ctx, c)
 		}
-		e.net = name
-		for _, c := range r.allBoxes() {
-			if err := e.pull(ctx, rec, c.image, c.user, c.password); err != nil {
-				return fmt.Errorf("%s: %w", c.what(), err)
-			}
-			if err := r.startContainer(ctx, rec, c); err != nil {
-				return fmt.Errorf("%s: %w", c.what(), err)
-			}
-		}
-		return e.awaitServices(ctx, rec, r.boxes.services)
-	}
-	err := start()
-	if err == nil && r.boxes.job != nil {
-		err = r.enterContainer(ctx, r.boxes.job)
 	}
 	if err != nil && ctx.Err() != nil && !isOurs(err) {
 		err = interrupted(ctx)
@@ -313,17 +296,45 @@ func (r *run) startContainers() error {
 	return err
 }
 
+// startServices starts the services in a network of their own, and waits until they are ready.
+func (r *run) startServices(ctx context.Context, rec *record) error {
+	e := r.engine
+	if len(r.boxes.services) == 0 {
+		return nil
+	}
+	name := e.unique("network")
+	if err := e.show(ctx, rec, e.cmd(nil, "network", "create", "--label", "tgr", name)); err != nil {
+		return err
+	}
+	e.net = name
+	for _, c := range r.boxes.services {
+		if err := r.startContainer(ctx, rec, c); err != nil {
+			return err
+		}
+	}
+	if err := e.awaitServices(ctx, rec, r.boxes.services); err != nil {
+		return err
+	}
+	for _, c := range r.boxes.services {
+		if at := c.now.NetworkSettings.Networks[e.net].IPAddress; at != "" {
+			e.hosts = append(e.hosts, "--add-host", c.name+":"+at)
+		}
+	}
+	return nil
+}
+
 // stopContainers removes what startContainers made. Of a job that failed, it shows what the services said.
 func (r *run) stopContainers() {
 	e := r.engine
-	if e == nil || e.net == "" {
+	started := func(c *container) bool { return c.id != "" }
+	if e == nil || e.net == "" && !slices.ContainsFunc(r.allBoxes(), started) {
 		return
 	}
 	rec := r.add(tgr.Step{ID: "__stop_containers", Name: "Stop containers"})
 	r.begin(rec)
 	var ids []string
 	for _, c := range r.allBoxes() {
-		if c.id == "" {
+		if !started(c) {
 			continue
 		}
 		ids = append(ids, c.id)
@@ -334,19 +345,27 @@ func (r *run) stopContainers() {
 	if len(ids) > 0 {
 		e.remove(ids...)
 	}
-	e.tidy(e.cmd(nil, "network", "rm", e.net))
-	r.log(rec, fmt.Sprintf("Removed %d containers and the network %s", len(ids), e.net))
+	r.log(rec, fmt.Sprintf("Removed %d containers", len(ids)))
+	if e.net != "" {
+		e.tidy(e.cmd(nil, "network", "rm", e.net))
+		r.log(rec, "Removed the network "+e.net)
+	}
 	e.net = ""
 	r.end(rec, ended(tgr.Success, ""))
 }
 
+// network is the network of what the job's steps run in: the machine's own, as it is for steps without a container. So
+// they reach what the machine offers on its loopback, the cache and artifact services among it, and services by their names.
+func (e *engine) network() []string { return append([]string{"--network", "host"}, e.hosts...) }
+
 // runArgs are the arguments that start a container of the job.
 func (e *engine) runArgs(c *container) (args, own []string) {
-	alias := c.name
-	if alias == "" {
-		alias = jobBox
+	args = []string{"run", "--detach", "--label", "tgr"}
+	if c.name == "" {
+		args = append(append(args, "--name", e.unique("job")), e.network()...)
+	} else {
+		args = append(args, "--name", e.unique(c.name), "--network", e.net, "--network-alias", c.name)
 	}
-	args = []string{"run", "--detach", "--name", e.unique(alias), "--label", "tgr", "--network", e.net, "--network-alias", alias}
 	for _, p := range c.ports {
 		args = append(args, "-p", p)
 	}
@@ -389,7 +408,7 @@ func (r *run) boxMounts() mounts {
 // libcInside is where the job's container sees the machine's C library.
 const libcInside = "/__e/libc"
 
-// serviceContext is what the job context says of a container.
+// context is what the job context says of a container.
 func (c *container) context(net string) *expr.Object {
 	o := expr.NewObject().Set("id", expr.Str(c.id)).Set("network", expr.Str(net))
 	if c.name == "" {
@@ -412,15 +431,16 @@ func (c *container) context(net string) *expr.Object {
 
 // addContainers adds the job's containers to the job context.
 func (r *run) addContainers(o *expr.Object) {
-	if r.engine == nil || r.engine.net == "" {
-		return
-	}
-	if c := r.boxes.job; c != nil {
-		o.Set("container", expr.Obj(c.context(r.engine.net)))
+	if c := r.boxes.job; c != nil && c.id != "" {
+		o.Set("container", expr.Obj(c.context("host")))
 	}
 	services := expr.NewObject()
 	for _, c := range r.boxes.services {
-		services.Set(c.name, expr.Obj(c.context(r.engine.net)))
+		if c.id != "" {
+			services.Set(c.name, expr.Obj(c.context(r.engine.net)))
+		}
 	}
-	o.Set("services", expr.Obj(services))
+	if services.Len() > 0 {
+		o.Set("services", expr.Obj(services))
+	}
 }

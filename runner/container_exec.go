@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"path"
 	"strconv"
@@ -22,6 +23,7 @@ type box struct {
 	path   string   // PATH in its image
 	loader []string // what runs the bundled node where the container has no C library that it could use; nil: nothing has to
 	execs  int
+	proc   ociProcess // how its runtime starts processes in it; nil: only the engine does
 }
 
 // gitConfig is that of containers, in which the workspace belongs to somebody else.
@@ -39,6 +41,9 @@ func (r *run) startContainer(ctx context.Context, rec *record, c *container) err
 		}
 	}
 	e := r.engine
+	if err := e.pull(ctx, rec, c.image, c.user, c.password); err != nil {
+		return fmt.Errorf("%s: %w", c.what(), err)
+	}
 	args, own := e.runArgs(c)
 	id, err := e.ask(ctx, e.cmd(own, args...))
 	shown := args
@@ -49,7 +54,7 @@ func (r *run) startContainer(ctx context.Context, rec *record, c *container) err
 	}
 	r.log(rec, "##[command]"+e.name+" "+strings.Join(shown, " "))
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", c.what(), err)
 	}
 	c.id = strings.TrimSpace(lastLine(string(id)))
 	if c.id == "" || strings.HasPrefix(c.id, "-") || len(c.id) > 128 {
@@ -81,6 +86,15 @@ func (r *run) enterContainer(ctx context.Context, c *container) error {
 			b.loader = []string{libcInside + "/ld-linux-x86-64.so.2", "--library-path", libcInside}
 		}
 	}
+	if c.now.OCIRuntime == crun {
+		src, ok, err := r.fetchFile(path.Clean("/"+c.now.OCIConfigPath), maxEngineSays)
+		if isOurs(err) {
+			return err
+		}
+		if ok && err == nil { // otherwise the engine will do
+			b.proc = parseOCIProcess([]byte(src))
+		}
+	}
 	r.site = b
 	for _, key := range []string{"workspace", "event_path"} {
 		r.static.github[key] = b.inside(expr.FromAny(r.static.github[key]).Text())
@@ -102,13 +116,14 @@ func (b *box) exec(ctx context.Context, u *unit, p process, env []string, out io
 	r := b.engine.run
 	b.execs++
 	mark := marker + "=" + strconv.Itoa(b.execs)
-	flags, own := envFlags(append(env, mark))
-	args := append([]string{"exec", "--workdir", p.dir}, flags...)
 	line := p.args[0]
 	if p.node && b.loader != nil {
 		line = append(append([]string{}, b.loader...), line...)
 	}
-	cmd := b.engine.cmd(own, append(append(args, b.id), line...)...)
+	cmd, err := b.command(line, p.dir, append(env, mark))
+	if err != nil {
+		return guest.Exit{}, err
+	}
 	inner, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	over := make(chan struct{})

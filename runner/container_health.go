@@ -55,10 +55,8 @@ func (e *engine) awaitService(ctx context.Context, rec *record, c *container) er
 			return userError("%s: failed to initialize: the service is %s", c.what(), excerpt(status))
 		}
 		e.run.debug(rec, c.name+" service is starting.")
-		select {
-		case <-ctx.Done():
-			return interrupted(ctx)
-		case <-time.After(pollHealth):
+		if err := e.run.pause(ctx, pollHealth); err != nil {
+			return err
 		}
 	}
 }

@@ -22,7 +22,8 @@ type engine struct {
 	libc  string // directory of the machine's C library, which its node runtimes need; "": none was found
 	made  int    // names given so far
 	built map[string]string
-	net   string // the job's network; "": it has none
+	net   string   // of the job's services; "": it has none
+	hosts []string // flags that name the services
 }
 
 // Bounds of what an engine says.
@@ -193,12 +194,22 @@ func (e *engine) pull(ctx context.Context, rec *record, image, user, password st
 		}
 		wait := time.Duration(try*try) * time.Second
 		e.run.log(rec, fmt.Sprintf("##[warning]%v; trying again in %v", err, wait))
-		select {
-		case <-ctx.Done():
-			return interrupted(ctx)
-		case <-time.After(wait):
+		if err := e.run.pause(ctx, wait); err != nil {
+			return err
 		}
 	}
+}
+
+// pause waits, and lets other steps go on meanwhile.
+func (r *run) pause(ctx context.Context, d time.Duration) (err error) {
+	r.unlocked(func() {
+		select {
+		case <-ctx.Done():
+			err = interrupted(ctx)
+		case <-time.After(d):
+		}
+	})
+	return err
 }
 
 // registryOf is the registry that an image's name begins with, by docker's rule: a first part with a dot or a colon, or
@@ -213,8 +224,10 @@ func registryOf(image string) string {
 
 // inspected is what is needed of an engine's inspect, which podman has from docker.
 type inspected struct {
-	ID    string `json:"Id"`
-	State struct {
+	ID            string `json:"Id"`
+	OCIRuntime    string // of podman
+	OCIConfigPath string // of podman: the container's description for its runtime
+	State         struct {
 		Running  bool
 		ExitCode int
 		Pid      int
@@ -225,7 +238,8 @@ type inspected struct {
 		Healthcheck *healthcheck
 	}
 	NetworkSettings struct {
-		Ports map[string][]struct{ HostPort string } // "80/tcp"
+		Ports    map[string][]struct{ HostPort string } // "80/tcp"
+		Networks map[string]struct{ IPAddress string }
 	}
 }
 

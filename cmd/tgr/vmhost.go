@@ -80,11 +80,15 @@ func (h *vmHost) open(ctx context.Context, k dispatch.Kind) (dispatch.Machines, 
 	}
 	size := h.c.size
 	size.VCPUs, size.Memory, size.Disk = cmp.Or(k.CPUs, size.VCPUs), cmp.Or(k.Memory, size.Memory), cmp.Or(k.Disk, size.Disk)
-	local := &dispatch.Local{Provider: im.backend, Size: size, Log: h.log, Place: imagePlace}
+	local := &dispatch.Local{Provider: im.backend, Size: size, Log: h.log, Place: placeIn(im.image.Manifest.Root.Config)}
 	if h.c.pool == 0 {
 		return local, nil
 	}
-	local.Greeter = &dispatch.Greeter{Exercise: exercise}
+	if im.image.Manifest.Root.From == "" { // of another image nobody knows what it has
+		local.Greeter = &dispatch.Greeter{Exercise: exercise}
+	} else {
+		local.Greeter = &dispatch.Greeter{}
+	}
 	pool, err := vm.NewPool(vm.PoolConfig{
 		Provider: im.backend, Size: size, Greet: local.Greeter.Greet, Budget: h.budget(k), Log: h.log,
 	})
@@ -159,7 +163,7 @@ func (h *vmHost) qemu(ctx context.Context, v *vmImage) error {
 	im := v.image
 	cfg := qemu.Config{
 		Image:   qemu.Image{Kernel: im.Kernel, Initrd: im.Initrd, Root: im.Root, Overlay: im.CloneOverlay, Hash: im.Hash()},
-		Journal: h.journal, Log: h.log, Slots: h.slots, Warmup: qemu.Warmup{ID: image.Warmup, Run: inMachine(image.Warmup)},
+		Journal: h.journal, Log: h.log, Slots: h.slots, Warmup: qemu.Warmup{ID: im.Warmup(), Run: inMachine(im.Warmup())},
 	}
 	if h.c.cold {
 		cfg.Image.Hash = ""
@@ -209,7 +213,7 @@ func (h *vmHost) firecracker(ctx context.Context, v *vmImage) error {
 func firecrackerConfig(im *image.Image, journal vm.Journal, log *slog.Logger, cold bool) firecracker.Config {
 	cfg := firecracker.Config{
 		Image:   firecracker.Image{Kernel: im.Kernel, Initrd: im.Initrd, Root: im.Root, Overlay: im.CloneOverlay, Hash: im.Hash()},
-		Journal: journal, Log: log, Warmup: firecracker.Warmup{ID: image.Warmup, Run: inMachine(image.Warmup)},
+		Journal: journal, Log: log, Warmup: firecracker.Warmup{ID: im.Warmup(), Run: inMachine(im.Warmup())},
 	}
 	if dir, err := os.UserCacheDir(); err == nil && !cold {
 		cfg.CacheDir = filepath.Join(dir, "tgr") // without one the probe is made each time, and every machine is booted
@@ -251,6 +255,18 @@ func capacity(memory int64) int {
 }
 
 const imagePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// placeIn is imagePlace with the environment that an OCI image asks for; nil: it is not made of one.
+func placeIn(c *image.ImageConfig) func(vm.VM) dispatch.Place {
+	return func(m vm.VM) dispatch.Place {
+		p := imagePlace(m)
+		if c != nil {
+			delete(p.Env, "ImageOS")
+			c.SetEnv(p.Env)
+		}
+		return p
+	}
+}
 
 // imagePlace is where our image has things; the folders are GitHub's own.
 func imagePlace(vm.VM) dispatch.Place {

@@ -21,7 +21,7 @@ func inMachine(script string) func(context.Context, vm.VM) error {
 		if err != nil {
 			return err
 		}
-		return guest.Exercise(ctx, conn, guest.Cmd{Args: []string{"/bin/bash", "-c", script}, Env: []string{"PATH=" + imagePath}})
+		return guest.Exercise(ctx, conn, guest.Cmd{Args: []string{"/bin/sh", "-c", script}, Env: []string{"PATH=" + imagePath}})
 	}
 }
 

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/terraphim/tgr/guest"
-	"github.com/terraphim/tgr/image"
 	"github.com/terraphim/tgr/vm"
 	"github.com/terraphim/tgr/vm/qemu"
 	"github.com/terraphim/tgr/vm/vmtest"
@@ -80,7 +79,7 @@ func warmConfig(t testing.TB) (qemu.Config, *records) {
 	log := &records{}
 	cfg.Image.Hash = im.Hash()
 	cfg.CacheDir = snapshots(t)
-	cfg.Warmup = qemu.Warmup{ID: image.Warmup, Run: exercise(image.Warmup)}
+	cfg.Warmup = qemu.Warmup{ID: im.Warmup(), Run: exercise(im.Warmup())}
 	cfg.Log = slog.New(slog.NewTextHandler(log, nil))
 	return cfg, log
 }
