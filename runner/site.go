@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"io"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -115,7 +116,7 @@ func (r *run) jobMounts() mounts {
 		ms = append(ms, mount{d.Commands, "/__w/_temp/" + dirCommands, false})
 	}
 	var seen []string
-	for _, node := range r.config.Nodes {
+	for _, node := range slices.Sorted(maps.Values(r.config.Nodes)) {
 		dir, ok := strings.CutSuffix(node, "/bin/node")
 		if ok && path.Dir(dir) != "/" && !slices.Contains(seen, dir) { // /usr is more than a runtime
 			seen = append(seen, dir)
