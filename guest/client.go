@@ -393,7 +393,8 @@ func (k *call) exit(b []byte) (Exit, error) {
 	if w.Started && w.Signal == "" && (w.Code < 0 || w.Code > 255) || len(w.Signal) > 32 {
 		return Exit{}, fmt.Errorf("%s: %w: exit status %d", k.op, ErrProtocol, w.Code)
 	}
-	return Exit{Code: w.Code, Signal: w.Signal, Started: w.Started, Message: clip(w.Message, 4096), Duration: time.Duration(w.Duration)}, nil
+	return Exit{Code: w.Code, Signal: w.Signal, Started: w.Started, Message: clip(w.Message, 4096), Duration: time.Duration(w.Duration),
+		OutOfMemory: w.OutOfMemory}, nil
 }
 
 // feed copies standard input on a stream of its own, once. Nobody waits for it: it may hang in a Read, and what

@@ -43,6 +43,9 @@ type Exit struct {
 	Started  bool          // false: the program could not be started, Message says why
 	Message  string        // for a person: "bash: no such file or directory"
 	Duration time.Duration // on the guest's monotonic clock
+	// OutOfMemory says that the process failed, and that the machine's kernel has killed a process for want of memory
+	// since the last one that failed.
+	OutOfMemory bool
 }
 
 // Success reports whether the process ran and ended with status 0.

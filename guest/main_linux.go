@@ -43,7 +43,8 @@ func Main(args []string, version string, stderr io.Writer) int {
 		Version: version, Orphans: *orphans, Reap: true,
 		Log: slog.New(slog.NewTextHandler(stderr, nil)),
 	}
-	signal.Ignore(unix.SIGPIPE, unix.SIGHUP)
+	// Not ignored: what is ignored here would be in every process that we start.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE, unix.SIGHUP)
 	var err error
 	if *fd >= 0 && !*child && os.Getpid() != 1 {
 		err = supervise(*fd)

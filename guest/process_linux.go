@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -193,6 +195,9 @@ func (p *process) look() {
 		p.exit.Signal = unix.SignalName(status.Signal())
 		p.exit.Message = p.name + ": " + status.Signal().String()
 	}
+	if p.exit.Code != 0 && p.s.cfg.Machine {
+		p.exit.OutOfMemory = p.s.outOfMemory("/proc/vmstat")
+	}
 	within := time.NewTimer(drainWithin)
 	defer within.Stop()
 	expired := false
@@ -215,6 +220,22 @@ func (p *process) look() {
 	}
 	p.mu.Unlock()
 	close(p.over)
+}
+
+// outOfMemory reports whether the kernel has killed a process for want of memory since the last call. It counts that in
+// the file vmstat.
+func (s *Server) outOfMemory(vmstat string) bool {
+	b, err := os.ReadFile(vmstat)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		digits, ok := strings.CutPrefix(line, "oom_kill ")
+		if n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 64); ok && err == nil {
+			return n > s.oomKills.Swap(n)
+		}
+	}
+	return false
 }
 
 // signal sends sig to the process's group while there is one that is ours.

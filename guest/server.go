@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -46,6 +47,8 @@ type Server struct {
 	log     *slog.Logger
 	waits   *waiter
 	buffers buffers
+
+	oomKills atomic.Uint64 // that were seen
 
 	mu        sync.Mutex
 	processes map[string]*process

@@ -169,6 +169,8 @@ type wireExit struct {
 	Started  bool   `json:"started"`
 	Message  string `json:"message,omitempty"`
 	Duration int64  `json:"duration"`
+
+	OutOfMemory bool `json:"out_of_memory,omitempty"`
 }
 
 // header puts a frame's header into b.

@@ -38,6 +38,7 @@ type Entry struct {
 	Paths     []string  `json:"paths,omitempty"`
 	Processes []Process `json:"processes,omitempty"`
 	Network   []NetItem `json:"network,omitempty"`
+	Cgroups   []string  `json:"cgroups,omitempty"`
 }
 
 // Reaped is a machine that Reap freed, or tried to.
@@ -76,6 +77,7 @@ type line struct {
 	Process *Process `json:"process,omitempty"`
 	Owner   *Process `json:"owner,omitempty"`
 	Network *NetItem `json:"network,omitempty"`
+	Cgroup  string   `json:"cgroup,omitempty"`
 }
 
 // Open makes the folder of a new machine and writes its first line. The caller ends it with Record.Free.
@@ -268,6 +270,20 @@ func (r *Record) AddNetwork(items ...NetItem) error {
 	return nil
 }
 
+// AddCgroup writes down a control group's folder before it is made. Free kills what is in it.
+func (r *Record) AddCgroup(dir string) error {
+	if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir {
+		return fmt.Errorf("journal of machine %s: cgroup %q: want an absolute path", r.entry.ID, dir)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := appendLine(filepath.Join(r.dir, journalFile), line{Cgroup: dir}, false); err != nil {
+		return fmt.Errorf("journal of machine %s: %w", r.entry.ID, err)
+	}
+	r.entry.Cgroups = append(r.entry.Cgroups, dir)
+	return nil
+}
+
 // AddProcess writes down a process, by pid and start time, right after it was started with Env.
 func (r *Record) AddProcess(pid int) error {
 	p, err := FindProcess(pid)
@@ -298,12 +314,15 @@ func (r *Record) free(ctx context.Context) (killed int, err error) {
 		return 0, nil
 	}
 	processes := r.entry.Processes
-	if len(processes) == 0 {
+	if !slices.ContainsFunc(processes, Process.Alive) { // there may be one that was not written down yet
 		processes = findMarked(r.entry.Mark)
 	}
 	killed, err = KillTrees(ctx, processes)
 	if err != nil {
 		return killed, fmt.Errorf("machine %s: %w", r.entry.ID, err)
+	}
+	for _, dir := range r.entry.Cgroups {
+		err = errors.Join(err, removeCgroup(ctx, dir))
 	}
 	for _, n := range slices.Backward(r.entry.Network) {
 		err = errors.Join(err, n.Remove())
@@ -337,7 +356,7 @@ func decodeEntry(r io.Reader) (Entry, error) {
 	if err := d.Decode(&e); err != nil {
 		return Entry{}, fmt.Errorf("first line of %s: %w", journalFile, err)
 	}
-	e.Paths, e.Processes, e.Network = nil, nil, nil // which have lines of their own
+	e.Paths, e.Processes, e.Network, e.Cgroups = nil, nil, nil, nil // which have lines of their own
 	if !ValidID(e.ID) {
 		return Entry{}, fmt.Errorf("first line of %s: machine id %q", journalFile, e.ID)
 	}
@@ -348,6 +367,9 @@ func decodeEntry(r io.Reader) (Entry, error) {
 		}
 		if l.Owner != nil {
 			e.Owner = *l.Owner
+		}
+		if filepath.IsAbs(l.Cgroup) && filepath.Clean(l.Cgroup) == l.Cgroup {
+			e.Cgroups = append(e.Cgroups, l.Cgroup)
 		}
 		if l.Process != nil {
 			e.Processes = append(e.Processes, *l.Process)

@@ -168,6 +168,7 @@ func (h *vmHost) qemu(ctx context.Context, v *vmImage) error {
 	if h.c.cold {
 		cfg.Image.Hash = ""
 	}
+	cfg.Cgroups = limitsOf(h.log)
 	if h.c.network == "user" {
 		cfg.Network = "user"
 	}
@@ -278,4 +279,13 @@ func imagePlace(vm.VM) dispatch.Place {
 			"ImageOS": "debian12", "DEBIAN_FRONTEND": "noninteractive"},
 		User: "runner",
 	}
+}
+
+// limitsOf bounds what machines take of the host, where that is possible.
+func limitsOf(log *slog.Logger) *vm.Cgroups {
+	c, err := vm.FindCgroups()
+	if err != nil {
+		log.Warn("machines are NOT LIMITED by this host in every respect: one that breaks out of its guest may take more", "error", err)
+	}
+	return c
 }

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/terraphim/tgr/vm"
 	"github.com/terraphim/tgr/vm/network"
 )
 
@@ -35,7 +36,15 @@ const (
 )
 
 // tapFD is the descriptor of the tap device: the first one behind those above that there are.
-func (b backing) tapFD() int { return ramFD + int(b) }
+func (a args) tapFD() int {
+	switch {
+	case a.Incoming:
+		return stateFD + 1
+	case a.Backing != anonymous:
+		return ramFD + 1
+	}
+	return ramFD
+}
 
 // slotNet is args.Network for a machine in a network slot.
 const slotNet = "slot"
@@ -58,6 +67,9 @@ type args struct {
 	Listen  bool     // control and agent sockets are inherited as descriptors 3 and 4
 	Append  []string // more words for the kernel's command line
 	Backing backing
+	// Incoming says that the machine goes on from a snapshot: the kernel is in its memory, the state of its devices is
+	// stateFD, and it stands still until it is told to go on.
+	Incoming bool
 }
 
 func (a args) isolation() string {
@@ -71,7 +83,7 @@ func (a args) isolation() string {
 // The same command line, but for the memory's backing, and -incoming instead of the kernel, restores a snapshot of
 // the machine.
 func (a args) argv() []string {
-	mib := (a.Memory + 1<<20 - 1) >> 20
+	mib := a.mib()
 	sandbox, drop := "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny", []string(nil)
 	if a.Root {
 		// Changing the user is what elevateprivileges=deny forbids; without root there is nothing to elevate to.
@@ -84,6 +96,8 @@ func (a args) argv() []string {
 		"-m", strconv.FormatInt(mib, 10) + "M",
 		"-object", a.memory(mib),
 		"-smp", strconv.Itoa(a.VCPUs),
+		// The state of devices that a running machine saves has no such section.
+		"-global", "migration.send-configuration=off",
 	}
 	v = append(v, drop...)
 	if a.KVM {
@@ -93,8 +107,8 @@ func (a args) argv() []string {
 		// a process's memory ends two blocks of translated code.
 		v = append(v, "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-erms,-smap")
 	}
-	if a.Backing == private {
-		v = append(v, "-incoming", "defer") // the kernel is in the memory already: there is nothing to load
+	if a.Incoming {
+		v = append(v, "-S", "-incoming", "defer")
 	} else {
 		v = append(v, "-kernel", a.Image.Kernel, "-initrd", a.Image.Initrd, "-append", strings.Join(a.cmdline(), " "))
 	}
@@ -118,9 +132,25 @@ func (a args) argv() []string {
 	case "user":
 		v = append(v, "-netdev", "user,id=net0,ipv6=off", "-device", "virtio-net-device,netdev=net0")
 	case slotNet:
-		v = append(v, "-netdev", fmt.Sprintf("tap,id=net0,fd=%d", a.Backing.tapFD()), "-device", "virtio-net-device,netdev=net0,mac="+network.GuestMAC)
+		v = append(v, "-netdev", fmt.Sprintf("tap,id=net0,fd=%d", a.tapFD()), "-device", "virtio-net-device,netdev=net0,mac="+network.GuestMAC)
 	}
 	return v
+}
+
+// mib is the guest's memory in MiB, rounded up.
+func (a args) mib() int64 { return (a.Memory + 1<<20 - 1) >> 20 }
+
+// What the emulator needs besides the guest's memory: translated code (tb-size), its own, and the page cache of the
+// disk, of which the kernel takes back what it needs; and threads, most of them for input and output.
+const (
+	extraMemory = 768 << 20
+	extraCPUs   = 0.5
+	extraPIDs   = 128
+)
+
+// limits are those of the process on the host.
+func (a args) limits() vm.Limits {
+	return vm.Limits{Memory: a.mib()<<20 + extraMemory, CPUs: float64(a.VCPUs) + extraCPUs, PIDs: a.VCPUs + extraPIDs}
 }
 
 // memory is the guest's memory as an object.

@@ -20,11 +20,12 @@ func TestArgv(t *testing.T) {
 		"kvm":         {ID: "job-2", Image: im, Overlay: overlayFile, VCPUs: 4, Memory: 1<<30 + 1, Listen: true, KVM: true, Root: true},
 		"user":        {ID: "job-3", Image: im, Overlay: overlayFile, VCPUs: 2, Memory: 512 << 20, Listen: true, Network: "user"},
 		"golden":      {ID: "golden", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 512 << 20, Listen: true, Root: true, Backing: shared},
-		"clone":       {ID: "job-4", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 512 << 20, Listen: true, Root: true, Backing: private},
+		"clone":       {ID: "job-4", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 512 << 20, Listen: true, Root: true, Backing: private, Incoming: true},
 		"slot":        {ID: "job-5", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 512 << 20, Listen: true, Root: true, Network: slotNet},
 		"slot-golden": {ID: "golden", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 512 << 20, Listen: true, Root: true, Network: slotNet, Backing: shared},
-		"slot-clone":  {ID: "job-6", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 512 << 20, Listen: true, Root: true, Network: slotNet, Backing: private},
+		"slot-clone":  {ID: "job-6", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 512 << 20, Listen: true, Root: true, Network: slotNet, Backing: private, Incoming: true},
 		"probe":       {ID: "probe", Image: im, VCPUs: 1, Memory: 256 << 20, Append: []string{"tgr.probe"}},
+		"back":        {ID: "job-7", Image: im, Overlay: overlayFile, VCPUs: 1, Memory: 512 << 20, Listen: true, Root: true, Backing: shared, Incoming: true, Network: slotNet},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := strings.Join(a.argv(), "\n") + "\n"

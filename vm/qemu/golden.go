@@ -31,7 +31,7 @@ const (
 
 const (
 	// goldenFormat counts changes of what a snapshot is: of its files, and of how a machine is restored from it.
-	goldenFormat = 2
+	goldenFormat = 3
 	maxState     = 64 << 20 // bytes; it has about 60 KB
 	maxManifest  = 1 << 20
 
@@ -71,7 +71,7 @@ func (p *Provider) goldenKeyOf(ctx context.Context, a args, s vm.Spec) (goldenKe
 	if err != nil {
 		return goldenKey{}, err
 	}
-	a.ID, a.Backing = "", shared
+	a.ID, a.Backing, a.Incoming = "", shared, false
 	k := goldenKey{
 		Format: goldenFormat, Image: p.cfg.Image.Hash, QEMU: version, Disk: orDefault(s.Disk, p.cfg.Disk),
 		Warmup: p.cfg.Warmup.ID, Command: a.argv(),
@@ -284,13 +284,29 @@ func sealedFile(fill func(*os.File) error) (*os.File, error) {
 	return f, nil
 }
 
+// memfdName is what /proc calls our files in memory.
+const memfdName = "tgr-snapshot"
+
 // memoryFile makes a file in memory.
 func memoryFile() (*os.File, error) {
-	fd, err := unix.MemfdCreate("tgr-snapshot", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	fd, err := unix.MemfdCreate(memfdName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, &vm.InfraError{Op: "qemu: memory file", Err: err}
 	}
-	return os.NewFile(uintptr(fd), "tgr-snapshot"), nil
+	return os.NewFile(uintptr(fd), memfdName), nil
+}
+
+// memoryFile makes a file for the memory of a machine.
+func (a args) memoryFile() (*os.File, error) {
+	f, err := memoryFile()
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(a.mib() << 20); err != nil {
+		f.Close()
+		return nil, &vm.InfraError{Op: "qemu: memory file", Err: err}
+	}
+	return f, nil
 }
 
 // reopen opens a file in memory again, to be read from its beginning.

@@ -2,16 +2,12 @@ package qemu
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/terraphim/tgr/vm"
@@ -26,119 +22,116 @@ var (
 	errNoBoot = errors.New("the machine powered off before its agent was ready")
 )
 
-// machine is one QEMU process. Its fields above mu are set before it is shared.
+// machine is a virtual machine. Its fields above mu are set before it is shared.
 type machine struct {
 	id, isolation string
+	binary        string
+	args          args // of a machine that goes on from a snapshot of this one
 	rec           *vm.Record
 	boot          time.Duration
-	dir           *os.File // the machine's folder; sockets are reached through it whatever its path's length
-	cmd           *exec.Cmd
-	qmp           *qmp
+	phases        []vm.Phase    // of boot
+	dir           *os.File      // the machine's folder; sockets are reached through it whatever its path's length
 	console       vm.Console    // what the guest wrote
-	stderr        vm.Console    // what QEMU said
-	restored      bool          // from a snapshot
-	started       bool          // there is a process, and done will be closed
-	inherit       []*os.File    // QEMU's descriptors from ramFD on; the owner is who made the machine
+	memory        *os.File      // what its memory is mapped from: its own if that is shared, otherwise a golden snapshot's
 	slot          *network.Slot // nil: it has no network of its own
-	ready         chan struct{}
-	migrated      chan error    // how a migration ended, to a file or from one
-	done          chan struct{} // closed when the process has been waited for and err is settled
+	cgroup        *vm.Cgroup    // nil: it has no limits
+	done          chan struct{} // closed when the machine has ended and err is settled
+
+	snapshots snapshots
 
 	mu     sync.Mutex
-	conn   net.Conn // the last one of Dial
-	cause  error    // the first fault that an event told of
-	off    bool     // the guest powered off
-	opened bool     // ready is closed
-	closed bool     // Close was called
-	err    error    // Wait's, once done is closed
+	conn   net.Conn  // the last one of Dial
+	emu    *emulator // nil: none was started
+	paused bool      // for a rollback: the end of emu is not the machine's
+	closed bool      // Close was called
+	err    error     // Wait's, once done is closed
 
 	closeOnce sync.Once
 	closeErr  error
 }
 
 var (
-	_ vm.VM        = (*machine)(nil)
-	_ vm.Infoer    = (*machine)(nil)
-	_ vm.Networked = (*machine)(nil)
+	_ vm.VM          = (*machine)(nil)
+	_ vm.Infoer      = (*machine)(nil)
+	_ vm.Networked   = (*machine)(nil)
+	_ vm.Snapshotter = (*machine)(nil)
 )
 
-func newMachine(id, isolation string, rec *vm.Record) *machine {
-	return &machine{id: id, isolation: isolation, rec: rec, ready: make(chan struct{}), migrated: make(chan error, 1), done: make(chan struct{})}
-}
-
-// start makes the overlay, the sockets and the process, and opens the control connection.
-func (m *machine) start(ctx context.Context, p *Provider, a args, s vm.Spec, overlay diskMaker) error {
+// newMachine journals a machine and gives it its folder, its network and its disk. The caller closes it, also when
+// that has failed.
+func (p *Provider) newMachine(ctx context.Context, a args, s vm.Spec, disk diskMaker) (m *machine, err error) {
 	binary, err := p.lookBinary()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	disk := filepath.Join(m.rec.Dir(), overlayFile)
-	if err := overlay(ctx, disk, orDefault(s.Disk, p.cfg.Disk)); err != nil {
-		return &vm.InfraError{Op: "qemu: overlay disk", Err: err}
+	rec, err := p.cfg.Journal.Open(s.ID, "qemu")
+	if err != nil {
+		return nil, &vm.InfraError{Op: "qemu: journal", Err: err}
+	}
+	m = &machine{id: s.ID, isolation: a.isolation(), binary: binary, args: a, rec: rec, done: make(chan struct{})}
+	if err := p.connect(ctx, m); err != nil {
+		return m, err
+	}
+	if p.cfg.Cgroups != nil {
+		if m.cgroup, err = p.cfg.Cgroups.Make(rec, a.limits()); err != nil {
+			return m, &vm.InfraError{Op: "qemu: limits", Err: err}
+		}
+	}
+	began := time.Now()
+	if err := disk(ctx, m.diskPath(), orDefault(s.Disk, p.cfg.Disk)); err != nil {
+		return m, &vm.InfraError{Op: "qemu: overlay disk", Err: err}
 	}
 	if m.dir, err = os.Open(m.rec.Dir()); err != nil {
-		return &vm.InfraError{Op: "qemu: machine's folder", Err: err}
+		return m, &vm.InfraError{Op: "qemu: machine's folder", Err: err}
 	}
-	if err := m.spawn(binary, a.argv()); err != nil {
-		return err
-	}
-	m.started = true
-	conn, err := m.dialSocket(ctx, qmpSocket)
-	if err == nil {
-		m.qmp = newQMP(conn, m.onEvent)
-	}
-	go m.reap()
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		<-m.done // nobody listens where QEMU did: its end says more
-		return m.err
-	}
-	if err != nil {
-		return &vm.InfraError{Op: "qemu: control socket", Err: err}
-	}
-	if err := m.rec.AddProcess(m.cmd.Process.Pid); err != nil {
-		return &vm.InfraError{Op: "qemu: journal", Err: err}
-	}
-	if err := m.qmp.execute(ctx, "qmp_capabilities", nil, nil); err != nil && ctx.Err() == nil {
-		<-m.done // the process's end says more than the connection's
-		return m.err
-	}
-	return nil
+	m.phase("make the disk", began)
+	return m, nil
 }
 
-// spawn starts QEMU in the machine's folder with its listening sockets, in a session of its own: it outlives the
-// server's process group.
-func (m *machine) spawn(binary string, argv []string) error {
-	var files []*os.File
-	defer func() {
-		for _, f := range files {
-			f.Close()
+func (m *machine) diskPath() string { return filepath.Join(m.rec.Dir(), overlayFile) }
+
+// phase notes what a part of the start took.
+func (m *machine) phase(name string, began time.Time) {
+	if m.boot == 0 {
+		m.phases = append(m.phases, vm.Phase{Name: name, Took: time.Since(began)})
+	}
+}
+
+// install makes e the machine's emulator: its end is the machine's, unless it makes room for another.
+func (m *machine) install(e *emulator) {
+	m.mu.Lock()
+	m.emu, m.paused = e, false
+	m.mu.Unlock()
+	go func() {
+		<-e.done
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.emu == e && !m.paused {
+			m.end(e.err)
 		}
 	}()
-	for _, name := range []string{qmpSocket, agentSocket} { // in the order of qmpFD and agentFD
-		f, err := m.listen(name)
-		if err != nil {
-			return &vm.InfraError{Op: "qemu: listen", Err: err}
-		}
-		files = append(files, f)
+}
+
+// end is called with mu held.
+func (m *machine) end(err error) {
+	select {
+	case <-m.done:
+	default:
+		m.err = err
+		close(m.done)
 	}
-	m.cmd = exec.Command(binary, argv...)
-	m.cmd.Dir = m.rec.Dir()
-	m.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TMPDIR=" + m.rec.Dir(), m.rec.Env()}
-	m.cmd.ExtraFiles = append(files[:len(files):len(files)], m.inherit...)
-	m.cmd.Stdout, m.cmd.Stderr = &m.console, &m.stderr
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	start := m.cmd.Start
-	if m.slot != nil { // what breaks out of the emulator reaches what the machine does, or less
-		start = func() error { return m.slot.Start(m.cmd) }
-	}
-	if err := start(); err != nil {
-		return &vm.InfraError{Op: "qemu: start", Err: err}
-	}
-	return nil
+}
+
+// emulator is the one that runs now, or that ran last.
+func (m *machine) emulator() *emulator {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.emu
 }
 
 // listen makes a listening socket in the machine's folder; it stays when the returned descriptor is closed.
 func (m *machine) listen(name string) (*os.File, error) {
+	os.Remove(filepath.Join(m.rec.Dir(), name)) // of the emulator before
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: m.socketPath(name), Net: "unix"})
 	if err != nil {
 		return nil, err
@@ -155,105 +148,6 @@ func (m *machine) socketPath(name string) string {
 func (m *machine) dialSocket(ctx context.Context, name string) (net.Conn, error) {
 	var d net.Dialer
 	return d.DialContext(ctx, "unix", m.socketPath(name))
-}
-
-// reap waits for the process's end and settles how it ended.
-func (m *machine) reap() {
-	exit := m.cmd.Wait()
-	if m.qmp != nil {
-		<-m.qmp.done // its last events may tell why
-	}
-	m.mu.Lock()
-	switch {
-	case m.cause == errReset:
-		m.err = &vm.BootError{ID: m.id, Console: m.console.String(), Err: errReset} // all of the console was read
-	case m.cause != nil:
-		m.err = m.cause
-	case m.off, m.closed:
-		m.err = nil
-	default:
-		if exit == nil {
-			exit = errors.New("ended")
-		}
-		if said := strings.TrimSpace(m.stderr.String()); said != "" {
-			exit = fmt.Errorf("%w: %s", exit, said)
-		}
-		m.err = &vm.InfraError{Op: "qemu: machine " + m.id, Err: exit}
-	}
-	m.mu.Unlock()
-	close(m.done)
-}
-
-// onEvent is called by the control connection's reader.
-func (m *machine) onEvent(name string, data json.RawMessage) {
-	var d struct {
-		Open      bool   `json:"open"`      // VSERPORT_CHANGE
-		ID        string `json:"id"`        // VSERPORT_CHANGE
-		Reason    string `json:"reason"`    // SHUTDOWN, BLOCK_IO_ERROR
-		Node      string `json:"node-name"` // BLOCK_IO_ERROR
-		Operation string `json:"operation"` // BLOCK_IO_ERROR
-		Status    string `json:"status"`    // MIGRATION
-	}
-	if json.Unmarshal(data, &d) != nil {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	switch name {
-	case "VSERPORT_CHANGE":
-		if d.Open && d.ID == portID && !m.opened {
-			m.opened = true
-			close(m.ready)
-		}
-	case "MIGRATION":
-		m.onMigration(d.Status)
-	case "SHUTDOWN":
-		if d.Reason == "guest-shutdown" {
-			m.off = true
-		} else if strings.HasPrefix(d.Reason, "guest") && m.cause == nil {
-			m.cause = errReset
-		}
-	case "BLOCK_IO_ERROR":
-		if m.cause == nil {
-			m.cause = &vm.InfraError{Op: "qemu: " + d.Operation + " disk " + d.Node, Err: errors.New(d.Reason)}
-		}
-		m.cmd.Process.Kill() // it is paused, and nothing would ever resume it
-	}
-}
-
-// onMigration tells how a migration ended.
-func (m *machine) onMigration(status string) {
-	var err error
-	switch status {
-	case "completed":
-	case "failed", "cancelled":
-		err = fmt.Errorf("the migration of its state %s", status)
-	default:
-		return
-	}
-	select {
-	case m.migrated <- err:
-	default:
-	}
-}
-
-// awaitAgent waits until the agent has opened its port.
-func (m *machine) awaitAgent(ctx context.Context, timeout time.Duration) error {
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
-	select {
-	case <-m.ready:
-		return nil
-	case <-m.done:
-		if m.err == nil {
-			return errNoBoot
-		}
-		return m.err
-	case <-timer.C:
-		return fmt.Errorf("its agent did not open the port within %v", timeout)
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // startError makes err one of the two kinds that vm.Provider promises. When ctx has ended, its cause is all there
@@ -311,19 +205,25 @@ func (m *machine) Close() error {
 	m.closeOnce.Do(func() {
 		m.mu.Lock()
 		m.closed = true
+		e := m.emu
 		if m.conn != nil {
 			m.conn.Close()
+		}
+		if e != nil {
+			e.mu.Lock()
+			e.ending = true
+			e.mu.Unlock()
 		}
 		m.mu.Unlock()
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
 		m.closeErr = m.rec.Free(ctx)
-		if m.started {
-			m.cmd.Process.Kill() // the journal did, unless it failed
+		if e != nil {
+			e.end() // the journal has killed it, unless it failed
 			<-m.done
 		}
-		if m.qmp != nil {
-			m.qmp.conn.Close()
+		if m.args.Backing == shared && m.memory != nil {
+			m.memory.Close()
 		}
 		if m.dir != nil {
 			m.dir.Close()
@@ -348,9 +248,9 @@ func (m *machine) SetEgress(id string, e vm.Egress) error {
 
 // Info describes the machine.
 func (m *machine) Info() vm.Info {
-	i := vm.Info{ID: m.id, Isolation: m.isolation, Boot: m.boot, Console: m.console.String()}
-	if m.cmd != nil && m.cmd.Process != nil {
-		i.PID = m.cmd.Process.Pid
+	i := vm.Info{ID: m.id, Isolation: m.isolation, Boot: m.boot, Phases: m.phases, Console: m.console.String()}
+	if e := m.emulator(); e != nil {
+		i.PID = e.cmd.Process.Pid
 	}
 	return i
 }

@@ -16,7 +16,7 @@ func (m *machine) Pause(ctx context.Context) error { return m.command(ctx, "stop
 func (m *machine) Resume(ctx context.Context) error { return m.command(ctx, "cont") }
 
 func (m *machine) command(ctx context.Context, name string) error {
-	if err := m.qmp.execute(ctx, name, nil, nil); err != nil {
+	if err := m.emulator().qmp.execute(ctx, name, nil, nil); err != nil {
 		return &vm.InfraError{Op: fmt.Sprintf("machine %s: %s", m.id, name), Err: err}
 	}
 	return nil

@@ -62,7 +62,10 @@ type Config struct {
 	Network string
 	// Slots, if not nil, gives every machine a network of its own, which vm.Networked opens; Network is "" then. Whoever made them closes them, after the machines.
 	Slots *network.Pool
-	Log   *slog.Logger // nil: nothing is logged
+	// Cgroups, if not nil, bounds what a machine takes of the host: its memory and what the emulator needs besides, its
+	// processors and half of one for input and output, and threads.
+	Cgroups *vm.Cgroups
+	Log     *slog.Logger // nil: nothing is logged
 }
 
 // Provider starts machines. It is safe for concurrent use.
@@ -148,41 +151,53 @@ func (p *Provider) Start(ctx context.Context, s vm.Spec) (vm.VM, error) {
 	}
 	m, err := p.restoreOrNil(ctx, a, s)
 	if m == nil && err == nil {
-		m, err = p.boot(ctx, a, s, nil)
+		m, err = p.boot(ctx, a, s)
 	}
 	if err != nil {
 		return nil, err
 	}
 	m.boot = time.Since(begin)
 	verb := "machine booted"
-	if m.restored {
+	if m.args.Backing == private {
 		verb = "machine restored"
 	}
 	p.cfg.Log.Info(verb, "vm", s.ID, "isolation", m.isolation, "took", m.boot.Round(time.Millisecond))
 	return m, nil
 }
 
-// boot boots a machine that inherits files.
-func (p *Provider) boot(ctx context.Context, a args, s vm.Spec, inherit []*os.File) (*machine, error) {
-	rec, err := p.cfg.Journal.Open(s.ID, "qemu")
-	if err != nil {
-		return nil, &vm.InfraError{Op: "qemu: journal", Err: err}
+// boot boots a machine, with a file of its own as its memory: a snapshot can be taken of it.
+func (p *Provider) boot(ctx context.Context, a args, s vm.Spec) (*machine, error) {
+	a.Backing = shared
+	m, err := p.newMachine(ctx, a, s, p.cfg.Image.Overlay)
+	if m == nil {
+		return nil, err
 	}
-	m := newMachine(s.ID, a.isolation(), rec)
-	m.inherit = inherit
-	if err := p.connect(ctx, m); err != nil {
+	if err == nil {
+		m.memory, err = a.memoryFile()
+	}
+	if err == nil {
+		err = m.run(ctx, a, m.memory)
+	}
+	if err != nil {
 		return nil, errors.Join(m.startError(ctx, err), m.Close())
 	}
-	if err := m.start(ctx, p, a, s, p.cfg.Image.Overlay); err != nil {
-		err = m.startError(ctx, err)
-		return nil, errors.Join(err, m.Close())
-	}
-	if err := m.awaitAgent(ctx, p.cfg.BootTimeout); err != nil {
+	began := time.Now()
+	if err := m.emulator().awaitAgent(ctx, p.cfg.BootTimeout); err != nil {
 		err = m.startError(ctx, err)
 		p.cfg.Log.Warn("machine did not boot", "vm", s.ID, "error", err, "console", m.console.String())
 		return nil, errors.Join(err, m.Close())
 	}
+	m.phase("boot", began)
 	return m, nil
+}
+
+// run starts the machine's first emulator.
+func (m *machine) run(ctx context.Context, a args, inherit ...*os.File) error {
+	e, err := m.launch(ctx, a, inherit)
+	if e != nil {
+		m.install(e)
+	}
+	return err
 }
 
 // argsFor settles what the machine's command line depends on.
@@ -217,9 +232,7 @@ func (p *Provider) connect(ctx context.Context, m *machine) (err error) {
 	if p.cfg.Slots == nil {
 		return nil
 	}
-	if m.slot, err = p.cfg.Slots.Acquire(ctx, m.id, vm.Egress{}); err == nil {
-		m.inherit = append(m.inherit[:len(m.inherit):len(m.inherit)], m.slot.Tap())
-	}
+	m.slot, err = p.cfg.Slots.Acquire(ctx, m.id, vm.Egress{})
 	return err
 }
 

@@ -113,7 +113,7 @@ func FuzzQMP(f *testing.F) {
 	f.Add([]byte(`{"event": "SHUTDOWN", "data": {"reason": "guest-panic"}}` + "\n" + `{"id":1,"error":{}}` + "\n"))
 	f.Add([]byte(`{"id":1,"error":null,"return":null}` + "\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m := &machine{ready: make(chan struct{}), done: make(chan struct{})}
+		m := &emulator{ready: make(chan struct{}), done: make(chan struct{})}
 		here, there := net.Pipe()
 		q := newQMP(here, func(name string, data json.RawMessage) {
 			if name != "BLOCK_IO_ERROR" { // it kills a process, of which there is none here

@@ -46,20 +46,19 @@ func (p *Provider) restore(ctx context.Context, g *golden, a args, s vm.Spec) (*
 		return nil, &vm.InfraError{Op: "qemu: snapshot", Err: err}
 	}
 	defer state.Close()
-	rec, err := p.cfg.Journal.Open(s.ID, "qemu")
+	a.Backing, a.Incoming = private, true
+	m, err := p.newMachine(ctx, a, s, g.clone)
+	if m == nil {
+		return nil, err
+	}
+	if err == nil {
+		m.memory = g.memory
+		err = m.run(ctx, a, g.memory, state)
+	}
 	if err != nil {
-		return nil, &vm.InfraError{Op: "qemu: journal", Err: err}
-	}
-	a.Backing = private
-	m := newMachine(s.ID, a.isolation(), rec)
-	m.inherit, m.restored = []*os.File{g.memory, state}, true
-	if err := p.connect(ctx, m); err != nil {
 		return nil, errors.Join(m.startError(ctx, err), m.Close())
 	}
-	if err := m.start(ctx, p, a, s, g.clone); err != nil {
-		return nil, errors.Join(m.startError(ctx, err), m.Close())
-	}
-	if err := m.incoming(ctx); err != nil {
+	if err = m.goOn(ctx); err != nil {
 		err = errors.Join(m.startError(ctx, err), m.Close())
 		if ctx.Err() == nil {
 			p.goldens.mu.Lock()
@@ -71,6 +70,21 @@ func (p *Provider) restore(ctx context.Context, g *golden, a args, s vm.Spec) (*
 	return m, nil
 }
 
+// goOn has a machine go on from where it was when its snapshot was taken.
+func (m *machine) goOn(ctx context.Context) error {
+	e, began := m.emulator(), time.Now()
+	if err := e.incoming(ctx); err != nil {
+		return err
+	}
+	m.phase("load the devices", began)
+	began = time.Now()
+	if err := e.qmp.execute(ctx, "cont", nil, nil); err != nil {
+		return err
+	}
+	m.phase("go on", began)
+	return nil
+}
+
 // clone makes a copy of the snapshot's disk. It is a diskMaker.
 func (g *golden) clone(_ context.Context, path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
@@ -80,31 +94,27 @@ func (g *golden) clone(_ context.Context, path string, size int64) error {
 	return errors.Join(unpack(f, bytes.NewReader(g.disk), 1<<50), f.Close())
 }
 
-// incoming has QEMU take the state of the devices; the memory is there, as a copy on write. Then the machine goes
-// on from where it was stopped.
-func (m *machine) incoming(ctx context.Context) error {
-	if err := m.migration(ctx); err != nil {
+// incoming has QEMU take the state of the devices; the machine stands still then.
+func (e *emulator) incoming(ctx context.Context) error {
+	if err := e.migration(ctx); err != nil {
 		return err
 	}
-	err := m.qmp.execute(ctx, "migrate-incoming", map[string]string{"uri": fmt.Sprintf("fd:%d", stateFD)}, nil)
+	err := e.qmp.execute(ctx, "migrate-incoming", map[string]string{"uri": fmt.Sprintf("fd:%d", stateFD)}, nil)
 	if err != nil {
 		return err
 	}
-	if err := m.awaitMigration(ctx, restoreWithin); err != nil {
-		return err
-	}
-	return m.qmp.execute(ctx, "cont", nil, nil)
+	return e.awaitMigration(ctx, restoreWithin)
 }
 
 // awaitMigration waits for the end of a migration.
-func (m *machine) awaitMigration(ctx context.Context, timeout time.Duration) error {
+func (e *emulator) awaitMigration(ctx context.Context, timeout time.Duration) error {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
-	case err := <-m.migrated:
+	case err := <-e.migrated:
 		return err
-	case <-m.done:
-		return errors.Join(errors.New("it ended during the migration of its state"), m.err)
+	case <-e.done:
+		return errors.Join(errors.New("it ended during the migration of its state"), e.err)
 	case <-timer.C:
 		return fmt.Errorf("the migration of its state did not end within %v", timeout)
 	case <-ctx.Done():
@@ -113,12 +123,12 @@ func (m *machine) awaitMigration(ctx context.Context, timeout time.Duration) err
 }
 
 // migration says how the machine is migrated: without the memory, which is in a file, and telling when it is done.
-func (m *machine) migration(ctx context.Context) error {
+func (e *emulator) migration(ctx context.Context) error {
 	type capability struct {
 		Capability string `json:"capability"`
 		State      bool   `json:"state"`
 	}
-	return m.qmp.execute(ctx, "migrate-set-capabilities", map[string]any{
+	return e.qmp.execute(ctx, "migrate-set-capabilities", map[string]any{
 		"capabilities": []capability{{"x-ignore-shared", true}, {"events", true}},
 	}, nil)
 }

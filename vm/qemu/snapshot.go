@@ -127,24 +127,21 @@ func (p *Provider) makeGolden(ctx context.Context, root string, key goldenKey, a
 
 // bootGolden boots a machine whose memory is in a file, warms it up, stops it, and writes what it was to dir.
 func (p *Provider) bootGolden(ctx context.Context, dir string, man *manifest, a args, s vm.Spec) error {
-	memory, err := memoryFile()
-	if err != nil {
-		return err
-	}
-	defer memory.Close()
 	state, err := memoryFile()
 	if err != nil {
 		return err
 	}
 	defer state.Close()
-	if err := memory.Truncate((a.Memory + 1<<20 - 1) >> 20 << 20); err != nil {
-		return &vm.InfraError{Op: "qemu: snapshot's memory", Err: err}
-	}
-	a.ID, a.Backing = s.ID, shared
-	m, err := p.boot(ctx, a, s, []*os.File{memory})
+	a.ID = s.ID
+	m, err := p.boot(ctx, a, s)
 	if err != nil {
 		return err
 	}
+	memory, err := reopen(m.memory) // which does not outlive the machine
+	if err != nil {
+		return errors.Join(err, m.Close())
+	}
+	defer memory.Close()
 	err = p.warmup(ctx, m)
 	if err == nil {
 		err = m.save(ctx, state)
@@ -183,23 +180,24 @@ func (m *machine) save(ctx context.Context, f *os.File) error {
 		m.conn.Close()
 	}
 	m.mu.Unlock()
-	err := m.awaitRest(ctx)
+	e := m.emulator()
+	err := e.awaitRest(ctx)
 	if err == nil {
-		err = m.qmp.execute(ctx, "stop", nil, nil)
+		err = e.qmp.execute(ctx, "stop", nil, nil)
 	}
 	if err == nil {
-		err = m.migration(ctx)
+		err = e.migration(ctx)
 	}
 	if err == nil {
-		err = m.qmp.passFile(ctx, "state", f)
+		err = e.qmp.passFile(ctx, "state", f)
 	}
 	if err == nil {
-		err = m.qmp.execute(ctx, "migrate", map[string]string{"uri": "fd:state"}, nil)
+		err = e.qmp.execute(ctx, "migrate", map[string]string{"uri": "fd:state"}, nil)
 	}
 	if err != nil {
 		return err
 	}
-	return m.awaitMigration(ctx, saveWithin)
+	return e.awaitMigration(ctx, saveWithin)
 }
 
 const (
@@ -209,12 +207,12 @@ const (
 
 // awaitRest waits until the guest has nothing left to do, or has been busy for so long that it never will: what it has
 // to do when it is stopped, each clone would do again.
-func (m *machine) awaitRest(ctx context.Context) error {
+func (e *emulator) awaitRest(ctx context.Context) error {
 	tick := time.NewTicker(restWindow)
 	defer tick.Stop()
 	last := time.Duration(-1)
 	for begin := time.Now(); time.Since(begin) < restWithin; {
-		used, err := vm.CPUTime(m.cmd.Process.Pid)
+		used, err := vm.CPUTime(e.cmd.Process.Pid)
 		if err != nil {
 			return &vm.InfraError{Op: "qemu: snapshot", Err: err}
 		}
@@ -224,8 +222,8 @@ func (m *machine) awaitRest(ctx context.Context) error {
 		last = used
 		select {
 		case <-tick.C:
-		case <-m.done:
-			return errors.Join(errors.New("it ended before its snapshot"), m.err)
+		case <-e.done:
+			return errors.Join(errors.New("it ended before its snapshot"), e.err)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -235,7 +233,7 @@ func (m *machine) awaitRest(ctx context.Context) error {
 
 // packDisk keeps the disk of a machine that has stopped.
 func (m *machine) packDisk(dir string, man *manifest) error {
-	f, err := os.Open(filepath.Join(m.rec.Dir(), overlayFile))
+	f, err := os.Open(m.diskPath())
 	if err != nil {
 		return err
 	}
