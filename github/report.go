@@ -107,6 +107,7 @@ func Reports(run tgr.Run, jobs []tgr.Job, o ReportOptions) []Outgoing {
 		}
 		b.whole()
 	}
+	b.hold()
 	names := distinct(work)
 	for i, j := range work {
 		// Only when its matrix is expanded is it known how many jobs it is, and their names.
