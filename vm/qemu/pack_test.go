@@ -165,28 +165,6 @@ func TestSealed(t *testing.T) {
 	}
 }
 
-// TestGoldenKey: whatever a snapshot depends on changes its key, and a machine's name does not.
-func TestGoldenKey(t *testing.T) {
-	base := goldenKey{Format: 1, Image: "i", QEMU: "q", CPU: "c", Disk: 1, Warmup: "w", Command: []string{"a", "b"}}
-	seen := map[string]string{base.hash(): "base"}
-	for name, change := range map[string]func(*goldenKey){
-		"format":  func(k *goldenKey) { k.Format++ },
-		"image":   func(k *goldenKey) { k.Image = "j" },
-		"qemu":    func(k *goldenKey) { k.QEMU = "r" },
-		"cpu":     func(k *goldenKey) { k.CPU = "d" },
-		"disk":    func(k *goldenKey) { k.Disk++ },
-		"warm-up": func(k *goldenKey) { k.Warmup = "x" },
-		"command": func(k *goldenKey) { k.Command = []string{"ab"} },
-	} {
-		k := base
-		change(&k)
-		if other := seen[k.hash()]; other != "" {
-			t.Errorf("%s has the key of %s", name, other)
-		}
-		seen[k.hash()] = name
-	}
-}
-
 func TestPrune(t *testing.T) {
 	root := t.TempDir()
 	now := time.Now()
