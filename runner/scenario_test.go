@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -42,8 +43,9 @@ var update = flag.Bool("update", false, "rewrite the expected results of the sce
 //	want                the result, rewritten with -update
 //
 // Lines of the comment set options: secret NAME=VALUE, var NAME=VALUE, input NAME=VALUE, need JOB RESULT NAME=VALUE, event
-// JSON, debug, cancel TEXT (cancel the job when the log shows the text), needs PROGRAM (skip without it), brief (leave out
-// what the log shows of the set-up and of the steps' headers).
+// JSON, github NAME=VALUE, instance N (of the matrix, from 0), debug, cancel TEXT (cancel the job when the log shows the
+// text; what follows "because of" is why), needs PROGRAM (skip without it), brief (leave out what the log shows of the set-up
+// and of the steps' headers), group NAME and peers NAME=yes|no|partly (for docs/compatibility.md).
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -146,6 +148,17 @@ func jobOf(t testing.TB, a *txtar.Archive) runner.Job {
 		Vars: map[string]string{}, Secrets: map[string]string{}, Needs: map[string]workflow.Need{}}
 }
 
+// instanceOf is one of the combinations of a job's matrix.
+func instanceOf(t testing.TB, j runner.Job, number string) workflow.Instance {
+	t.Helper()
+	all, err := j.Job.Expand(j.Plan, &workflow.Scope{GitHub: j.GitHub})
+	n, nerr := strconv.Atoi(number)
+	if err != nil || nerr != nil || n < 0 || n >= len(all) {
+		t.Fatalf("instance %s of %d: %v", number, len(all), err)
+	}
+	return all[n]
+}
+
 func (s *scenario) options(t testing.TB, comment string) {
 	t.Helper()
 	for line := range strings.Lines(comment) {
@@ -172,10 +185,15 @@ func (s *scenario) options(t testing.TB, comment string) {
 			s.job.Token = rest
 		case "debug":
 			s.job.Debug = true
+		case "group", "peers": // of docs/compatibility.md
+		case "instance":
+			s.job.Instance = instanceOf(t, s.job, rest)
+		case "github":
+			s.job.GitHub[name] = value
 		case "brief":
 			s.brief = true
 		case "cancel":
-			s.sink.trigger = rest
+			s.sink.trigger, s.sink.cause, _ = strings.Cut(rest, " because of ")
 		case "needs":
 			if _, err := exec.LookPath(rest); err != nil {
 				t.Skipf("%s is not installed", rest)
@@ -250,6 +268,7 @@ type sink struct {
 	lines   []tgr.LogLine
 	steps   [][]tgr.Step
 	trigger string
+	cause   string // "": that of somebody who just stopped it
 	cancel  context.CancelCauseFunc
 }
 
@@ -258,6 +277,10 @@ func (s *sink) Line(l tgr.LogLine) {
 	defer s.mu.Unlock()
 	s.lines = append(s.lines, l)
 	if s.trigger != "" && strings.Contains(l.Text, s.trigger) && !strings.HasPrefix(l.Text, "##[group]") && !strings.Contains(l.Text, "echo") {
+		if s.cause != "" {
+			s.cancel(errors.New(s.cause))
+			return
+		}
 		s.cancel(context.Canceled)
 	}
 }

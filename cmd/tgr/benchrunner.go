@@ -28,7 +28,7 @@ const (
 	manySteps   = 100
 	manySecrets = 500
 	floodLine   = "%012d the quick brown fox jumps over the lazy dog, and whatever else a build says in a line\n"
-	floodBytes  = 92      // of a line
+	floodBytes  = 99      // of a line
 	floodLines  = 700_000 // of the file that a step prints again and again
 )
 
