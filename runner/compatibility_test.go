@@ -17,7 +17,7 @@ const compatibilityHead = `# Compatibility
 What jobs can count on, with the scenario that shows it: each is a workflow and what it must print, in
 ` + "`runner/testdata`" + `, and is run by ` + "`go test ./runner -run TestScenarios`" + ` without isolation, and by ` + "`TestScenariosVM`" + ` in a virtual
 machine. The columns of act (0.2.89), Gitea (1.27 with runner 3.3) and the official runner say what is established of
-them; an empty cell means that nobody here has looked. "no" under tgr is a feature that is refused, with a reason, and never
+them. "no" under tgr is a feature that is refused, with a reason, and never
 ignored.
 
 This page is made of the scenarios: ` + "`go test ./runner -run TestCompatibility -update`" + `.
@@ -29,6 +29,11 @@ func TestCompatibility(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	engine, err := filepath.Glob("testdata/engine/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = append(files, engine...)
 	groups := map[string][]string{}
 	var names []string
 	for _, file := range files {
@@ -36,7 +41,8 @@ func TestCompatibility(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		group, row := compatibilityRow(t, strings.TrimSuffix(filepath.Base(file), ".txtar"), string(a.Comment))
+		name := strings.TrimSuffix(strings.TrimPrefix(filepath.ToSlash(file), "testdata/"), ".txtar")
+		group, row := compatibilityRow(t, name, string(a.Comment))
 		if groups[group] == nil {
 			names = append(names, group)
 		}
@@ -75,7 +81,10 @@ func compatibilityRow(t *testing.T, name, comment string) (group, row string) {
 	if !ok {
 		t.Errorf("%s does not begin with a sentence", name)
 	}
-	ours, peers := "yes", map[string]string{}
+	ours, peers := "yes", map[string]string{"act": "not known", "gitea": "not known", "official": "not known"}
+	if strings.HasPrefix(name, "engine/") {
+		group, sentence = "Containers", sentence+" (in a machine with a container engine)"
+	}
 	for line := range strings.Lines(rest) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		switch key {
@@ -96,7 +105,7 @@ func compatibilityRow(t *testing.T, name, comment string) (group, row string) {
 	if group == "" {
 		t.Errorf("%s has no group", name)
 	}
-	sentence = strings.ReplaceAll(strings.TrimSuffix(sentence, "."), "|", "\\|")
+	sentence = strings.ReplaceAll(strings.ReplaceAll(strings.TrimSuffix(sentence, "."), ". (", " ("), "|", "\\|")
 	return group, fmt.Sprintf("| %s | %s | %s | %s | %s | [%s](../runner/testdata/%s.txtar) |\n",
 		sentence, ours, peers["act"], peers["gitea"], peers["official"], name, name)
 }

@@ -45,7 +45,9 @@ var update = flag.Bool("update", false, "rewrite the expected results of the sce
 // Lines of the comment set options: secret NAME=VALUE, var NAME=VALUE, input NAME=VALUE, need JOB RESULT NAME=VALUE, event
 // JSON, github NAME=VALUE, instance N (of the matrix, from 0), debug, cancel TEXT (cancel the job when the log shows the
 // text; what follows "because of" is why), needs PROGRAM (skip without it), brief (leave out what the log shows of the set-up
-// and of the steps' headers), group NAME and peers NAME=yes|no|partly (for docs/compatibility.md).
+// and of the steps' headers), group NAME,
+// peers NAME=yes|no|partly and refused (for docs/compatibility.md), process-only REASON
+// (TestScenariosVM leaves it out).
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -89,16 +91,23 @@ type scenario struct {
 	job    runner.Job
 	sink   *sink
 	brief  bool
+
+	comment string // of its file
 }
 
 func newScenario(t testing.TB, a *txtar.Archive) *scenario {
 	t.Helper()
+	return newScenarioOn(t, a, newMachine(t))
+}
+
+func newScenarioOn(t testing.TB, a *txtar.Archive, m runner.Machine) *scenario {
+	t.Helper()
 	base := t.TempDir()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	t.Cleanup(func() { cancel(nil) })
-	s := &scenario{ctx: ctx, base: base, sink: &sink{cancel: cancel}}
+	s := &scenario{ctx: ctx, base: base, sink: &sink{cancel: cancel}, comment: string(a.Comment)}
 	s.config = runner.Config{
-		Machine: newMachine(t),
+		Machine: m,
 		Sink:    s.sink,
 		Dirs: runner.Dirs{Home: base + "/home", Workspace: base + "/work/app/app", Temp: base + "/temp", Tools: base + "/tools",
 			Actions: base + "/actions"},
@@ -185,7 +194,7 @@ func (s *scenario) options(t testing.TB, comment string) {
 			s.job.Token = rest
 		case "debug":
 			s.job.Debug = true
-		case "group", "peers": // of docs/compatibility.md
+		case "group", "peers", "refused", "process-only": // of docs/compatibility.md
 		case "instance":
 			s.job.Instance = instanceOf(t, s.job, rest)
 		case "github":
