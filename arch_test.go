@@ -24,6 +24,7 @@ var rooms = map[string][]string{
 	"vm/network/networktest": {"vm", "vm/network"},
 	"vm/qemu":                {"vm", "vm/network"},
 	"vm/firecracker":         {"vm", "vm/network"},
+	"vm/container":           {"vm", "vm/network"},
 	"vm/vmtest":              {"vm", "guest"},
 	"vmapi":                  {"vm", "guest"},
 	"vmapi/vmapitest":        {}, // a server with the original's habits, for the tests of two rooms

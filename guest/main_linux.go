@@ -19,7 +19,8 @@ import (
 )
 
 // Main is the agent as a program: its arguments without its name, the version of the build, and where to
-// complain. It returns the exit status. As PID 1 it boots the machine and never returns.
+// complain. It returns the exit status. As PID 1 it boots the machine and never returns; in a container, which has
+// the variable "container" in its environment, it does not.
 //
 //	-fd N       serve on an inherited socket: a stream, or one that listens for streams
 //	-port PATH  serve on a virtio-serial port of the machine that this process has to itself
@@ -33,7 +34,8 @@ func Main(args []string, version string, stderr io.Writer) int {
 	port := flags.String("port", "", "virtio-serial port to serve on")
 	child := flags.Bool("child", false, "be the agent itself, below the process that outlives it")
 	orphans := flags.Duration("orphans", 0, "how long processes outlive a lost stream (default 10m)")
-	if os.Getpid() == 1 {
+	machine := os.Getpid() == 1 && os.Getenv("container") == "" // of which we are PID 1, rather than of a container
+	if machine {
 		args = nil // the kernel's command line is not ours
 	}
 	if err := flags.Parse(args); err != nil {
@@ -46,7 +48,7 @@ func Main(args []string, version string, stderr io.Writer) int {
 	// Not ignored: what is ignored here would be in every process that we start.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE, unix.SIGHUP)
 	var err error
-	if *fd >= 0 && !*child && os.Getpid() != 1 {
+	if *fd >= 0 && !*child && !machine {
 		err = supervise(*fd)
 	} else {
 		err = run(cfg, *fd, *port, stderr)
@@ -54,7 +56,7 @@ func Main(args []string, version string, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintf(stderr, "tgr-guest: %v\n", err)
 	}
-	if os.Getpid() == 1 {
+	if machine {
 		PowerOff() // a kernel whose init returns panics
 	}
 	if err != nil {
@@ -68,7 +70,7 @@ func run(cfg ServerConfig, fd int, port string, stderr io.Writer) error {
 	defer stop()
 	var err error
 	switch {
-	case os.Getpid() == 1:
+	case fd < 0 && os.Getpid() == 1:
 		link, err := Boot(stderr)
 		if err != nil {
 			return err

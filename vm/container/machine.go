@@ -1,0 +1,298 @@
+package container
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/terraphim/tgr/vm"
+	"github.com/terraphim/tgr/vm/network"
+)
+
+const (
+	closeTimeout = 30 * time.Second
+	pollEvery    = time.Millisecond // for the file that the runtime is about to write
+)
+
+var (
+	errClosed = errors.New("the machine was closed")
+	errMemory = errors.New("a process of the machine was killed, because the machine's memory was used up")
+)
+
+// machine is a container, with the process of the runtime that waits for it.
+type machine struct {
+	id      string
+	rec     *vm.Record
+	dir     *os.File // the machine's folder; the socket is reached through it whatever its path's length
+	slot    *network.Slot
+	cgroup  vm.CgroupDirs
+	cmd     *exec.Cmd // the runtime; nil before it was started
+	pid     int       // of the agent, on the host
+	boot    time.Duration
+	console vm.Console
+	done    chan struct{} // closed when err is set
+
+	mu     sync.Mutex
+	conn   net.Conn // the last one of Dial
+	closed bool
+	err    error // Wait's
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+var (
+	_ vm.VM        = (*machine)(nil)
+	_ vm.Infoer    = (*machine)(nil)
+	_ vm.Networked = (*machine)(nil)
+)
+
+// start makes the machine's files and its container.
+func (m *machine) start(ctx context.Context, p *Provider, s vm.Spec) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startWithin, fmt.Errorf("the runtime did not start it within %v", startWithin))
+	defer cancel()
+	var err error
+	if m.dir, err = os.Open(m.rec.Dir()); err != nil {
+		return err
+	}
+	disk := filepath.Join(m.rec.Dir(), diskFile)
+	if err := p.cfg.Overlay(ctx, disk, s.Disk); err != nil {
+		return fmt.Errorf("disk: %w", err)
+	}
+	netns, files, err := m.connect(ctx, p)
+	if err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	if m.cgroup, err = vm.JournalCgroups(m.rec); err != nil {
+		return err
+	}
+	b, err := p.bundle(s, m.cgroup.Path, netns)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(b)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(m.rec.Dir(), bundleFile), text, 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	if err := m.run(p, parts{disk: disk, root: p.cfg.IDs[0], files: files, netns: netns}); err != nil {
+		return err
+	}
+	return m.awaitAgent(ctx)
+}
+
+// connect gives the machine its network slot, if there are any, which lets nothing through yet.
+func (m *machine) connect(ctx context.Context, p *Provider) (netns string, files map[string]string, err error) {
+	files = map[string]string{"etc/hostname": hostname(m.id) + "\n"}
+	if p.cfg.Slots == nil {
+		return "", files, nil
+	}
+	if m.slot, err = p.cfg.Slots.Acquire(ctx, m.id, vm.Egress{}); err != nil {
+		return "", nil, err
+	}
+	files["etc/resolv.conf"] = m.slot.ResolvConf()
+	return m.slot.Namespace(), files, nil
+}
+
+// run starts the runtime, in a session of its own: it outlives the server's process group.
+func (m *machine) run(p *Provider, own parts) error {
+	listener, err := m.listen()
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	argv := p.argv(m.rec, m.id)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = m.rec.Dir()
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), m.rec.Env()}
+	cmd.Stdout, cmd.Stderr = w, w
+	cmd.ExtraFiles = []*os.File{listener}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = p.stage.start(cmd, own)
+	w.Close()
+	if err != nil {
+		r.Close()
+		return err
+	}
+	m.cmd = cmd
+	go m.reap(r)
+	return m.rec.AddProcess(cmd.Process.Pid)
+}
+
+// listen makes the socket that the agent inherits: who dials never comes too early.
+func (m *machine) listen() (*os.File, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: m.socket(), Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	l.SetUnlinkOnClose(false)
+	return l.File()
+}
+
+func (m *machine) socket() string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", m.dir.Fd(), socketFile)
+}
+
+// reap waits for the container's end and settles how it ended.
+func (m *machine) reap(output *os.File) {
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		defer output.Close()
+		io.Copy(&m.console, output)
+	}()
+	exit := m.cmd.Wait()
+	<-drained
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.closed, exit == nil:
+	case m.cgroup.OutOfMemory():
+		m.err = &vm.BootError{ID: m.id, Console: m.console.String(), Err: errMemory}
+	default:
+		m.err = &vm.BootError{ID: m.id, Console: m.console.String(), Err: fmt.Errorf("the agent ended: %w", exit)}
+	}
+	close(m.done)
+}
+
+// awaitAgent waits until the runtime has started the agent.
+func (m *machine) awaitAgent(ctx context.Context) error {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		b, err := os.ReadFile(filepath.Join(m.rec.Dir(), pidFile))
+		if err == nil && len(b) > 0 {
+			if m.pid, err = strconv.Atoi(string(bytes.TrimSpace(b))); err != nil {
+				return fmt.Errorf("the runtime's pid file: %w", err)
+			}
+			return m.journalAgent()
+		}
+		select {
+		case <-m.done:
+			return m.refusal()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// journalAgent writes down the agent: were the runtime killed alone, nobody else would know of it.
+func (m *machine) journalAgent() error {
+	err := m.rec.AddProcess(m.pid)
+	select {
+	case <-m.done:
+		return m.refusal()
+	default:
+		return err
+	}
+}
+
+// refusal is why the runtime has ended.
+func (m *machine) refusal() error {
+	said := strings.TrimSpace(m.console.String())
+	if said == "" {
+		return errors.New("the runtime ended without a word")
+	}
+	return errors.New(said)
+}
+
+// startError makes err one of the two kinds that vm.Provider promises: that there is no container is the host's fault.
+func (m *machine) startError(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return &vm.BootError{ID: m.id, Console: m.console.String(), Err: context.Cause(ctx)}
+	}
+	return &vm.InfraError{Op: "container: start machine " + m.id, Err: err}
+}
+
+// Dial opens the stream to the agent and ends the one before. It obeys vm.VM.
+func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, fmt.Errorf("dial machine %s: %w", m.id, errClosed)
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", m.socket())
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, &vm.InfraError{Op: "dial machine " + m.id, Err: err}
+	}
+	m.conn = conn // the agent ends the one before
+	return conn, nil
+}
+
+// Wait obeys vm.VM.
+func (m *machine) Wait(ctx context.Context) error {
+	select {
+	case <-m.done:
+		return m.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Close obeys vm.VM.
+func (m *machine) Close() error {
+	m.closeOnce.Do(func() {
+		m.mu.Lock()
+		m.closed = true
+		if m.conn != nil {
+			m.conn.Close()
+		}
+		m.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		m.closeErr = m.rec.Free(ctx)
+		if m.cmd != nil {
+			m.cmd.Process.Kill() // the journal did, unless it failed
+			<-m.done
+		} else {
+			close(m.done)
+		}
+		if m.dir != nil {
+			m.dir.Close()
+		}
+		if m.slot != nil {
+			m.closeErr = errors.Join(m.closeErr, m.slot.Close())
+		}
+		if m.closeErr != nil {
+			m.closeErr = &vm.InfraError{Op: "container: close machine " + m.id, Err: m.closeErr}
+		}
+	})
+	return m.closeErr
+}
+
+// SetEgress obeys vm.Networked. A machine without a network has nothing to be changed.
+func (m *machine) SetEgress(id string, e vm.Egress) error {
+	if m.slot == nil {
+		return nil
+	}
+	return m.slot.SetEgress(id, e)
+}
+
+// Info describes the machine.
+func (m *machine) Info() vm.Info {
+	return vm.Info{ID: m.id, Isolation: Isolation, PID: m.pid, Boot: m.boot, Console: m.console.String()}
+}
