@@ -87,6 +87,7 @@ type Machines interface {
 type Spec struct {
 	ID     string   // unique: names the machine on its host
 	Labels []string // runs-on
+	Run    tgr.Run  // whose job it is
 }
 
 // Machine is a machine with an agent that answered.

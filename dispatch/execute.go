@@ -158,7 +158,7 @@ func (d *Dispatcher) acquire(server, work context.Context, l *Lease) (*Machine, 
 	ctx, cancel := context.WithTimeoutCause(work, d.c.Acquire, fmt.Errorf("no machine within %s", d.c.Acquire))
 	defer cancel()
 	defer context.AfterFunc(server, cancel)()
-	m, release, err := d.c.Machines.Acquire(ctx, Spec{ID: machineID(l), Labels: l.Job.Labels})
+	m, release, err := d.c.Machines.Acquire(ctx, Spec{ID: machineID(l), Labels: l.Job.Labels, Run: l.Run})
 	return m, sync.OnceFunc(release), err
 }
 

@@ -97,7 +97,7 @@ type config struct {
 }
 
 // repositorySettings are those that the file may also have for single repositories, below "repositories".
-func repositorySettings() []string { return []string{"egress", "egress-allow"} }
+func repositorySettings() []string { return []string{"egress", "egress-allow", "isolation"} }
 
 // loadConfig reads the configuration. The flags are those of the command that configFlags added.
 func loadConfig(flags *pflag.FlagSet) (*config, error) {

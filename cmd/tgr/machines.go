@@ -21,7 +21,8 @@ import (
 
 // machineConfig says which machines jobs get.
 type machineConfig struct {
-	isolation string // auto, firecracker, qemu or process
+	isolation string             // one of isolations
+	contained func(tgr.Run) bool // jobs of this run run in containers; nil: none do
 	image     string
 	network   string // auto, slots, none or user
 	egress    func(tgr.Run) vm.Egress
@@ -35,9 +36,9 @@ type machineConfig struct {
 }
 
 // isolations are what may be asked for. auto is the best of the next two that boots a guest.
-func isolations() []string { return []string{"auto", "firecracker", "qemu", "process"} }
+func isolations() []string { return []string{"auto", "firecracker", "qemu", "container", "process"} }
 
-const isolationHelp = "auto (the best that boots a guest), firecracker, qemu, or process (no isolation at all)"
+const isolationHelp = "auto (the best that boots a guest), firecracker, qemu, container (the host's kernel, for what is trusted; the rest as auto), or process (no isolation at all)"
 
 // machinesOf reads the settings of machines.
 func machinesOf(c *config) (machineConfig, error) {
@@ -49,13 +50,15 @@ func machinesOf(c *config) (machineConfig, error) {
 	disk, err3 := c.number("vm-disk", 64, 1<<30)
 	var err4, err5 error
 	m.isolation, err4 = c.oneOf("isolation", isolations()...)
+	var err9 error
+	m.contained, err9 = containedOf(c)
 	m.network, err5 = c.oneOf("vm-network", "auto", "slots", "none", "user")
 	m.size = vm.Spec{VCPUs: cpus, Memory: int64(memory) << 20, Disk: int64(disk) << 20}
 	var err7 error
 	m.labels, err7 = labelsOf(c)
 	var err8 error
 	m.egress, err8 = egressOf(c)
-	return m, errors.Join(err1, err2, err3, err4, err5, err6, err7, err8)
+	return m, errors.Join(err1, err2, err3, err4, err5, err6, err7, err8, err9)
 }
 
 // labelsOf reads which labels mean which machines: those that any server knows, and those of the setting, which win.
@@ -101,6 +104,9 @@ func openMachines(ctx context.Context, c machineConfig, log *slog.Logger) (*mach
 	}
 	if c.isolation == "process" {
 		return openProcesses(c, log)
+	}
+	if c.contained != nil {
+		return openContainers(ctx, c, journal, log)
 	}
 	return openVMs(ctx, c, journal, log)
 }

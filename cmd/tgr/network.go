@@ -63,7 +63,7 @@ func openSlots(c machineConfig, journal vm.Journal, log *slog.Logger) (*network.
 		log.Warn("machines have no network: only root can give each one its own; tgr doctor says more")
 		return nil, nil
 	}
-	cfg := network.Config{Journal: journal, Log: log}
+	cfg := network.Config{Journal: journal, Log: log, Inner: c.isolation == "container"}
 	if c.mortal {
 		cfg.Ready = 1
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -12,18 +13,13 @@ import (
 	"sync"
 
 	"github.com/terraphim/tgr/dispatch"
+	"github.com/terraphim/tgr/guest"
 	"github.com/terraphim/tgr/image"
 	"github.com/terraphim/tgr/vm"
 	"github.com/terraphim/tgr/vm/firecracker"
 	"github.com/terraphim/tgr/vm/network"
 	"github.com/terraphim/tgr/vm/qemu"
 )
-
-// backend makes the machines of one isolation from one image.
-type backend interface {
-	vm.Provider
-	vm.Warmer
-}
 
 // openVMs gives every job a virtual machine of the kind that its labels ask for.
 func openVMs(ctx context.Context, c machineConfig, journal vm.Journal, log *slog.Logger) (*machines, error) {
@@ -48,7 +44,7 @@ func openVMs(ctx context.Context, c machineConfig, journal vm.Journal, log *slog
 	}
 	return &machines{
 		Machines: fleet, labels: c.labels, egress: c.egress, most: capacity(c.size.Memory),
-		warm:  func(ctx context.Context) error { return im.backend.Warm(ctx, c.size) },
+		warm:  func(ctx context.Context) error { return im.backend.(vm.Warmer).Warm(ctx, c.size) },
 		close: h.close, ready: im.works,
 	}, nil
 }
@@ -68,7 +64,7 @@ type vmHost struct {
 // vmImage is an image with what boots it.
 type vmImage struct {
 	image   *image.Image
-	backend backend
+	backend vm.Provider
 	works   func(context.Context) error // nil where machines can be made
 }
 
@@ -80,18 +76,23 @@ func (h *vmHost) open(ctx context.Context, k dispatch.Kind) (dispatch.Machines, 
 	}
 	size := h.c.size
 	size.VCPUs, size.Memory, size.Disk = cmp.Or(k.CPUs, size.VCPUs), cmp.Or(k.Memory, size.Memory), cmp.Or(k.Disk, size.Disk)
-	local := &dispatch.Local{Provider: im.backend, Size: size, Log: h.log, Place: placeIn(im.image.Manifest.Root.Config)}
+	place := placeIn(im.image.Manifest.Root.Config)
+	local := &dispatch.Local{Provider: im.backend, Size: size, Log: h.log, Place: place}
+	if h.c.isolation == "container" {
+		local.Shared, local.Place = true, contained(place)
+	}
 	if h.c.pool == 0 {
 		return local, nil
 	}
-	if im.image.Manifest.Root.From == "" { // of another image nobody knows what it has
-		local.Greeter = &dispatch.Greeter{Exercise: exercise}
-	} else {
+	greet := answers
+	if !local.Shared {
 		local.Greeter = &dispatch.Greeter{}
+		if im.image.Manifest.Root.From == "" { // of another image nobody knows what it has
+			local.Greeter.Exercise = exercise
+		}
+		greet = local.Greeter.Greet
 	}
-	pool, err := vm.NewPool(vm.PoolConfig{
-		Provider: im.backend, Size: size, Greet: local.Greeter.Greet, Budget: h.budget(k), Log: h.log,
-	})
+	pool, err := vm.NewPool(vm.PoolConfig{Provider: im.backend, Size: size, Greet: greet, Budget: h.budget(k), Log: h.log})
 	if err != nil {
 		return nil, err
 	}
@@ -100,6 +101,15 @@ func (h *vmHost) open(ctx context.Context, k dispatch.Kind) (dispatch.Machines, 
 	h.mu.Unlock()
 	local.Provider = pool
 	return local, nil
+}
+
+// answers returns when the agent of a machine has answered.
+func answers(ctx context.Context, m vm.VM) error {
+	c, err := guest.Dial(ctx, m.Dial)
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }
 
 // budget is the part of the pools' memory that a kind gets: with others beside it, the default kind has half of it,
@@ -144,6 +154,8 @@ func (h *vmHost) image(ctx context.Context, name string) (*vmImage, error) {
 // boot settles what boots the machines of an image: what was asked for, or the best that works.
 func (h *vmHost) boot(ctx context.Context, v *vmImage) error {
 	switch h.c.isolation {
+	case "container":
+		return h.container(v)
 	case "firecracker":
 		return h.firecracker(ctx, v)
 	case "auto":
@@ -231,6 +243,9 @@ func (h *vmHost) close() error {
 		errs = append(errs, p.Close())
 	}
 	for _, im := range h.images {
+		if c, ok := im.backend.(io.Closer); ok {
+			errs = append(errs, c.Close())
+		}
 		errs = append(errs, im.image.Close())
 	}
 	if h.slots != nil {

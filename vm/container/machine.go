@@ -78,7 +78,7 @@ func (m *machine) start(ctx context.Context, p *Provider, s vm.Spec) error {
 	if m.cgroup, err = vm.JournalCgroups(m.rec); err != nil {
 		return err
 	}
-	b, err := p.bundle(s, m.cgroup.Path, netns)
+	b, err := p.bundle(s, m.cgroup.Path, netns == "")
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,11 @@ func (m *machine) start(ctx context.Context, p *Provider, s vm.Spec) error {
 
 // connect gives the machine its network slot, if there are any, which lets nothing through yet.
 func (m *machine) connect(ctx context.Context, p *Provider) (netns string, files map[string]string, err error) {
-	files = map[string]string{"etc/hostname": hostname(m.id) + "\n"}
+	name := hostname(m.id)
+	files = map[string]string{
+		"etc/hostname": name + "\n",
+		"etc/hosts":    "127.0.0.1\tlocalhost\n127.0.1.1\t" + name + "\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+	}
 	if p.cfg.Slots == nil {
 		return "", files, nil
 	}

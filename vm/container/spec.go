@@ -19,10 +19,11 @@ func capabilities() []string {
 	}
 }
 
-// bundle is the runtime's description of a machine.
+// bundle is the runtime's description of a machine: with a network namespace of its own, or in the one that the runtime
+// is started in.
 //
 // https://github.com/opencontainers/runtime-spec/blob/v1.3.0/config-linux.md
-func (p *Provider) bundle(s vm.Spec, cgroup, netns string) (*specs.Spec, error) {
+func (p *Provider) bundle(s vm.Spec, cgroup string, ownNetwork bool) (*specs.Spec, error) {
 	caps := capabilities()
 	adjust := 500 // of the host's processes, a machine's go first
 	var files unix.Rlimit
@@ -34,7 +35,7 @@ func (p *Provider) bundle(s vm.Spec, cgroup, netns string) (*specs.Spec, error) 
 		Version:  "1.0.2", // what Debian 12's runtime knows
 		Root:     &specs.Root{Path: stageRoot},
 		Hostname: hostname(s.ID),
-		Mounts:   mounts(netns),
+		Mounts:   mounts(ownNetwork),
 		Process: &specs.Process{
 			Args: []string{agentPath, "-fd", "3"}, Cwd: "/",
 			Env:          []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "container=tgr"},
@@ -42,7 +43,7 @@ func (p *Provider) bundle(s vm.Spec, cgroup, netns string) (*specs.Spec, error) 
 			Rlimits:      []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: most, Hard: most}, {Type: "RLIMIT_CORE"}},
 			OOMScoreAdj:  &adjust, NoNewPrivileges: true,
 		},
-		Linux: p.linux(s, cgroup, netns),
+		Linux: p.linux(s, cgroup, ownNetwork),
 	}
 	var err error
 	b.Linux.Seccomp, err = seccomp.GetDefaultProfile(b)
@@ -50,15 +51,19 @@ func (p *Provider) bundle(s vm.Spec, cgroup, netns string) (*specs.Spec, error) 
 }
 
 // linux is the part of the description that is Linux's.
-func (p *Provider) linux(s vm.Spec, cgroup, netns string) *specs.Linux {
+func (p *Provider) linux(s vm.Spec, cgroup string, ownNetwork bool) *specs.Linux {
+	namespaces := []specs.LinuxNamespace{
+		{Type: specs.UserNamespace}, {Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace},
+		{Type: specs.UTSNamespace}, {Type: specs.CgroupNamespace},
+	}
+	if ownNetwork { // else it is the one that the runtime is in
+		namespaces = append(namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+	}
 	mapping := []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(p.cfg.IDs[0]), Size: uint32(p.cfg.IDs[1])}}
 	period, quota, pids := uint64(100_000), int64(s.VCPUs)*100_000, p.cfg.PIDs
 	return &specs.Linux{
 		UIDMappings: mapping, GIDMappings: mapping, CgroupsPath: cgroup,
-		Namespaces: []specs.LinuxNamespace{
-			{Type: specs.UserNamespace}, {Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace},
-			{Type: specs.UTSNamespace}, {Type: specs.CgroupNamespace}, {Type: specs.NetworkNamespace, Path: netns},
-		},
+		Namespaces: namespaces,
 		Resources: &specs.LinuxResources{
 			Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
 			Memory:  &specs.LinuxMemory{Limit: &s.Memory, Swap: &s.Memory}, // of both together: there is no swap
@@ -74,9 +79,9 @@ func (p *Provider) linux(s vm.Spec, cgroup, netns string) *specs.Linux {
 // agentPath is where the agent is in a machine.
 const agentPath = "/dev/tgr-guest"
 
-func mounts(netns string) []specs.Mount {
+func mounts(ownNetwork bool) []specs.Mount {
 	sys := specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}}
-	if netns != "" {
+	if !ownNetwork {
 		sys.Type, sys.Source, sys.Options = "bind", stageSys, append(sys.Options, "bind")
 	}
 	return []specs.Mount{

@@ -110,6 +110,13 @@ func (st *stage) start(cmd *exec.Cmd, own parts) error {
 		return err
 	}
 	defer unix.Close(ns)
+	var netns *os.File
+	if own.netns != "" { // opened here: where it is mounted is not seen from the stage
+		if netns, err = os.Open(own.netns); err != nil {
+			return err
+		}
+		defer netns.Close()
+	}
 	return onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return fmt.Errorf("unshare: %w", err)
@@ -123,7 +130,7 @@ func (st *stage) start(cmd *exec.Cmd, own parts) error {
 		if err := mountMachine(own); err != nil {
 			return err
 		}
-		if err := mountSys(own.netns); err != nil {
+		if err := enterNetwork(netns); err != nil {
 			return err
 		}
 		return cmd.Start()
@@ -160,19 +167,14 @@ func mountMachine(own parts) error {
 	return nil
 }
 
-// mountSys mounts sysfs as it is seen from a network namespace, which the thread enters: the machine's root, to whom that
-// namespace does not belong, may not.
-func mountSys(netns string) error {
-	if netns == "" {
+// enterNetwork takes the thread into a network namespace, which the runtime inherits, and mounts sysfs as it is seen
+// from there: the machine's root, to whom the namespace does not belong, may not.
+func enterNetwork(netns *os.File) error {
+	if netns == nil {
 		return nil
 	}
-	ns, err := os.Open(netns)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter %s: %w", netns, err)
+	if err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter %s: %w", netns.Name(), err)
 	}
 	if err := unix.Mount("sysfs", stageSys, "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, ""); err != nil {
 		return fmt.Errorf("mount sysfs: %w", err)
