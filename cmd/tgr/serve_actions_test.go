@@ -83,10 +83,10 @@ func TestCancelRun(t *testing.T) {
 	defer open()
 	repo := s.repo("acme/cancel", map[string]string{workflowDir + "/ci.yml": fmt.Sprintf(`on: push
 jobs:
-  long: {runs-on: x, steps: [{run: "echo started; %s"}]}
-  after: {needs: long, runs-on: x, steps: [{run: "true"}]}
-  clean: {needs: after, if: always(), runs-on: x, steps: [{run: "true"}]}
-  told: {needs: long, if: cancelled(), runs-on: x, steps: [{run: "true"}]}
+  long: {runs-on: linux, steps: [{run: "echo started; %s"}]}
+  after: {needs: long, runs-on: linux, steps: [{run: "true"}]}
+  clean: {needs: after, if: always(), runs-on: linux, steps: [{run: "true"}]}
+  told: {needs: long, if: cancelled(), runs-on: linux, steps: [{run: "true"}]}
 `, wait)})
 	id := s.push(repo, nil)
 	running := func() bool { return job(s.first(id), "long").Status == tgr.InProgress }
@@ -129,10 +129,10 @@ func TestRerun(t *testing.T) {
 	dir := t.TempDir()
 	repo := s.repo("acme/again", map[string]string{workflowDir + "/ci.yml": fmt.Sprintf(`on: push
 jobs:
-  good: {runs-on: x, outputs: {n: "${{ steps.s.outputs.n }}"}, steps: [{id: s, run: "echo x >> %[1]s/good; echo n=$(wc -l < %[1]s/good) >> $GITHUB_OUTPUT"}]}
-  bad: {runs-on: x, steps: [{run: "echo attempt $GITHUB_RUN_ATTEMPT; [ $GITHUB_RUN_ATTEMPT -gt 1 ]"}]}
-  m: {runs-on: x, strategy: {fail-fast: false, matrix: {n: [1, 2, 3]}}, steps: [{run: "[ ${{ matrix.n }} != 2 ] || [ $GITHUB_RUN_ATTEMPT -gt 1 ]"}]}
-  last: {needs: [good, bad, m], runs-on: x, steps: [{run: "echo good ran ${{ needs.good.outputs.n }} times"}]}
+  good: {runs-on: linux, outputs: {n: "${{ steps.s.outputs.n }}"}, steps: [{id: s, run: "echo x >> %[1]s/good; echo n=$(wc -l < %[1]s/good) >> $GITHUB_OUTPUT"}]}
+  bad: {runs-on: linux, steps: [{run: "echo attempt $GITHUB_RUN_ATTEMPT; [ $GITHUB_RUN_ATTEMPT -gt 1 ]"}]}
+  m: {runs-on: linux, strategy: {fail-fast: false, matrix: {n: [1, 2, 3]}}, steps: [{run: "[ ${{ matrix.n }} != 2 ] || [ $GITHUB_RUN_ATTEMPT -gt 1 ]"}]}
+  last: {needs: [good, bad, m], runs-on: linux, steps: [{run: "echo good ran ${{ needs.good.outputs.n }} times"}]}
 `, dir)})
 	id := s.push(repo, nil)
 	got := outcomes(s.completed(id)[0])
@@ -183,8 +183,8 @@ on:
       dry: {type: boolean, default: true}
       count: {type: number, required: true}
 jobs:
-  go: {runs-on: x, steps: [{run: "echo to ${{ inputs.where }} dry=${{ inputs.dry }} next=${{ inputs.count }}", if: inputs.dry}]}
-`, workflowDir + "/other.yml": "on: [workflow_dispatch, push]\njobs: {a: {runs-on: x, steps: [{run: 'true'}]}}\n"})
+  go: {runs-on: linux, steps: [{run: "echo to ${{ inputs.where }} dry=${{ inputs.dry }} next=${{ inputs.count }}", if: inputs.dry}]}
+`, workflowDir + "/other.yml": "on: [workflow_dispatch, push]\njobs: {a: {runs-on: linux, steps: [{run: 'true'}]}}\n"})
 	if _, err := s.client.Dispatch(t.Context(), web.Dispatch{Repo: "acme/hand", Workflow: "ship.yml", Ref: "main"}); tgr.CodeOf(err) != tgr.NotFound {
 		t.Errorf("a repository that nobody has heard of: %v", err)
 	}
@@ -247,7 +247,7 @@ func TestConcurrencyGroups(t *testing.T) {
 on: push
 concurrency: deploy-${{ github.ref_name }}
 jobs:
-  go: {runs-on: x, steps: [{run: "%s"}]}
+  go: {runs-on: linux, steps: [{run: "%s"}]}
 `, wait)})
 	first := s.push(repo, nil)
 	s.await("the first run", func() bool { return job(s.first(first), "go").Status == tgr.InProgress })
@@ -277,7 +277,7 @@ func TestFollowAcrossRestart(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := openSite(t, "PORT="+freePort(t))
 	wait, open := gate(t)
-	repo := s.repo("acme/follow", map[string]string{workflowDir + "/ci.yml": "on: push\njobs: {a: {runs-on: x, steps: [{run: 'seq 1000; " + wait + "; echo the end'}]}}\n"})
+	repo := s.repo("acme/follow", map[string]string{workflowDir + "/ci.yml": "on: push\njobs: {a: {runs-on: linux, steps: [{run: 'seq 1000; " + wait + "; echo the end'}]}}\n"})
 	id := s.push(repo, nil)
 	s.await("the job", func() bool { return job(s.first(id), "a").Status == tgr.InProgress })
 	cmd := exec.Command("tgr", "runs", "logs", "-f", "--server", s.url, s.first(id).ID.String())

@@ -28,7 +28,7 @@ func TestDiskFull(t *testing.T) {
 	})
 	s := openSite(t, "TGR_DATA_DIR="+data, "REPOSITORY_PATH="+t.TempDir())
 	wait, open := gate(t)
-	repo := s.repo("acme/full", map[string]string{workflowDir + "/ci.yml": "on: push\njobs: {a: {runs-on: x, steps: [{run: '" + wait + "; head -c 3000000 /dev/urandom | base64; echo the end'}]}}\n"})
+	repo := s.repo("acme/full", map[string]string{workflowDir + "/ci.yml": "on: push\njobs: {a: {runs-on: linux, steps: [{run: '" + wait + "; head -c 3000000 /dev/urandom | base64; echo the end'}]}}\n"})
 	running := s.push(repo, nil)
 	s.await("the job", func() bool { return job(s.first(running), "a").Status == tgr.InProgress })
 	filler := filepath.Join(data, "filler")

@@ -43,7 +43,7 @@ func (s *site) reported(repo *githubtest.Repo, n int) map[string]string {
 func TestReportsSurviveGitHub(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := openSite(t)
-	repo := s.repo("acme/flaky", map[string]string{workflowDir + "/ci.yml": "name: CI\non: push\njobs:\n  a: {runs-on: x, steps: [{run: 'true'}]}\n  b: {needs: a, runs-on: x, steps: [{run: 'false'}]}\n"})
+	repo := s.repo("acme/flaky", map[string]string{workflowDir + "/ci.yml": "name: CI\non: push\njobs:\n  a: {runs-on: linux, steps: [{run: 'true'}]}\n  b: {needs: a, runs-on: linux, steps: [{run: 'false'}]}\n"})
 	api := "/api/v3/repos/"
 	s.hub.Script(githubtest.Fault{Method: "POST", Path: api, Status: 500})
 	s.hub.Script(githubtest.Fault{Method: "POST", Path: api, Drop: true})
@@ -106,7 +106,7 @@ func TestStoppedServer(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := openSite(t)
 	wait, open := gate(t)
-	repo := s.repo("acme/stop", map[string]string{workflowDir + "/ci.yml": fmt.Sprintf("on: push\njobs: {a: {runs-on: x, steps: [{run: '%s'}]}}\n", wait)})
+	repo := s.repo("acme/stop", map[string]string{workflowDir + "/ci.yml": fmt.Sprintf("on: push\njobs: {a: {runs-on: linux, steps: [{run: '%s'}]}}\n", wait)})
 	id := s.push(repo, nil)
 	s.await("the job", func() bool { return job(s.first(id), "a").Status == tgr.InProgress })
 	if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
@@ -126,8 +126,8 @@ func TestStoppedServer(t *testing.T) {
 func TestEvents(t *testing.T) {
 	s := openSite(t)
 	files := map[string]string{
-		workflowDir + "/push.yml": "name: Push\non: {push: {branches: [main, 'rel/**'], tags: ['v*']}}\njobs: {a: {runs-on: x, steps: [{run: 'echo on ${{ github.ref }}'}]}}\n",
-		workflowDir + "/pr.yml":   "name: PR\non: {pull_request: {types: [opened, synchronize, closed]}}\njobs: {a: {runs-on: x, steps: [{uses: actions/checkout@v4}, {run: 'echo sha $(git rev-parse HEAD) is ${{ github.sha }}'}]}}\n",
+		workflowDir + "/push.yml": "name: Push\non: {push: {branches: [main, 'rel/**'], tags: ['v*']}}\njobs: {a: {runs-on: linux, steps: [{run: 'echo on ${{ github.ref }}'}]}}\n",
+		workflowDir + "/pr.yml":   "name: PR\non: {pull_request: {types: [opened, synchronize, closed]}}\njobs: {a: {runs-on: linux, steps: [{uses: actions/checkout@v4}, {run: 'echo sha $(git rev-parse HEAD) is ${{ github.sha }}'}]}}\n",
 	}
 	repo := s.repo("acme/life", files)
 	one := func(what string, id tgr.DeliveryID, conclusion tgr.Conclusion, reason string) web.RunDetail {

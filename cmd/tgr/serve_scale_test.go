@@ -18,7 +18,7 @@ import (
 func TestManyPushes(t *testing.T) {
 	const pushes = 100
 	s := openSite(t, "MAX_CONCURRENT_WORKFLOWS=2", "TGR_WEBHOOK_RATE=1000", "GITHUB_APP_ID=")
-	repo := s.repo("acme/many", map[string]string{workflowDir + "/ci.yml": "on: push\njobs:\n  a: {runs-on: x, steps: [{run: 'true'}]}\n"})
+	repo := s.repo("acme/many", map[string]string{workflowDir + "/ci.yml": "on: push\njobs:\n  a: {runs-on: linux, steps: [{run: 'true'}]}\n"})
 	ids := make([]tgr.DeliveryID, pushes)
 	before := repo.SHA("main")
 	var payloads [][]byte
@@ -74,11 +74,11 @@ func TestLargeRuns(t *testing.T) {
 		if i > 0 {
 			needs = fmt.Sprintf("needs: [j%d, j%d], ", i-1, max(0, i-10))
 		}
-		fmt.Fprintf(&graph, "  j%d: {%sif: '${{ always() && %t }}', runs-on: x, steps: [{run: 'true'}]}\n", i, needs, i%20 == 0)
+		fmt.Fprintf(&graph, "  j%d: {%sif: '${{ always() && %t }}', runs-on: linux, steps: [{run: 'true'}]}\n", i, needs, i%20 == 0)
 	}
 	repo := s.repo("acme/large", map[string]string{
 		workflowDir + "/graph.yml":  graph.String(),
-		workflowDir + "/matrix.yml": "on: push\njobs:\n  a: {runs-on: x, strategy: {matrix: {x: " + list + ", y: " + list + "}}, steps: [{run: 'true'}]}\n  z: {needs: a, if: always(), runs-on: x, steps: [{run: 'true'}]}\n",
+		workflowDir + "/matrix.yml": "on: push\njobs:\n  a: {runs-on: linux, strategy: {matrix: {x: " + list + ", y: " + list + "}}, steps: [{run: 'true'}]}\n  z: {needs: a, if: always(), runs-on: linux, steps: [{run: 'true'}]}\n",
 	})
 	id := s.push(repo, nil)
 	var matrix web.RunDetail

@@ -318,9 +318,9 @@ func TestOrderOfJobs(t *testing.T) {
 	s := openSite(t)
 	repo := s.repo("acme/order", map[string]string{workflowDir + "/ci.yml": `on: push
 jobs:
-  first: {runs-on: x, steps: [{run: "true"}]}
-  second: {needs: first, strategy: {matrix: {n: [2, 1]}}, runs-on: x, steps: [{run: "true"}]}
-  third: {needs: second, if: failure(), runs-on: x, steps: [{run: "true"}]}
+  first: {runs-on: linux, steps: [{run: "true"}]}
+  second: {needs: first, strategy: {matrix: {n: [2, 1]}}, runs-on: linux, steps: [{run: "true"}]}
+  third: {needs: second, if: failure(), runs-on: linux, steps: [{run: "true"}]}
 `})
 	runs := s.completed(s.send("push", repo.PushEvent("refs/heads/main", githubtest.Zero, repo.SHA("main"))))
 	var got []string
@@ -336,9 +336,9 @@ jobs:
 func TestFailureIsFailureEverywhere(t *testing.T) {
 	s := openSite(t)
 	repo := s.repo("acme/fails", map[string]string{
-		workflowDir + "/bad.yml":    "name: Bad\non: [push, pull_request]\njobs:\n  test:\n    runs-on: x\n    steps:\n      - run: |\n          echo the cause is here\n          exit 3\n",
-		workflowDir + "/good.yml":   "name: Good\non: [push, pull_request]\njobs:\n  test: {runs-on: x, steps: [{run: \"true\"}]}\n",
-		workflowDir + "/broken.yml": "name: Broken\non: [push, pull_request]\njobs:\n  test: {runs-on: x, stepz: [{run: \"true\"}]}\n",
+		workflowDir + "/bad.yml":    "name: Bad\non: [push, pull_request]\njobs:\n  test:\n    runs-on: linux\n    steps:\n      - run: |\n          echo the cause is here\n          exit 3\n",
+		workflowDir + "/good.yml":   "name: Good\non: [push, pull_request]\njobs:\n  test: {runs-on: linux, steps: [{run: \"true\"}]}\n",
+		workflowDir + "/broken.yml": "name: Broken\non: [push, pull_request]\njobs:\n  test: {runs-on: linux, stepz: [{run: \"true\"}]}\n",
 	})
 	if err := repo.Branch("change", repo.SHA("main")); err != nil {
 		t.Fatal(err)
@@ -445,7 +445,7 @@ func TestTokenStaysInside(t *testing.T) {
 	_, err = repo.Commit("main", "first", map[string]string{workflowDir + "/ci.yml": `on: push
 jobs:
   look:
-    runs-on: x
+    runs-on: linux
     steps:
       - uses: actions/checkout@v4
       - run: |
@@ -554,7 +554,7 @@ func TestKill(t *testing.T) {
 			repo := s.repo("acme/kill", map[string]string{workflowDir + "/ci.yml": fmt.Sprintf(`on: push
 jobs:
   long:
-    runs-on: x
+    runs-on: linux
     steps:
       - run: |
           echo started
@@ -562,7 +562,7 @@ jobs:
           until [ -e %s ] || [ $n -ge 50 ]; do sleep 0.2; n=$((n+1)); done
   after:
     needs: long
-    runs-on: x
+    runs-on: linux
     steps: [{run: echo after}]
 `, flag)})
 			var deliveries []tgr.DeliveryID
