@@ -68,7 +68,7 @@ func TestDoctorPrint(t *testing.T) {
 	want := "✓ git                 git 2\n" +
 		"✗ image               none\n" + "                      → tgr image build\n" +
 		"– KVM                 no\n" + "                      → buy a host\n" +
-		"\nNo isolation works yet: there is no image to boot.\n"
+		"\nNot yet: there is no image to boot.\n"
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
 	}
