@@ -101,6 +101,8 @@ type Machine struct {
 	// Ended, if not nil, is told how the job ended before the machine is released; what it returns, if anything, is
 	// the last line of the job's log.
 	Ended func(c tgr.Conclusion) string
+	// Before, if not nil, is called before each step; what it returns, if anything, is a line of the job's log.
+	Before func(ctx context.Context, number int, name string) string
 	Place
 }
 

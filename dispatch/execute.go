@@ -118,7 +118,7 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Lo
 	}
 	defer end()
 	res, err := runner.Run(work, runner.Config{
-		Machine: m.Machine, Dirs: m.Dirs, Nodes: m.Nodes, Engines: m.Engines, Env: m.Env, ActionEnv: actionEnv, User: m.User, Sink: s,
+		Machine: m.Machine, Before: before(m, s), Dirs: m.Dirs, Nodes: m.Nodes, Engines: m.Engines, Env: m.Env, ActionEnv: actionEnv, User: m.User, Sink: s,
 		Checkout: d.c.Source.Checkout(l.Run.Event), Actions: d.c.Source.Actions(l.Run.Event),
 		Runner: runner.RunnerInfo{Name: m.ID, Notes: notes},
 		Now:    d.c.Now, Log: log.With("vm", m.ID),
@@ -132,6 +132,18 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Lo
 	}
 	return JobResult{Conclusion: res.Conclusion, Blame: res.Blame, Reason: res.Reason,
 		Outputs: res.Outputs, Steps: res.Steps, Annotations: res.Annotations, Summary: summary(res.Summaries)}, err
+}
+
+// before is the runner's Before for a machine that wants to know.
+func before(m *Machine, s *sink) func(context.Context, int, string) {
+	if m.Before == nil {
+		return nil
+	}
+	return func(ctx context.Context, number int, name string) {
+		if line := m.Before(ctx, number, name); line != "" {
+			s.say("%s", line)
+		}
+	}
 }
 
 // maxSummary is how much of what a job's steps wrote to their summaries is kept: half of what a check run may show.

@@ -89,7 +89,10 @@ type Dirs struct {
 
 // Config is what a job runs with, whatever the job.
 type Config struct {
-	Machine   Machine
+	Machine Machine
+	// Before, if not nil, is called before each step of the job that runs, with its number and name, while nothing of
+	// the job runs in the foreground. Its time counts for the job, not for the step.
+	Before    func(ctx context.Context, number int, name string)
 	Sink      Sink
 	Dirs      Dirs
 	Checkout  CheckoutSource    // nil: actions/checkout fails and says why

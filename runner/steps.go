@@ -131,6 +131,9 @@ func (r *run) step(base context.Context, u *unit) error {
 		return nil
 	}
 	if u.top() {
+		if r.config.Before != nil && err == nil {
+			r.config.Before(base, u.rec.Number, u.rec.Name)
+		}
 		r.begin(u.rec)
 	}
 	if err == nil {

@@ -32,6 +32,7 @@ type remoteConfig struct {
 	token  string
 	vmType string
 	keep   bool // machines of jobs that failed, for an hour
+	steps  bool // a snapshot before each step
 }
 
 func remoteOf(c *config) remoteConfig {
@@ -44,6 +45,7 @@ type remote struct {
 	host   string
 	vmType string
 	keep   bool
+	steps  bool
 	log    *slog.Logger
 }
 
@@ -57,7 +59,7 @@ func openRemote(ctx context.Context, c machineConfig, log *slog.Logger) (*machin
 	if err != nil {
 		return nil, usageError{err}
 	}
-	r := &remote{client: client, host: u.Host, vmType: cmp.Or(c.remote.vmType, originalType), keep: c.remote.keep, log: log}
+	r := &remote{client: client, host: u.Host, vmType: cmp.Or(c.remote.vmType, originalType), keep: c.remote.keep, steps: c.remote.steps, log: log}
 	if err := r.check(ctx); err != nil {
 		return nil, err
 	}
@@ -113,7 +115,19 @@ func (r *remote) Acquire(ctx context.Context, s dispatch.Spec) (*dispatch.Machin
 		kept.Store(keep)
 		return line
 	}
+	if r.steps {
+		out.Before = func(ctx context.Context, number int, name string) string { return r.before(ctx, m.ID(), number, name) }
+	}
 	return out, release, nil
+}
+
+// before takes a snapshot of a machine before a step.
+func (r *remote) before(ctx context.Context, id string, number int, name string) string {
+	s, err := r.client.Snapshot(ctx, id, vmapi.SnapshotRequest{Name: fmt.Sprintf("before step %d", number), Description: name})
+	if err != nil {
+		return fmt.Sprintf("##[warning]No snapshot before step %d: %v", number, err)
+	}
+	return fmt.Sprintf("Snapshot %s before step %d: tgr vm rollback %s %s", s.SnapshotID, number, id, s.SnapshotID)
 }
 
 // keepFor is how long a machine whose job failed waits for somebody to look at it.

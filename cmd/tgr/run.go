@@ -35,6 +35,7 @@ type runFlags struct {
 	payload   string
 	isolation string
 	keep      bool // the machines of jobs that fail
+	steps     bool // a snapshot before each step
 	here      bool // the isolation was asked for on the command line: on this host, whatever API there is
 	image     string
 	network   string
@@ -79,6 +80,7 @@ The exit status is 0 if all jobs succeeded, 1 if one failed, 2 for a bad workflo
 	fs.StringVar(&f.isolation, "isolation", envOr("TGR_ISOLATION", "auto"), isolationHelp+" ($TGR_ISOLATION)")
 	fs.StringVar(&f.image, "image", "", "image of the machines ($TGR_IMAGE)")
 	fs.StringVar(&f.network, "network", "auto", "network of machines: auto, slots, none or user; see tgr serve")
+	fs.BoolVar(&f.steps, "snapshot-steps", false, "take a snapshot of the machine before each step and keep the last three, for tgr vm rollback; with --keep-on-failure; needs $FIRECRACKER_API_URL")
 	fs.BoolVar(&f.keep, "keep-on-failure", false, "keep the machines of jobs that fail for an hour, for tgr vm shell; needs $FIRECRACKER_API_URL")
 	fs.BoolVar(&f.asJSON, "json", false, "print JSON lines: log, step, job and run")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no log lines")
@@ -309,9 +311,12 @@ func localMachines(ctx context.Context, f runFlags, dir string, log *slog.Logger
 		return nil, nil, err
 	}
 	mc.isolation = f.isolation
-	mc.remote.keep = f.keep
+	mc.remote.keep, mc.remote.steps = f.keep, f.steps
 	if f.here {
 		mc.remote = remoteConfig{}
+	}
+	if f.steps && !f.keep {
+		return nil, nil, usagef("--snapshot-steps: nobody could roll back a machine that goes with its job; add --keep-on-failure")
 	}
 	if f.keep && mc.remote.url == "" {
 		return nil, nil, usagef("--keep-on-failure: machines of this command end with it; run tgr vmd, and set FIRECRACKER_API_URL to its address")
