@@ -25,8 +25,9 @@ type container struct {
 	entrypoint string
 	command    []string
 
-	id  string // once it runs
-	now inspected
+	id     string // once it runs
+	logged bool   // its log has been shown
+	now    inspected
 }
 
 // what names the container in messages.
@@ -338,7 +339,7 @@ func (r *run) stopContainers() {
 			continue
 		}
 		ids = append(ids, c.id)
-		if c.name != "" && r.status == tgr.Failure && r.clock.hard.Err() == nil {
+		if c.name != "" && !c.logged && r.status == tgr.Failure && r.clock.hard.Err() == nil {
 			e.showLogs(r.clock.hard, rec, c)
 		}
 	}

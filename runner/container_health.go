@@ -101,6 +101,7 @@ func (h *healthcheck) patience() time.Duration {
 
 // showLogs shows what a container said.
 func (e *engine) showLogs(ctx context.Context, rec *record, c *container) {
+	c.logged = true
 	e.run.log(rec, "##[group]Log of "+c.what())
 	out := &logWriter{run: e.run, rec: rec}
 	// The last lines say why; a service may have said a great deal before.

@@ -189,7 +189,8 @@ func (e *engine) pull(ctx context.Context, rec *record, image, user, password st
 	}
 	for try := 1; ; try++ {
 		err := e.show(ctx, rec, e.cmd(env, "pull", image))
-		if err == nil || try == pullTries || isOurs(err) || ctx.Err() != nil {
+		if err == nil || try == pullTries || e.name == "podman" || // which tries four times by itself
+			isOurs(err) || ctx.Err() != nil {
 			return err
 		}
 		wait := time.Duration(try*try) * time.Second

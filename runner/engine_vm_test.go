@@ -74,13 +74,14 @@ func TestEngineScenarios(t *testing.T) {
 
 var (
 	longID = regexp.MustCompile(`\b[0-9a-f]{64}\b|--> [0-9a-f]{8,12}\b`)
+	stamp  = regexp.MustCompile(`time="[^"]*"`)
 	took   = regexp.MustCompile(`\b\d+(\.\d+)?s\b`)
 	port   = regexp.MustCompile(`\b[3-6]\d{4}\b`)
 )
 
 // inEngine hides what differs from run to run.
 func inEngine(s string) string {
-	return port.ReplaceAllString(took.ReplaceAllString(longID.ReplaceAllString(s, "ID"), "Ns"), "PORT")
+	return port.ReplaceAllString(took.ReplaceAllString(longID.ReplaceAllString(stamp.ReplaceAllString(s, "TIME"), "ID"), "Ns"), "PORT")
 }
 
 // checkClean fails if a job has left containers or networks of its own.
