@@ -26,6 +26,8 @@ type Grant struct {
 	IDToken     bool   // permissions has id-token: write
 	Environment string // the deployment environment; "": none
 	CacheMode   string // of the job, "" where it says nothing
+	// WorkflowRef and WorkflowSHA name the file that the job is written in, where it is not the run's own.
+	WorkflowRef, WorkflowSHA string
 }
 
 // Forwarder is a machine whose ports reach the host, as *guest.Client is.
@@ -67,7 +69,8 @@ func grant(l *Lease, job runner.Job) Grant {
 	}
 	return Grant{
 		Run: l.Run, Job: l.Job.ID, Lease: l.Token, Environment: job.Instance.Environment, CacheMode: job.Job.CacheMode,
-		IDToken: allowed["id-token"] == "write" && !l.Run.Event.Forked,
+		WorkflowRef: job.WorkflowRef, WorkflowSHA: job.WorkflowSHA,
+		IDToken: allowed["id-token"] == "write" && Trusted(l.Run.Event),
 	}
 }
 

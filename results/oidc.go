@@ -51,9 +51,9 @@ func (x *Session) identity(audience string) jwt.MapClaims {
 		audience = "https://github.com/" + owner
 	}
 	workflow := ev.Repo.FullName + "/" + run.WorkflowFile + "@" + ev.Ref
-	ref, visibility, kind := x.job.WorkflowRef, "public", "branch"
+	ref, sha, visibility, kind := x.job.WorkflowRef, x.job.WorkflowSHA, "public", "branch"
 	if ref == "" {
-		ref = workflow
+		ref, sha = workflow, ev.SHA
 	}
 	if ev.Repo.Private {
 		visibility = "private"
@@ -69,7 +69,7 @@ func (x *Session) identity(audience string) jwt.MapClaims {
 		"repository_visibility": visibility, "actor": ev.Actor, "actor_id": strconv.FormatInt(ev.ActorID, 10),
 		"run_id": run.ID.String(), "run_number": strconv.Itoa(run.Number), "run_attempt": strconv.Itoa(max(1, run.Attempt)),
 		"event_name": ev.Name, "workflow": run.WorkflowName, "workflow_ref": workflow, "workflow_sha": ev.SHA,
-		"job_workflow_ref": ref, "job_workflow_sha": ev.SHA, "runner_environment": "self-hosted",
+		"job_workflow_ref": ref, "job_workflow_sha": sha, "runner_environment": "self-hosted",
 	}
 	if id := ownerID(ev.Payload); id != 0 {
 		c["repository_owner_id"] = strconv.FormatInt(id, 10)

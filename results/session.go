@@ -24,8 +24,10 @@ type Job struct {
 	// IDToken says that the job may ask for identity tokens: permissions has id-token: write.
 	IDToken     bool
 	Environment string // the deployment environment, for identity tokens; "": none
-	WorkflowRef string // owner/name/path@ref of the file that defines the job; "": the run's own workflow
-	CacheMode   string // none, read, write or write-only; "": both, as far as the event is trusted
+	// WorkflowRef and WorkflowSHA name the file that the job is written in, owner/name/path@ref and its commit; "": the
+	// run's own workflow.
+	WorkflowRef, WorkflowSHA string
+	CacheMode                string // none, read, write or write-only; "": both, as far as the event is trusted
 }
 
 // repo is the identity of the repository: its number, or its name where there is none, as in a working tree.

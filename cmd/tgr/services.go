@@ -83,6 +83,7 @@ func (s *services) Begin(ctx context.Context, g dispatch.Grant, l net.Listener) 
 	}
 	x, err := service.Begin(ctx, results.Job{
 		Run: g.Run, ID: g.Job, Lease: g.Lease, IDToken: g.IDToken, Environment: g.Environment, CacheMode: g.CacheMode,
+		WorkflowRef: g.WorkflowRef, WorkflowSHA: g.WorkflowSHA,
 	})
 	if err != nil {
 		return nil, nil, err

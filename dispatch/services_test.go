@@ -1,0 +1,173 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/runner"
+	"github.com/terraphim/tgr/vm"
+	"github.com/terraphim/tgr/vm/process"
+)
+
+// greeter is Services that greet whoever connects with the job's number, and keep what they were asked for.
+type greeter struct {
+	mu     sync.Mutex
+	grants []Grant
+	open   int   // sessions that were not ended
+	fail   error // of the next Begin
+}
+
+func (g *greeter) Begin(_ context.Context, grant Grant, l net.Listener) (map[string]string, func(), error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.grants = append(g.grants, grant)
+	if err := g.fail; err != nil {
+		g.fail = nil
+		return nil, nil, err
+	}
+	g.open++
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprintf(conn, "hello job %d\n", grant.Job)
+			conn.Close()
+		}
+	}()
+	return map[string]string{"ACTIONS_RESULTS_URL": "http://" + l.Addr().String() + "/"}, func() {
+		l.Close()
+		<-served
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.open--
+	}, nil
+}
+
+// asked are the jobs that the services began for, in short.
+func (g *greeter) asked() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var out []string
+	for _, grant := range g.grants {
+		out = append(out, fmt.Sprintf("id-token=%t env=%s mode=%s leased=%t", grant.IDToken, grant.Environment, grant.CacheMode, grant.Lease != ""))
+	}
+	return strings.Join(out, "\n")
+}
+
+// withAction has a composite action in the workspace that connects to the services.
+func withAction(t *testing.T, g *greeter) func(*Config) {
+	return func(c *Config) {
+		c.Services = g
+		c.Machines.(*Local).Place = func(m vm.VM) Place {
+			home := m.(*process.Machine).Home()
+			return Place{Dirs: runner.Dirs{Home: home}, Env: map[string]string{"PATH": "/usr/bin:/bin"}}
+		}
+	}
+}
+
+// TestServices: a job with actions reaches the services over its own machine, and they end with it; one without has none.
+func TestServices(t *testing.T) {
+	g := &greeter{}
+	h := open(t, files{"ci.yml": `
+on: push
+permissions: {id-token: write}
+jobs:
+  plain: {runs-on: x, permissions: {}, steps: [{run: "true"}]}
+  action:
+    runs-on: x
+    environment: prod
+    cache-mode: read
+    steps:
+      - run: |
+          mkdir a
+          echo 'runs: {using: composite, steps: [{shell: bash, run: "true"}]}' > a/action.yml
+      - uses: ./a
+`}, nil, withAction(t, g))
+	runs, jobs := h.push(nil)
+	if diff := cmp.Diff("id-token=true env=prod mode=read leased=true", g.asked()); diff != "" || g.open != 0 {
+		t.Errorf("services began (-want +got):\n%s\n%d are open", diff, g.open)
+	}
+	if got := strings.Join(ends(runs, jobs), ", "); strings.Contains(got, "failure") {
+		t.Errorf("jobs: %s", got)
+	}
+}
+
+// A fault of the services is ours and the job is tried again; a mistake of the workflow is its own.
+func TestServicesFail(t *testing.T) {
+	const source = "on: push\njobs: {a: {runs-on: x, steps: [{uses: ./none}]}}\n"
+	for _, tt := range []struct {
+		err   error
+		blame tgr.Blame
+		tries int
+		text  string
+	}{
+		{errors.New("disk full"), tgr.BlameWorkflow, 2, "none"}, // the second try gets as far as the action that is not there
+		{tgr.Errorf("results.begin", tgr.Workflow, "cache-mode is 'x'"), tgr.BlameWorkflow, 1, "cache-mode is 'x'"},
+	} {
+		g := &greeter{fail: tt.err}
+		h := open(t, files{"ci.yml": source}, nil, withAction(t, g))
+		runs, jobs := h.push(nil)
+		j := jobs[runs[0].ID][len(jobs[runs[0].ID])-1]
+		if j.Blame != tt.blame || j.Tries != tt.tries || !strings.Contains(j.Reason, tt.text) {
+			t.Errorf("%v: blame %s after %d tries: %s; want %s after %d and %q", tt.err, j.Blame, j.Tries, j.Reason, tt.blame, tt.tries, tt.text)
+		}
+		h.stop()
+	}
+}
+
+// TestServe connects as an action does, and asks machines that have no ports.
+func TestServe(t *testing.T) {
+	g := &greeter{}
+	p := process.New(process.Config{Agent: []string{agent}, Dir: t.TempDir()})
+	h := open(t, files{}, p, withAction(t, g))
+	m, release, err := h.d.c.Machines.Acquire(t.Context(), Spec{ID: "m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	l := &Lease{Token: "lease", Job: tgr.Job{ID: 7}, Run: tgr.Run{ID: 1}}
+	job := runner.Job{Plan: compile(t, "on: push\njobs: {a: {runs-on: x, steps: [{parallel: [{uses: ./x}]}]}}\n")}
+	job.Job = &job.Plan.Jobs[0]
+	s := h.d.newSink(l, h.log, h.d.c.Log)
+	env, end, err := h.d.serve(t.Context(), m, l, job, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := strings.TrimSuffix(strings.TrimPrefix(env["ACTIONS_RESULTS_URL"], "http://"), "/")
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if b, err := io.ReadAll(conn); err != nil || string(b) != "hello job 7\n" {
+		t.Errorf("the port of the machine says %q, %v", b, err)
+	}
+	end()
+	if late, err := net.Dial("tcp", address); err == nil {
+		if b, err := io.ReadAll(late); len(b) > 0 {
+			t.Errorf("after the end it says %q, %v", b, err)
+		}
+		late.Close()
+	}
+	bare := *m
+	bare.Machine = struct{ runner.Machine }{m.Machine}
+	if env, _, err := h.d.serve(t.Context(), &bare, l, job, s); env != nil || err != nil || !h.log.has("There are no caches") {
+		t.Errorf("a machine without ports: %v, %v", env, err)
+	}
+	if err := s.close(); err != nil {
+		t.Error(err)
+	}
+}
