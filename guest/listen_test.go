@@ -378,3 +378,57 @@ func FuzzForward(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkForward moves bytes through a port: down to who connected, and up to the host.
+func BenchmarkForward(b *testing.B) {
+	const size = 64 << 20
+	blob := make([]byte, size)
+	for _, down := range []bool{true, false} {
+		b.Run(map[bool]string{true: "down", false: "up"}[down], func(b *testing.B) {
+			host, agent := socketpair(b)
+			s := NewServer(ServerConfig{})
+			defer s.Close()
+			go s.Serve(b.Context(), agent)
+			c, err := Connect(b.Context(), host)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer c.Close()
+			l, err := c.Listen(b.Context(), "127.0.0.1:0")
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(size)
+			for b.Loop() {
+				moved := make(chan int64)
+				go func() {
+					conn, err := l.Accept()
+					if err != nil {
+						b.Error(err)
+					}
+					var n int64
+					if down {
+						n, _ = io.Copy(conn, struct{ io.Reader }{bytes.NewReader(blob)})
+					} else {
+						n, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, conn, make([]byte, 128<<10))
+					}
+					conn.Close()
+					moved <- n
+				}()
+				conn, err := net.Dial("tcp", l.Addr().String())
+				if err != nil {
+					b.Fatal(err)
+				}
+				if down {
+					io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{conn}, make([]byte, 128<<10))
+				} else {
+					conn.Write(blob)
+				}
+				conn.Close()
+				if n := <-moved; n != size {
+					b.Fatalf("%d bytes moved", n)
+				}
+			}
+		})
+	}
+}

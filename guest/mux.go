@@ -43,7 +43,7 @@ func (c *muxConn) Write(b []byte) (int, error) {
 	if !c.body && len(b) == muxHeader {
 		flags, length := binary.BigEndian.Uint16(b[2:]), binary.BigEndian.Uint32(b[8:])
 		c.body = b[1] == muxTypeData && length > 0
-		hold = c.body || b[1] == muxTypeGrant && (flags == muxFlagSYN || flags == muxFlagACK && length == 0)
+		hold = c.body || b[1] == muxTypeGrant && (flags == muxFlagSYN || flags == muxFlagACK)
 	} else {
 		c.body = false
 	}
@@ -68,9 +68,10 @@ func (c *muxConn) Close() error {
 	return nil
 }
 
-// hostWindow is how many bytes of an operation the host has room for. The agent keeps to the multiplexer's initial
-// window: granting more would cost each operation a message.
-const hostWindow = 1 << 20
+// muxWindow is how many bytes of an operation each end has room for. The multiplexer's initial window is a quarter of it,
+// and too little for a connection to a port on a busy machine. That the agent grants more is held back with its acceptance,
+// so that an operation whose data the host sends unasked has to be answered by a beat first.
+const muxWindow = 1 << 20
 
 // hostBacklog is how many operations the host may have begun that the agent has not yet noticed; an agent that
 // opens streams fills the memory of no more before it is cut off.
@@ -84,9 +85,9 @@ func muxConfig(host bool) *yamux.Config {
 	c.ConnectionWriteTimeout = pingTimeout
 	c.StreamOpenTimeout = silence
 	c.StreamCloseTimeout = pingTimeout // then what the other end did not read is thrown away
+	c.MaxStreamWindowSize = muxWindow
 	if host {
 		c.AcceptBacklog = hostBacklog
-		c.MaxStreamWindowSize = hostWindow
 	}
 	return c
 }

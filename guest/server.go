@@ -324,6 +324,7 @@ func (k *callee) do(req *request) error {
 	case opAttach:
 		return k.attach(req)
 	case opStdin:
+		k.out.send(frame(kBeat, nil)) // takes the grant of the multiplexer along
 		return k.stdin(req)
 	case opSignal:
 		p, err := k.s.find(req.ID)
@@ -341,6 +342,7 @@ func (k *callee) do(req *request) error {
 		}
 		return k.done(reply{}, err)
 	case opPut:
+		k.out.send(frame(kBeat, nil))
 		r := &dataReader{in: &k.in}
 		if err := unpack(string(req.Dir), r); err != nil {
 			k.fail(err)
