@@ -187,11 +187,16 @@ func (g *graph) queued(f *frame, j *workflow.Job, row tgr.Job, in settled) tgr.J
 	if g.only.refuse(&in.Instance) != nil {
 		status, group = tgr.Pending, tgr.Group{} // it fails in the next round, alone among its matrix
 	}
+	gated := in.Environment != "" && status == tgr.Queued
+	reason := ""
+	if gated {
+		reason = "waits for the environment " + in.Environment // until gate says more, in the next round
+	}
 	return tgr.Job{
 		Run: row.Run, Attempt: row.Attempt, Kind: row.Kind, Key: row.Key, Name: f.name + in.Name, Needs: row.Needs, Uses: row.Uses,
 		Index: in.Index, Total: in.Total, MaxParallel: in.MaxParallel, Instance: data, Labels: wanted(&in.Instance),
 		ContinueOnError: in.ContinueOnError, Status: status, Group: group,
-		Environment: in.Environment, Gated: in.Environment != "" && status == tgr.Queued,
+		Environment: in.Environment, Gated: gated, Reason: reason,
 	}
 }
 

@@ -58,7 +58,8 @@ func (s *site) waits(id tgr.DeliveryID) web.RunDetail {
 			if got, err = s.client.Run(s.t.Context(), r.ID, 0); err != nil {
 				s.t.Fatal(err)
 			}
-			if len(web.Waiting(got.Run, got.Jobs)) > 0 {
+			gated := slices.ContainsFunc(got.Jobs, func(j tgr.Job) bool { return j.Gated && strings.Contains(j.Reason, "approval") })
+			if len(web.Waiting(got.Run, got.Jobs)) > 0 && (gated || got.Hold != "") {
 				return true
 			}
 		}
