@@ -167,7 +167,9 @@ type Config struct {
 	Hold     func(tgr.Event) string // why a run waits until somebody approves it, or ""; nil: none does
 	Services Services               // nil: there are no caches, artifacts and identity tokens
 	// Egress says what the jobs of a run may reach of the network, where machines have one; nil: nothing.
-	Egress   func(run tgr.Run) vm.Egress
+	Egress func(run tgr.Run) vm.Egress
+	// CheckRun finds GitHub's id of a job's check run, for the job context; 0: it is not known, or not yet. nil: none.
+	CheckRun func(ctx context.Context, job tgr.JobID) int64
 	Observe  Observer
 	Log      *slog.Logger
 	Owner    string        // this server's name in leases; "": a random one
@@ -208,6 +210,9 @@ func (c Config) orDefaults() Config {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.CheckRun == nil {
+		c.CheckRun = func(context.Context, tgr.JobID) int64 { return 0 }
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

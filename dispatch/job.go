@@ -90,7 +90,7 @@ func (d *Dispatcher) withToken(ctx context.Context, l *Lease, p *workflow.Plan, 
 	return runner.Job{
 		Plan: f.plan, Job: j, Instance: in.Instance, GitHub: github, Event: l.Run.Event.Payload,
 		Vars: vars, Secrets: secrets, Needs: in.Needs, Inputs: f.scope.Inputs, Token: token,
-		WorkflowRef: file, WorkflowSHA: sha,
+		WorkflowRef: file, WorkflowSHA: sha, CheckRun: d.c.CheckRun(ctx, l.Job.ID),
 	}, nil
 }
 

@@ -199,6 +199,16 @@ func distinct(jobs []tgr.Job) []string {
 	return names
 }
 
+// CheckKey is the key of the report on a job's check run.
+func CheckKey(job tgr.JobID) string { return KindCheck + "/" + job.String() }
+
+// CheckRunID is GitHub's id of the check run that was delivered under a remote id; 0 if none was.
+func CheckRunID(remoteID string) int64 {
+	var k checkRun
+	k.parseID(remoteID)
+	return k.id
+}
+
 // job reports one job as status and check run.
 func (b *builder) job(j tgr.Job, name string) {
 	name = clip(clip(b.workflow(), 80)+" / "+name+" ("+b.run.Event.Name+")", 250)

@@ -539,3 +539,14 @@ func TestPumpPace(t *testing.T) {
 		}
 	})
 }
+
+func TestCheckRunID(t *testing.T) {
+	for remote, want := range map[string]int64{"": 0, "17": 17, "17:50": 17, "x": 0} {
+		if got := CheckRunID(remote); got != want {
+			t.Errorf("%q: %d, want %d", remote, got, want)
+		}
+	}
+	if got := CheckKey(17); got != "check/17" {
+		t.Errorf("key %q", got)
+	}
+}

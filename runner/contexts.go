@@ -208,8 +208,8 @@ func (r *run) jobStatus() string {
 func (r *run) jobContext() *expr.Object {
 	o := expr.NewObject().Set("status", expr.Str(r.jobStatus()))
 	r.addContainers(o)
-	if v, ok := r.static.github["check_run_id"]; ok {
-		o.Set("check_run_id", expr.FromAny(v))
+	if id := r.job.CheckRun; id > 0 {
+		o.Set("check_run_id", expr.Num(float64(id)))
 	}
 	ref, sha := r.written()
 	if ref != "" {

@@ -144,7 +144,8 @@ type Job struct {
 	// WorkflowRef and WorkflowSHA name the file that the job is written in, owner/name/path@ref and its commit, where
 	// that is a reusable workflow; "": those of the github context.
 	WorkflowRef, WorkflowSHA string
-	Debug                    bool // step debugging: show ::debug:: lines, set RUNNER_DEBUG
+	CheckRun                 int64 // the id of the job's check run on GitHub; 0: not known
+	Debug                    bool  // step debugging: show ::debug:: lines, set RUNNER_DEBUG
 }
 
 // Summary is what a step wrote to GITHUB_STEP_SUMMARY, masked.

@@ -43,7 +43,7 @@ var update = flag.Bool("update", false, "rewrite the expected results of the sce
 //	want                the result, rewritten with -update
 //
 // Lines of the comment set options: secret NAME=VALUE, var NAME=VALUE, input NAME=VALUE, need JOB RESULT NAME=VALUE, event
-// JSON, github NAME=VALUE, instance N (of the matrix, from 0), debug, cancel TEXT (cancel the job when the log shows the
+// JSON, check-run ID, instance N (of the matrix, from 0), debug, cancel TEXT (cancel the job when the log shows the
 // text; what follows "because of" is why), needs PROGRAM (skip without it), brief (leave out what the log shows of the set-up
 // and of the steps' headers), group NAME,
 // peers NAME=yes|no|partly and refused (for docs/compatibility.md), process-only REASON
@@ -197,8 +197,12 @@ func (s *scenario) options(t testing.TB, comment string) {
 		case "group", "peers", "refused", "process-only": // of docs/compatibility.md
 		case "instance":
 			s.job.Instance = instanceOf(t, s.job, rest)
-		case "github":
-			s.job.GitHub[name] = value
+		case "check-run":
+			id, err := strconv.ParseInt(rest, 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.job.CheckRun = id
 		case "brief":
 			s.brief = true
 		case "cancel":

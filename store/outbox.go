@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"crypto/sha256"
+	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 
@@ -141,6 +143,16 @@ func (s *Store) ReportDefer(ctx context.Context, key string, version int64, at t
 func (s *Store) ReportDrop(ctx context.Context, key string, version int64, reason string) error {
 	return s.sent(ctx, key, `UPDATE reports SET tries = 0, reason = $3,
 		sent = CASE WHEN sent < $2 THEN $2 ELSE sent END WHERE key = $1 AND version >= $2`, version, reason)
+}
+
+// RemoteID is the id under which the report key was delivered; "" where it has not been.
+func (s *Store) RemoteID(ctx context.Context, key string) (string, error) {
+	var id string
+	err := s.r.QueryRowContext(ctx, "SELECT remote_id FROM reports WHERE key = $1", key).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	return id, s.dialect.fault("reports", err)
 }
 
 // ReportsWaiting counts the reports that are not delivered, and returns when the oldest of them became due (zero

@@ -42,7 +42,15 @@ func TestOutbox(t *testing.T) {
 		e.must(e.Report(e.ctx, "a", now.Add(time.Hour), []byte("two")))
 		e.due(time.Second, "a v2 two remote= tries=0 ") // the earlier time holds
 
+		for key, want := range map[string]string{"a": "", "nowhere": ""} {
+			if id, err := e.RemoteID(e.ctx, key); err != nil || id != want {
+				t.Errorf("RemoteID(%q) = %q, %v", key, id, err)
+			}
+		}
 		e.must(e.ReportDone(e.ctx, "a", 1, "r1"))
+		if id, err := e.RemoteID(e.ctx, "a"); err != nil || id != "r1" {
+			t.Errorf("RemoteID = %q, %v", id, err)
+		}
 		e.due(time.Second, "a v2 two remote=r1 tries=0 ")
 		e.must(e.ReportDone(e.ctx, "a", 2, ""))
 		e.due(time.Hour)

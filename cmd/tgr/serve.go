@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/time/rate"
 
+	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/dispatch"
 	"github.com/terraphim/tgr/github"
 	"github.com/terraphim/tgr/joblog"
@@ -219,6 +220,13 @@ func (s *server) openDispatch(machines *machines) error {
 		Egress:   machines.egress,
 		Plan:     time.Duration(minutes) * time.Minute,
 		Vault:    jobVault{s.vault, s.store}, Tokens: tokens.token, Hold: dispatch.HoldForks(forks),
+		CheckRun: func(ctx context.Context, job tgr.JobID) int64 {
+			id, err := s.store.RemoteID(ctx, github.CheckKey(job))
+			if err != nil { // the job runs without it
+				s.log.Warn("find a job's check run", "job", job, "error", err)
+			}
+			return github.CheckRunID(id)
+		},
 		Observe: s.observer(), Annotate: s.advice, Log: s.log, Workers: workers, Planners: max(2, workers/2),
 		// The lock on the data folder makes sure that no other server of this name lives.
 		Owner: host + ":" + s.c.get("data-dir"),
