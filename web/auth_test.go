@@ -91,7 +91,7 @@ func TestPrivateRunsLookLikeNone(t *testing.T) {
 	m.setJob(job)
 	m.append(80, 1, sampleLog()...)
 	m.closeLog(80, 1)
-	s, err := New(Config{Runs: m, Logs: m, Control: m})
+	s, err := New(Config{Runs: m, Logs: m, Control: m, Artifacts: shelf{{ID: 80, Run: 8, Name: "hidden"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,11 +99,11 @@ func TestPrivateRunsLookLikeNone(t *testing.T) {
 	for hidden, missing := range map[string]string{
 		"/api/runs/8": "/api/runs/9", "/api/runs/8/plan": "/api/runs/9/plan", "/api/runs/8/events": "/api/runs/9/events",
 		"/api/jobs/80": "/api/jobs/90", "/api/jobs/80/log": "/api/jobs/90/log", "/api/jobs/80/log/stream": "/api/jobs/90/log/stream",
-		"/runs/8": "/runs/9", "/jobs/80": "/jobs/90",
+		"/runs/8": "/runs/9", "/jobs/80": "/jobs/90", "/api/runs/8/artifacts": "/api/runs/9/artifacts", "/api/artifacts/80": "/api/artifacts/90",
 	} {
 		status, body := knock(t, s, "GET", hidden, there, "ci.example.com")
 		none, nobody := knock(t, s, "GET", missing, there, "ci.example.com")
-		swap := strings.NewReplacer("run 9", "run 8", "job 90", "job 80")
+		swap := strings.NewReplacer("run 9", "run 8", "job 90", "job 80", "artifact 90", "artifact 80")
 		if status != 404 || none != 404 || body != swap.Replace(nobody) {
 			t.Errorf("%s: %d %s\n%s: %d %s", hidden, status, body, missing, none, nobody)
 		}
