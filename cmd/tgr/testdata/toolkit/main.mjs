@@ -59,7 +59,7 @@ const all = {
     core.setOutput('hash', hash);
   },
   async download() {
-    const names = (await artifacts.listArtifacts()).artifacts.map(a => a.name).sort();
+    const names = (await artifacts.listArtifacts()).artifacts.map(a => a.name).filter(n => /^(build|par-|small)/.test(n)).sort(); // other jobs have theirs
     check(names.join() === 'build,par-1,par-2,par-3,par-4,small.txt', 'the artifacts are ' + names);
     const {artifact} = await artifacts.getArtifact('build');
     const r = await artifacts.downloadArtifact(artifact.id, {path: path.join(workspace, 'got'), expectedHash: artifact.digest});
