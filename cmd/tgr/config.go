@@ -121,6 +121,9 @@ func loadConfig(flags *pflag.FlagSet) (*config, error) {
 	if c.values["secrets-key-file"] == "" {
 		c.values["secrets-key-file"] = filepath.Join(c.values["data-dir"], "secrets.key")
 	}
+	if c.values["data-dir"], err = filepath.Abs(c.values["data-dir"]); err != nil { // the machines' processes have other folders
+		return nil, usageError{err}
+	}
 	if c.values["repository-path"] == "" {
 		c.values["repository-path"] = filepath.Join(c.values["data-dir"], "repos")
 	}
