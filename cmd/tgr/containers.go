@@ -54,10 +54,6 @@ func openContainers(ctx context.Context, c machineConfig, journal vm.Journal, lo
 	log.Warn("trusted jobs run in containers, which share this host's kernel", "all", c.isolation == "container")
 	h := &vmHost{c: c, journal: journal, log: log, images: map[string]*vmImage{}}
 	h.c.isolation = "container"
-	var err error
-	if h.slots, err = openSlots(h.c, journal, log); err != nil {
-		return nil, err
-	}
 	im, err := h.image(ctx, c.image)
 	if err != nil {
 		return nil, errors.Join(err, h.close())
@@ -71,9 +67,6 @@ func openContainers(ctx context.Context, c machineConfig, journal vm.Journal, lo
 	out := &machines{
 		Machines: mixed{c.contained, fleet, rest}, labels: c.labels, egress: c.egress, most: capacity(c.size.Memory), ready: im.works,
 		close: func() error { return errors.Join(h.close(), vms.close()) },
-	}
-	if vms.slots, err = openSlots(vms.c, journal, log); err != nil {
-		return nil, errors.Join(err, out.close())
 	}
 	if c.pool == 0 {
 		return out, nil

@@ -26,11 +26,7 @@ func openVMs(ctx context.Context, c machineConfig, journal vm.Journal, log *slog
 	if c.network == "user" {
 		log.Warn("jobs have QEMU's user network: they reach the internet, and services on this host's loopback")
 	}
-	slots, err := openSlots(c, journal, log)
-	if err != nil {
-		return nil, err
-	}
-	h := &vmHost{c: c, journal: journal, log: log, slots: slots, images: map[string]*vmImage{}}
+	h := &vmHost{c: c, journal: journal, log: log, images: map[string]*vmImage{}}
 	im, err := h.image(ctx, c.image)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w; tgr doctor shows what else is missing", err), h.close())
@@ -136,6 +132,12 @@ func (h *vmHost) image(ctx context.Context, name string) (*vmImage, error) {
 	defer h.mu.Unlock()
 	if im := h.images[name]; im != nil {
 		return im, nil
+	}
+	if len(h.images) == 0 && h.slots == nil {
+		var err error
+		if h.slots, err = openSlots(h.c, h.journal, h.log); err != nil {
+			return nil, err
+		}
 	}
 	images := &image.Store{Log: h.log}
 	im, err := images.Open(ctx, name)
