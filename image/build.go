@@ -25,6 +25,9 @@ func (s *Store) Build(ctx context.Context, b BuildConfig) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	if kind, _ := kindOf(b.From); b.From != "" && kind == "" {
+		return nil, fmt.Errorf("build image %s: %w", b.Name, errSource(b.From))
+	}
 	if b.From != "" && b.Full {
 		return nil, fmt.Errorf("build image %s: the container engine is of Debian's packages, and cannot be added to %s", b.Name, b.From)
 	}

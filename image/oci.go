@@ -57,7 +57,11 @@ func openOCI(ctx context.Context, from string) (v1.Image, error) {
 	case fromArchive:
 		return tarball.ImageFromPath(rest, nil)
 	}
-	return nil, fmt.Errorf("%q is no image: want %sREFERENCE, %sFOLDER or %sFILE", from, fromRegistry, fromLayout, fromArchive)
+	return nil, errSource(from)
+}
+
+func errSource(from string) error {
+	return fmt.Errorf("%q is no image: want %sREFERENCE, %sFOLDER or %sFILE", from, fromRegistry, fromLayout, fromArchive)
 }
 
 func kindOf(from string) (kind, rest string) {
