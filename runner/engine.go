@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -45,11 +46,12 @@ func (r *run) needEngine(pos workflow.Pos, file, what string) (*engine, error) {
 		return nil, workflowError(file, pos, "%s, and this machine has no container engine. One is in the full image: "+
 			"`tgr image build full --full` makes it, and jobs get it by --image full or a label that names it", what)
 	}
-	if len(r.config.Engines) == 0 {
+	known := slices.DeleteFunc(slices.Clone(r.config.Engines), func(name string) bool { return name != "podman" && name != "docker" })
+	if len(known) == 0 {
 		return none()
 	}
 	e := &engine{run: r, built: map[string]string{}}
-	script := "for e in " + strings.Join(r.config.Engines, " ") + "; do command -v $e >/dev/null && echo $e && break; done; " +
+	script := "for e in " + strings.Join(known, " ") + "; do command -v $e >/dev/null && echo $e && break; done; " +
 		"test -e " + findLibc + "/ld-linux-x86-64.so.2 && echo libc; true"
 	out := &bounded{left: 4 << 10}
 	exit, err := r.config.Machine.Exec(r.clock.hard, guest.Cmd{Args: []string{"/bin/sh", "-c", script}, Env: e.env(nil)}, out)

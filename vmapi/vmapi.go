@@ -89,11 +89,12 @@ type Timing struct {
 
 // Place says where things are in a machine, for whoever runs jobs on it.
 type Place struct {
-	Home  string            `json:"home,omitempty"`  // "": /home/runner
-	Tools string            `json:"tools,omitempty"` // "": /opt/hostedtoolcache
-	Nodes map[string]string `json:"nodes,omitempty"` // "node20": path of node
-	Env   map[string]string `json:"env,omitempty"`   // the machine's own environment
-	User  string            `json:"user,omitempty"`  // that jobs run as; "": the agent's own
+	Home    string            `json:"home,omitempty"`    // "": /home/runner
+	Tools   string            `json:"tools,omitempty"`   // "": /opt/hostedtoolcache
+	Nodes   map[string]string `json:"nodes,omitempty"`   // "node20": path of node
+	Env     map[string]string `json:"env,omitempty"`     // the machine's own environment
+	User    string            `json:"user,omitempty"`    // that jobs run as; "": the agent's own
+	Engines []string          `json:"engines,omitempty"` // container engines that jobs may use, if the machine has them
 }
 
 // List is the answer of GET /api/vms.

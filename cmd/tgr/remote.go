@@ -108,7 +108,7 @@ func (r *remote) Acquire(ctx context.Context, s dispatch.Spec) (*dispatch.Machin
 	out := &dispatch.Machine{Machine: m, ID: m.ID(), Isolation: cmp.Or(v.Isolation, "fcctl-web") + " at " + r.host,
 		Kernel: cmp.Or(v.Kernel, "unknown"), Boot: time.Since(began)}
 	if p := v.Place; p != nil {
-		out.Place = dispatch.Place{Dirs: runner.Dirs{Home: p.Home, Tools: p.Tools}, Nodes: p.Nodes, Env: p.Env, User: p.User}
+		out.Place = dispatch.Place{Dirs: runner.Dirs{Home: p.Home, Tools: p.Tools}, Nodes: p.Nodes, Env: p.Env, User: p.User, Engines: p.Engines}
 	}
 	out.Ended = func(c tgr.Conclusion) string {
 		line, keep := r.ended(m, c)
