@@ -38,6 +38,7 @@ var rooms = map[string][]string{
 	"github":                 {"."},
 	"github/githubtest":      {"."},
 	"llm":                    {"."}, // a model is asked here and believed nowhere
+	"learn":                  {"."}, // forgets and learns again: nothing that runs depends on it
 	"web":                    {"."},
 	"cmd/tgr":                {"*"},
 	"cmd/tgr-guest":          {"guest"},

@@ -1,0 +1,298 @@
+package learn
+
+import (
+	"cmp"
+	"context"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/terraphim/tgr"
+)
+
+// Bounds of what is shown.
+const (
+	maxTimings = 100
+	maxShown   = 20
+)
+
+// Question says what is asked.
+type Question struct {
+	Repo    string // full name
+	Forks   bool   // what the pull requests of its forks taught
+	Command string // if not "": what is known of this command; its template, as Template makes it
+}
+
+// Insights says what was learnt of a repository; an error of tgr.NotFound means that no job of it has ended.
+func (l *Learner) Insights(ctx context.Context, q Question) (tgr.Insights, error) {
+	heads, err := readHeads(ctx, l.db)
+	if err != nil {
+		return tgr.Insights{}, err
+	}
+	for _, h := range slices.Backward(heads) {
+		if !strings.EqualFold(h.Repo, q.Repo) || h.Forks != q.Forks {
+			continue
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		sp := l.spaces[h.space]
+		if sp == nil {
+			if sp, err = loadSpace(ctx, l.db, h.space, newSpace(h.Repo, h.Forks)); err != nil {
+				return tgr.Insights{}, err
+			}
+		}
+		return sp.insights(q.Command), nil
+	}
+	return tgr.Insights{}, tgr.Errorf("insights", tgr.NotFound, "nothing was learnt of %q: no job of it has ended yet", cut(q.Repo, 100))
+}
+
+func (sp *space) insights(command string) tgr.Insights {
+	in := tgr.Insights{Repo: sp.Head.Repo, Private: sp.Head.Private, Forks: sp.Head.Forks, Jobs: sp.Head.Jobs, Ours: sp.Head.Ours, Lost: sp.Head.Lost,
+		Timings: sp.timings(), Flaky: sp.flaky(), Failures: sp.failures(), Lessons: sp.lessons(), Suggestions: sp.suggestions()}
+	if sp.Head.Now > 0 {
+		in.Until = time.Unix(sp.Head.Now, 0).UTC()
+	}
+	if command != "" {
+		c := sp.about(command)
+		in.Command = &c
+	}
+	in.NotMeasured = []string{}
+	if !slices.ContainsFunc(in.Timings, func(t tgr.Timing) bool { return t.MemoryMiB > 0 }) {
+		in.NotMeasured = append(in.NotMeasured, "memory: nothing measures the peak of a job here; only steps killed with signal 9 are noticed, so there are no size hints but for those")
+	}
+	if sp.Head.Lost > 0 {
+		in.NotMeasured = append(in.NotMeasured, "failures: the logs of "+strconv.Itoa(sp.Head.Lost)+" jobs were gone before they were read")
+	}
+	return in
+}
+
+// place parts the key of a job or a step.
+func place(key string) (workflow, job, step string) {
+	parts := append(strings.Split(key, sep), "", "", "")
+	return parts[0], parts[1], parts[2]
+}
+
+// timings are those of jobs and steps, the jobs first, those seen last first.
+func (sp *space) timings() []tgr.Timing {
+	var keys []string
+	for key := range sp.units {
+		if strings.Contains(key, sep) {
+			keys = append(keys, key)
+		}
+	}
+	slices.SortFunc(keys, func(a, b string) int {
+		return cmp.Or(cmp.Compare(strings.Count(a, sep), strings.Count(b, sep)), cmp.Compare(sp.units[b].LastSeen, sp.units[a].LastSeen), cmp.Compare(a, b))
+	})
+	out := []tgr.Timing{}
+	for _, key := range keys[:min(len(keys), maxTimings)] {
+		u := sp.units[key]
+		t := tgr.Timing{N: u.Own.N, Enough: u.Own.N >= Enough}
+		t.Workflow, t.Job, t.Step = place(key)
+		if t.Enough {
+			t.Success = round(sp.mean(key, false))
+			low, high := wilson(u.Own.S, u.Own.S+u.Own.F)
+			t.Low, t.High = round(low), round(high)
+		}
+		if len(u.Ms) >= Enough {
+			t.Median, t.P90, t.Timeout = millis(quantile(lately(u.Ms), 0.5)), millis(quantile(lately(u.Ms), 0.9)), TimeoutFor(u.Ms)
+			if ratio, slower := drift(u.Ms); slower {
+				t.Slower = round(ratio)
+			}
+		}
+		if len(u.Memory) >= Enough {
+			t.MemoryMiB = int64(math.Ceil(1.3 * float64(quantile(u.Memory, 0.95))))
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+func millis(ms int64) time.Duration { return time.Duration(ms) * time.Millisecond }
+
+// round keeps three decimals: more would claim what is not known.
+func round(f float64) float64 { return math.Round(f*1000) / 1000 }
+
+func runs(ids []int64) []tgr.RunID {
+	out := make([]tgr.RunID, 0, len(ids))
+	for _, id := range ids[max(0, len(ids)-maxRuns):] {
+		out = append(out, tgr.RunID(id))
+	}
+	return out
+}
+
+// flaky lists the steps that are flaky: those that are certain first.
+func (sp *space) flaky() []tgr.Flake {
+	out := []tgr.Flake{}
+	for key, u := range sp.units {
+		if strings.Count(key, sep) != 2 || len(u.Recent) < Enough {
+			continue
+		}
+		f := u.flakiness()
+		if !f.Definite && !f.Probable {
+			continue
+		}
+		fl := tgr.Flake{Definite: f.Definite, Rate: round(f.Rate), FlipRate: round(float64(f.Flips) / float64(f.N-1)), Evidence: runs(f.Evidence)}
+		fl.Workflow, fl.Job, fl.Step = place(key)
+		out = append(out, fl)
+	}
+	slices.SortFunc(out, func(a, b tgr.Flake) int {
+		if a.Definite != b.Definite {
+			if a.Definite {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(b.Rate, a.Rate), cmp.Compare(a.Workflow+a.Job+a.Step, b.Workflow+b.Job+b.Step))
+	})
+	return out[:min(len(out), maxShown)]
+}
+
+// failures lists the clusters, the frequent ones first.
+func (sp *space) failures() []tgr.Cluster {
+	out := []tgr.Cluster{}
+	for id, c := range sp.clusters {
+		cl := tgr.Cluster{ID: idKey(id), Sample: c.Sample, N: c.N, Jobs: []string{}, Fixes: sp.links(edgeFixed, idKey(id), 3), Evidence: runs(c.Runs)}
+		for _, j := range c.Jobs {
+			cl.Jobs = append(cl.Jobs, strings.ReplaceAll(j, sep, " / "))
+		}
+		out = append(out, cl)
+	}
+	slices.SortFunc(out, func(a, b tgr.Cluster) int { return cmp.Or(cmp.Compare(b.N, a.N), cmp.Compare(a.ID, b.ID)) })
+	return out[:min(len(out), maxShown)]
+}
+
+// links are the edges of a kind from a node, those with the highest lower bound first. The share is of what went well, or,
+// where an edge has only failures, of all that the node has of its kind.
+func (sp *space) links(kind, from string, most int) []tgr.Link {
+	type scored struct {
+		tgr.Link
+		score float64
+	}
+	var found []scored
+	total := 0.0
+	prefix := kind + "\x1e" + from + "\x1e"
+	for key, e := range sp.edges {
+		if !strings.HasPrefix(key, prefix) {
+			continue
+		}
+		d := faded(sp.Head.Now - e.At)
+		total += (e.OK + e.Bad) * d
+	}
+	for key, e := range sp.edges {
+		if !strings.HasPrefix(key, prefix) {
+			continue
+		}
+		d := faded(sp.Head.Now - e.At)
+		low, _ := wilson(e.OK*d, (e.OK+e.Bad)*d)
+		if kind != edgeThen {
+			low, _ = wilson((e.OK+e.Bad)*d, total)
+		}
+		found = append(found, scored{tgr.Link{To: strings.TrimPrefix(key, prefix), N: e.N, Low: round(low), Evidence: runs(e.Runs)}, low})
+	}
+	slices.SortFunc(found, func(a, b scored) int {
+		return cmp.Or(cmp.Compare(b.score, a.score), cmp.Compare(b.N, a.N), cmp.Compare(a.To, b.To))
+	})
+	out := []tgr.Link{}
+	for _, f := range found[:min(len(found), most)] {
+		out = append(out, f.Link)
+	}
+	return out
+}
+
+const lessonAfter = 3 // failures of one kind
+
+// lessons are the commands that failed three times in the same way, unless that has faded.
+func (sp *space) lessons() []tgr.Lesson {
+	out := []tgr.Lesson{}
+	for name := range sp.commands {
+		total := 0.0
+		type way struct {
+			id string
+			e  *edge
+			w  float64
+		}
+		var ways []way
+		prefix := edgeFails + "\x1e" + name + "\x1e"
+		for key, e := range sp.edges {
+			if id, ok := strings.CutPrefix(key, prefix); ok {
+				w := e.Bad * faded(sp.Head.Now-e.At)
+				total += w
+				ways = append(ways, way{id, e, w})
+			}
+		}
+		for _, w := range ways {
+			id, _ := strconv.ParseUint(w.id, 10, 64)
+			c := sp.clusters[id]
+			if w.e.N < lessonAfter || c == nil {
+				continue
+			}
+			low, _ := wilson(w.w, total)
+			le := tgr.Lesson{Command: name, Failure: c.Sample, N: w.e.N, Confidence: round(low), Evidence: runs(w.e.Runs)}
+			if fixes := sp.links(edgeFixed, w.id, 1); len(fixes) > 0 {
+				le.Fix = fixes[0].To
+			}
+			if le.Confidence >= 0.05 {
+				out = append(out, le)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b tgr.Lesson) int {
+		return cmp.Or(cmp.Compare(b.Confidence, a.Confidence), cmp.Compare(b.N, a.N), cmp.Compare(a.Command+a.Failure, b.Command+b.Failure))
+	})
+	return out[:min(len(out), maxShown)]
+}
+
+// about says what is known of a command.
+func (sp *space) about(name string) tgr.Command {
+	c := tgr.Command{Name: name, Related: sp.links(edgeThen, name, maxShown), Failures: []tgr.Link{}}
+	if k := sp.commands[name]; k != nil {
+		c.N, c.Enough = k.Own.N, k.Own.N >= Enough
+		if c.Enough {
+			c.Success = round(sp.chance(name))
+		}
+	}
+	for _, link := range sp.links(edgeFails, name, maxShown) {
+		id, _ := strconv.ParseUint(link.To, 10, 64)
+		if cl := sp.clusters[id]; cl != nil {
+			link.To = cl.Sample
+			c.Failures = append(c.Failures, link)
+		}
+	}
+	return c
+}
+
+// chance is the probability that a command succeeds, shrunk to that of all steps of the repository.
+func (sp *space) chance(name string) float64 { return sp.commands[name].Own.mean(sp.mean("", true)) }
+
+// PredictSuccess is the probability that a command succeeds right after another one of the same repository; with before
+// "", wherever it runs. ok is false where that was seen fewer than eight times.
+func (l *Learner) PredictSuccess(repo tgr.Event, before, name string) (p float64, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	sp := l.spaces[spaceOf(repo)]
+	if sp == nil || sp.commands[name] == nil {
+		return 0, false
+	}
+	p = sp.chance(name)
+	if before == "" {
+		return p, sp.commands[name].Own.N >= Enough
+	}
+	e := sp.edges[strings.Join([]string{edgeThen, before, name}, "\x1e")]
+	if e == nil {
+		return 0, false
+	}
+	d := faded(sp.Head.Now - e.At)
+	return beta{S: e.OK * d, F: e.Bad * d}.mean(p), e.N >= Enough
+}
+
+// Related lists the commands that succeeded after a command, the surest first.
+func (l *Learner) Related(repo tgr.Event, name string) []tgr.Link {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if sp := l.spaces[spaceOf(repo)]; sp != nil {
+		return sp.links(edgeThen, name, maxShown)
+	}
+	return nil
+}
