@@ -45,14 +45,14 @@ type Difference struct {
 type Explanation struct {
 	Job    JobID         `json:"job_id"`
 	Name   string        `json:"job"`
-	Total  int           `json:"total_lines"`         // of the log
-	Cause  int           `json:"cause_line"`          // number of the line that most likely tells why; 0: none was found
-	Lines  []CitedLine   `json:"lines"`               // what is left of the log, in its order
-	Claims []Claim       `json:"claims,omitempty"`    // hostile text, each with lines that exist
-	By     string        `json:"by,omitempty"`        // the model; "": the rules alone
-	Reason string        `json:"reason,omitempty"`    // why no model, or nothing of what it said, is here
-	Took   time.Duration `json:"took_ns,omitempty"`   // of the model
-	Drops  int           `json:"dropped,omitempty"`   // claims that cited no line of the log
+	Total  int           `json:"total_lines"`          // of the log
+	Cause  int           `json:"cause_line"`           // number of the line that most likely tells why; 0: none was found
+	Lines  []CitedLine   `json:"lines"`                // what is left of the log, in its order
+	Claims []Claim       `json:"claims,omitempty"`     // hostile text, each with lines that exist
+	By     string        `json:"by,omitempty"`         // the model; "": the rules alone
+	Reason string        `json:"reason,omitempty"`     // why no model, or nothing of what it said, is here
+	Took   time.Duration `json:"took_ns,omitempty"`    // of the model
+	Drops  int           `json:"dropped,omitempty"`    // claims that cited no line of the log
 	Sent   int           `json:"sent_lines,omitempty"` // lines that the model was shown
 }
 
