@@ -27,8 +27,12 @@ func (s *Source) Action(ctx context.Context, name, ref string) (sha string, tar 
 		return "", nil, tgr.Errorf("source.action", tgr.Invalid, "action %s has no ref: write %s@<branch, tag or commit>", name, name)
 	}
 	full, sha, err := c.resolve(ctx, ref)
-	if err != nil {
+	if err == nil {
+		c.remember(ref, sha)
+	} else if sha = c.remembered(ref, err); sha == "" {
 		return "", nil, err
+	} else {
+		s.c.Log.Warn("an action is used as it was last time: its server does not answer", "action", name, "ref", ref, "commit", sha, "error", err)
 	}
 	what := fmt.Sprintf("action %s@%s (commit %s)", name, ref, sha)
 	file := filepath.Join(s.c.Dir, "checkouts", "action-"+shortHash(c.dir+"@"+sha)+".tar")
@@ -43,6 +47,44 @@ func (s *Source) Action(ctx context.Context, name, ref string) (sha string, tar 
 		return "", nil, c.fail("action", what, err)
 	}
 	return sha, f, nil
+}
+
+// remember notes what a ref of an action has pointed to.
+func (c *clone) remember(ref, sha string) {
+	if ref == sha {
+		return
+	}
+	file := c.refFile(ref)
+	if have, err := os.ReadFile(file); err == nil && string(have) == sha {
+		return
+	}
+	err := os.MkdirAll(filepath.Dir(file), 0o700)
+	if err == nil {
+		err = writeWhole(file, func(w io.Writer) error {
+			_, err := io.WriteString(w, sha)
+			return err
+		})
+	}
+	if err != nil { // it is only needed when the server does not answer
+		c.s.c.Log.Warn("remember the commit of an action", "ref", ref, "error", err)
+	}
+}
+
+// remembered is what a ref has pointed to when it was last asked for, if its server does not answer now; "" otherwise. A
+// server that answers that there is no such ref, or that it may not be read, has answered.
+func (c *clone) remembered(ref string, err error) string {
+	if tgr.CodeOf(err) != tgr.Unavailable {
+		return ""
+	}
+	sha, err := os.ReadFile(c.refFile(ref))
+	if err != nil || !shaPattern.Match(sha) {
+		return ""
+	}
+	return string(sha)
+}
+
+func (c *clone) refFile(ref string) string {
+	return filepath.Join(c.s.c.Dir, "refs", shortHash(c.dir+"@"+ref))
 }
 
 // archive fetches a commit and writes its tree to a tar file.

@@ -416,6 +416,11 @@ func TestAction(t *testing.T) {
 	} else {
 		stream.Close()
 	}
+	if sha, stream, err := src.Action(t.Context(), "actions/hello", "v1"); err != nil || sha != first {
+		t.Errorf("a tag that was used before must not need the server: %s, %v", sha, err)
+	} else {
+		stream.Close()
+	}
 	if _, _, err := src.Action(t.Context(), "actions/hello", "v9"); tgr.CodeOf(err) != tgr.Unavailable {
 		t.Errorf("a server that fails: %v", err)
 	}

@@ -44,6 +44,7 @@ func settings() []setting {
 		{Key: "github-api-url", Env: "GITHUB_API_URL", Default: "https://api.github.com", Help: "API of GitHub, or of an Enterprise server"},
 		{Key: "github-server-url", Env: "GITHUB_SERVER_URL", Default: "https://github.com", Help: "where repositories are cloned from"},
 		{Key: "repository-path", Env: "REPOSITORY_PATH", Help: "folder for the cached clones; default: repos below the data folder"},
+		{Key: "actions-mirror", Env: "TGR_ACTIONS_MIRROR", Help: "folder with git repositories, OWNER/NAME or OWNER/NAME.git, that actions are taken from; those that are not there come from github-server-url"},
 		{Key: "plan-timeout", Env: "TGR_PLAN_TIMEOUT", Default: "5", Help: "minutes that fetching a commit and reading its workflows may take, before it is tried again"},
 		{Key: "job-token", Env: "TGR_JOB_TOKEN", Default: "app", Help: "GITHUB_TOKEN of jobs: app (made by the GitHub App for each job, with its permissions; none without an App), or server (without an App the server's own token, with all it may do, for trusted jobs)"},
 		{Key: "job-permissions", Env: "TGR_JOB_PERMISSIONS", Default: "read", Help: "permissions of jobs whose workflow states none: read (contents and packages), or write (everything)"},

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"log/slog"
+	"net/url"
 	"path"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -124,6 +126,22 @@ func newGitSource(c *config, auth func(ctx context.Context, repo string) (string
 		return gitSource{}, err
 	}
 	s, err := github.NewSource(github.SourceConfig{Dir: c.get("repository-path"), BaseURL: c.get("github-server-url"), Token: auth, Log: log,
-		Timeout: time.Duration(minutes) * time.Minute})
+		Timeout: time.Duration(minutes) * time.Minute, Remote: mirrorOf(c.get("actions-mirror"))})
 	return gitSource{s}, err
+}
+
+// mirrorOf finds repositories in a folder. Those that events come from have an address, and are never taken from there.
+func mirrorOf(dir string) func(tgr.Repo) string {
+	return func(r tgr.Repo) string {
+		owner, name, ok := strings.Cut(r.FullName, "/")
+		if dir == "" || r.CloneURL != "" || !ok || !filepath.IsLocal(owner) || !filepath.IsLocal(name) {
+			return ""
+		}
+		for _, p := range []string{filepath.Join(dir, owner, name+".git"), filepath.Join(dir, owner, name)} {
+			if abs, err := filepath.Abs(p); err == nil && isDir(abs) {
+				return (&url.URL{Scheme: "file", Path: abs}).String()
+			}
+		}
+		return ""
+	}
 }

@@ -327,7 +327,7 @@ func (s *localSource) cache(remote string) (*github.Source, error) {
 			if remote != "" && r.FullName == s.repo.FullName {
 				return remote
 			}
-			return ""
+			return mirrorOf(os.Getenv("TGR_ACTIONS_MIRROR"))(r)
 		},
 		Token: func(context.Context, string) (string, error) { return os.Getenv("GITHUB_TOKEN"), nil },
 	})
