@@ -41,8 +41,9 @@ type site struct {
 	client *web.Client
 	ended  chan struct{}
 
-	mu  sync.Mutex
-	log bytes.Buffer
+	mu       sync.Mutex
+	log      bytes.Buffer
+	patience time.Duration // how long to wait for anything; 0: 2 minutes
 }
 
 // openSite starts both, the server with more environment.
@@ -171,7 +172,7 @@ func (s *site) send(event string, payload []byte) tgr.DeliveryID {
 // await polls until what returns true.
 func (s *site) await(what string, ready func() bool) {
 	s.t.Helper()
-	deadline := time.After(2 * time.Minute)
+	deadline := time.After(max(s.patience, 2*time.Minute))
 	for tick := time.Tick(20 * time.Millisecond); !ready(); {
 		select {
 		case <-tick:

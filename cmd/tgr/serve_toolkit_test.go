@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/image"
@@ -138,6 +139,7 @@ jobs:
 func testToolkit(t *testing.T, mib int, env ...string) {
 	bundle := bundled(t, "testdata/toolkit/main.mjs", "")
 	s := openSite(t, env...)
+	s.patience = 8 * time.Minute // in emulated machines, on a busy host
 	// The toolkit takes a server for GitHub's own by its name: so the clone's host is one below localhost.
 	s.stop()
 	s.env = append(s.env, "GITHUB_SERVER_URL="+strings.Replace(s.hub.URL, "127.0.0.1", "github.localhost", 1))
