@@ -274,3 +274,26 @@ func TestRerunOfACallInAGroup(t *testing.T) {
 		}
 	})
 }
+
+// A job of a called workflow that is in the group of its caller would wait for ever.
+func TestCalledJobInTheGroupOfItsCaller(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		run := e.planned("d", caller("call"), work("other"))
+		e.call(run, "call", 1, "prod", work("a"))
+		in := func(key string) {
+			e.must(e.Settle(e.ctx, run, func(_ tgr.Run, jobs []tgr.Job) (store.Change, error) {
+				return store.Change{Expand: map[tgr.JobID]store.Expansion{byKey(jobs, key)[0].ID: {Jobs: []tgr.Job{
+					{Name: key, Total: 1, Instance: json.RawMessage(`{}`), Group: tgr.Group{Name: "PROD"}}}}}}, nil
+			}))
+		}
+		in("call/a")
+		in("other")
+		a := e.job(run, "call/a")
+		if a.Conclusion != tgr.Cancelled || a.Reason != `the job would wait for call 0, which calls it and is in the concurrency group "PROD"` {
+			t.Errorf("%s: %q", a.Conclusion, a.Reason)
+		}
+		if o := e.job(run, "other"); o.Status != tgr.Pending {
+			t.Errorf("a job beside the call is %s: %q", o.Status, o.Reason)
+		}
+	})
+}

@@ -117,15 +117,38 @@ func (t *tx) join(e entry) error {
 	if e.job != 0 && run.Group.Name != "" && groupKey(run.Event, run.Group) == groupKey(run.Event, e.group) {
 		return t.evict(member{entry: e}, fmt.Sprintf("the job would wait for its own run, which holds the concurrency group %q", e.group.Name))
 	}
+	key := groupKey(run.Event, e.group)
+	if caller, err := t.callerIn(key, e); err != nil {
+		return err
+	} else if caller != "" {
+		return t.evict(member{entry: e}, fmt.Sprintf("the job would wait for %s, which calls it and is in the concurrency group %q", caller, e.group.Name))
+	}
 	spec, err := json.Marshal(e.group)
 	if err != nil {
 		return err
 	}
-	key := groupKey(run.Event, e.group)
 	if _, err := t.Exec("INSERT INTO members (grp, run_id, job_id, waiting, spec) VALUES ($1, $2, $3, 1, $4)", key, e.run, e.job, string(spec)); err != nil {
 		return fmt.Errorf("enter the concurrency group %q: %w", e.group.Name, err)
 	}
 	return t.admit(key)
+}
+
+// callerIn is the name of a job that is in a group and calls the entry's, directly or not; "" if there is none.
+func (t *tx) callerIn(key string, e entry) (string, error) {
+	if e.job == 0 {
+		return "", nil
+	}
+	j, err := findJob(context.Background(), t, e.job)
+	if err != nil || !strings.Contains(j.Key, "/") {
+		return "", err
+	}
+	callers, err := findJobs(context.Background(), t, "WHERE kind = $1 AND id IN (SELECT job_id FROM members WHERE grp = $2 AND run_id = $3)", tgr.CallJob, key, e.run)
+	for _, c := range callers {
+		if strings.HasPrefix(j.Key, c.callPath()) {
+			return c.Name, err
+		}
+	}
+	return "", err
 }
 
 // admit makes a group what its rules say: one holds it, or is to be cancelled for one that waits; of those who wait
