@@ -96,11 +96,15 @@ func (c *Client) forRepo(ctx context.Context, repo string) (*github.Client, erro
 }
 
 // RepoToken returns a token for git and the API of a repository, "" without credentials. It fits SourceConfig.Token.
+// An error of [tgr.NotFound] means that the App is not installed there.
 func (c *Client) RepoToken(ctx context.Context, repo string) (string, error) {
 	if !c.CanReport() {
 		return "", nil
 	}
 	in, err := c.install(ctx, repo)
+	if answered(err, http.StatusNotFound) {
+		return "", tgr.Errorf("github.token", tgr.NotFound, "GitHub App %d is not installed for %s", c.c.AppID, repo)
+	}
 	if err != nil {
 		return "", err
 	}

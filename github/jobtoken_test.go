@@ -123,3 +123,33 @@ func TestJobTokenAfterTheAppWasChanged(t *testing.T) {
 		t.Errorf("%+v, %v", tok, err)
 	}
 }
+
+// Actions and workflows of others are read without a token where the App is not installed; the repository of an event is not.
+func TestSourceWhereTheAppIsNotInstalled(t *testing.T) {
+	srv, err := githubtest.New(githubtest.Config{AppID: 42, AppRepos: []string{"ada/engine"}, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { srv.Close() })
+	repo := createRepo(t, srv, "others/action")
+	commit(t, repo, "main", map[string]string{"a": "1"})
+	client, err := NewClient(ClientConfig{BaseURL: srv.API(), AppID: 42, AppKey: appKey(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := NewSource(SourceConfig{Dir: t.TempDir(), BaseURL: srv.URL, Token: client.RepoToken})
+	if err != nil {
+		t.Fatal(err)
+	}
+	full, sha, data, err := source.RemoteFile(t.Context(), "others/action", "main", "a")
+	if err != nil || full != "refs/heads/main" || sha != repo.SHA("main") || string(data) != "1" {
+		t.Errorf("RemoteFile: %s, %s, %q, %v", full, sha, data, err)
+	}
+	if _, err := source.Fetch(t.Context(), tgr.Repo{ID: repo.ID, FullName: "others/action"}, sha, ""); err == nil {
+		t.Error("an event's repository was read without the App")
+	}
+	repo.SetPrivate(true)
+	if _, _, err := source.Action(t.Context(), "others/action", "main"); tgr.CodeOf(err) != tgr.NotFound {
+		t.Errorf("a private action of others: %v", err)
+	}
+}

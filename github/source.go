@@ -27,7 +27,7 @@ type SourceConfig struct {
 	// Remote overrides the address of a repository, such as a local one: a URL of https, http or file, or "" for
 	// BaseURL's. nil: always BaseURL's.
 	Remote func(repo tgr.Repo) string
-	// Token returns the token for a repository, "" for none. It is passed to git in the environment of one process:
+	// Token returns the token for a repository, "" for none, or an error of [tgr.NotFound] where there can be none. It is passed to git in the environment of one process:
 	// it appears in no argument, file or log. nil: none.
 	Token    func(ctx context.Context, repo string) (string, error)
 	Timeout  time.Duration // of one git process that talks to a remote; 0: 10 minutes
@@ -399,6 +399,9 @@ func (c *clone) authorisedFor(ctx context.Context, url string) (git, error) {
 		return g, nil
 	}
 	token, err := c.s.c.Token(ctx, c.name)
+	if c.foreign && tgr.CodeOf(err) == tgr.NotFound {
+		return g, nil // an App has no token for the actions and workflows of others, and public ones need none
+	}
 	if err != nil {
 		return g, &tgr.Error{Op: "source.token", Code: tgr.Unavailable, Message: "no token for " + c.name, Err: err}
 	}

@@ -368,3 +368,46 @@ jobs:
 		t.Errorf("re-run all checks: %q ran", got)
 	}
 }
+
+// A workflow of another repository, by branch, tag and commit; and one that is not there.
+func TestServeRemoteWorkflow(t *testing.T) {
+	s := openSite(t)
+	shared := s.repo("acme/shared", map[string]string{".github/workflows/outer.yml": `
+on: {workflow_call: {inputs: {who: {type: string}}}}
+jobs: {inner: {uses: ./.github/workflows/inner.yml, with: {who: "${{ inputs.who }}"}}}
+`, ".github/workflows/inner.yml": `
+on: {workflow_call: {inputs: {who: {type: string}}}}
+jobs: {greet: {runs-on: ubuntu-latest, steps: [{run: 'echo "hello ${{ inputs.who }}, from ${{ job.workflow_ref }} at ${{ job.workflow_sha }} for ${{ github.repository }}"'}]}}
+`})
+	sha := shared.SHA("main")
+	if err := shared.Tag("v1", sha, ""); err != nil {
+		t.Fatal(err)
+	}
+	repo := s.repo("acme/bridge", map[string]string{".github/workflows/ci.yml": `
+on: push
+jobs:
+  branch: {uses: acme/shared/.github/workflows/outer.yml@main, with: {who: branch}}
+  tag: {uses: acme/shared/.github/workflows/outer.yml@v1, with: {who: tag}}
+  commit: {uses: acme/shared/.github/workflows/outer.yml@` + sha + `, with: {who: commit}}
+`, ".github/workflows/gone.yml": "on: push\njobs: {a: {uses: acme/nowhere/.github/workflows/x.yml@v1}}\n",
+		".github/workflows/noref.yml": "on: push\njobs: {a: {uses: acme/shared/.github/workflows/outer.yml@v9}}\n"})
+	runs := s.completed(s.send("push", repo.PushEvent("refs/heads/main", githubtest.Zero, repo.SHA("main"))))
+	reasons := map[string]string{}
+	var log string
+	for _, r := range runs {
+		reasons[filepath.Base(r.WorkflowFile)] = string(r.Conclusion) + " " + r.Reason
+		log += s.logOf(r)
+	}
+	for file, want := range map[string]string{"ci.yml": "success", "gone.yml": "acme/nowhere", "noref.yml": "acme/shared has no branch or tag v9"} {
+		if !strings.Contains(reasons[file], want) {
+			t.Errorf("%s: %q, want %q", file, reasons[file], want)
+		}
+	}
+	const inner = "from acme/shared/.github/workflows/inner.yml@"
+	for _, want := range []string{"hello branch, " + inner + "refs/heads/main at " + sha + " for acme/bridge",
+		"hello tag, " + inner + "refs/tags/v1 at " + sha, "hello commit, " + inner + sha + " at " + sha} {
+		if !strings.Contains(log, want) {
+			t.Errorf("the logs have no %q:\n%s", want, log)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -226,6 +227,8 @@ func (c *call) inRepo() {
 	switch {
 	case route == "GET ":
 		c.reply(http.StatusOK, c.repo.json())
+	case route == "GET installation" && c.who == "app" && c.s.c.AppRepos != nil && !slices.Contains(c.s.c.AppRepos, c.repo.FullName):
+		c.fail(http.StatusNotFound, "Not Found")
 	case route == "GET installation" && c.who == "app":
 		c.reply(http.StatusOK, object{"id": 1, "app_id": c.s.c.AppID, "app_slug": "tgr", "permissions": c.s.appPermissions()})
 	case route == "POST statuses" && len(c.rest) == 2:

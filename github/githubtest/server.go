@@ -31,6 +31,8 @@ type Config struct {
 	// AppID makes the server know a GitHub App of that id, installed in every repository. Its private key is not
 	// checked: any JWT that names the App gets an installation token.
 	AppID int64
+	// AppRepos are the repositories, owner/name, that the App is installed in; nil: all.
+	AppRepos []string
 	// AppPermissions are what the App's installation may do; nil: those of [AppPermissions].
 	AppPermissions map[string]string
 	Log            *slog.Logger
