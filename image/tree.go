@@ -145,7 +145,7 @@ func (t *tree) put(parent *inode, base string, h *tar.Header, content io.Reader)
 			return t.describe(old.inode, h)
 		}
 		n.children = map[string]*dirent{}
-	case tar.TypeReg, tar.TypeRegA, tar.TypeGNUSparse: //nolint:staticcheck // old archives have TypeRegA
+	case tar.TypeReg, tar.TypeGNUSparse:
 		n.kind = tar.TypeReg
 		if err := t.keep(n, h.Size, content); err != nil {
 			return err

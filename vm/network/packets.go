@@ -15,7 +15,7 @@ import (
 
 // What we need of linux/netfilter/nfnetlink_log.h.
 const (
-	ulogPacket   = unix.NFNL_SUBSYS_ULOG<<8 | 0
+	ulogPacket   = unix.NFNL_SUBSYS_ULOG << 8
 	ulogConfig   = unix.NFNL_SUBSYS_ULOG<<8 | 1
 	attrPayload  = 9
 	attrPrefix   = 10
