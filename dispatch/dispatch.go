@@ -146,6 +146,14 @@ type Annotator interface {
 	Annotate(run tgr.RunID, ev tgr.Event, p PlannedRun)
 }
 
+// Learner learns from jobs with their steps once their end is durable, and may know better than the default how long one
+// should take. A job waits for neither: both must return at once, and an error of the learner is its own.
+type Learner interface {
+	Finished(run tgr.RunID, job tgr.JobID)
+	// Timeout is for a job whose workflow states none; 0: the default.
+	Timeout(run tgr.Run, job tgr.Job) time.Duration
+}
+
 // Config is what a Dispatcher is made of. Jobs, Runs, Source, Machines and Logs are required.
 type Config struct {
 	Jobs     Jobs
@@ -162,6 +170,7 @@ type Config struct {
 	Labels Labels
 
 	Annotate Annotator              // nil: none
+	Learn    Learner                // nil: none
 	Vault    Vault                  // nil: there are no secrets, no variables and no environments
 	Tokens   Tokens                 // nil: jobs get no token
 	Hold     func(tgr.Event) string // why a run waits until somebody approves it, or ""; nil: none does

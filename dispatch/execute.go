@@ -10,6 +10,7 @@ import (
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/runner"
+	"github.com/terraphim/tgr/workflow"
 )
 
 // execute runs one job on a machine of its own and records how it ended.
@@ -107,6 +108,9 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Lo
 	notes := []string{m.note()}
 	if token.Note != "" {
 		notes = append(notes, token.Note)
+	}
+	if job.Job.TimeoutMinutes == "" && job.Instance.TimeoutMinutes < workflow.DefaultTimeout {
+		notes = append(notes, fmt.Sprintf("Time-out: %.1f minutes, learnt from earlier runs, as the workflow states none", job.Instance.TimeoutMinutes))
 	}
 
 	actionEnv, end, err := d.serve(work, m, l, job, s)

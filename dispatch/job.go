@@ -87,6 +87,7 @@ func (d *Dispatcher) withToken(ctx context.Context, l *Lease, p *workflow.Plan, 
 		narrowed.Permissions = narrow(stated)
 		j = &narrowed
 	}
+	in.Instance = d.learnt(l, j, in.Instance)
 	return runner.Job{
 		Plan: f.plan, Job: j, Instance: in.Instance, GitHub: github, Event: l.Run.Event.Payload,
 		Vars: vars, Secrets: secrets, Needs: in.Needs, Inputs: f.scope.Inputs, Token: token,
@@ -187,4 +188,16 @@ func blameOf(err error) tgr.Blame {
 		return tgr.BlameWorkflow
 	}
 	return tgr.BlameOf(err)
+}
+
+// learnt gives a job whose workflow states no time-out the one that its durations suggest, if there is one and it is shorter.
+func (d *Dispatcher) learnt(l *Lease, j *workflow.Job, in workflow.Instance) workflow.Instance {
+	if d.c.Learn == nil || j.TimeoutMinutes != "" {
+		return in
+	}
+	if t := d.c.Learn.Timeout(l.Run, l.Job); t > 0 && t.Minutes() < in.TimeoutMinutes {
+		in.TimeoutMinutes = t.Minutes()
+		d.c.Log.Info("time-out learnt from earlier runs", "run", l.Run.ID, "job", l.Job.ID, "timeout", t)
+	}
+	return in
 }

@@ -91,6 +91,9 @@ func (d *Dispatcher) finish(ctx context.Context, l *Lease, r JobResult, log *slo
 		log.Error("record the end of a job", "error", err)
 		return
 	}
+	if d.c.Learn != nil && l.Job.Kind == tgr.WorkJob {
+		d.c.Learn.Finished(l.Run.ID, l.Job.ID)
+	}
 	if d.c.Observe.Finished != nil && l.Job.Kind == tgr.WorkJob {
 		d.c.Observe.Finished(l.Run, l.Job, r)
 	}

@@ -48,6 +48,11 @@ func (b *builder) comment(jobs []tgr.Job) {
 		s.WriteString(escape(runes(b.run.Reason, 1000)) + "\n\n")
 	}
 	b.jobTable(&s, jobs)
+	if b.o.Hint != nil && b.run.Status.Done() {
+		if hint := b.o.Hint(b.run, jobs); hint != "" {
+			s.WriteString(escape(runes(hint, 600)) + "\n\n")
+		}
+	}
 	b.failures(&s, jobs)
 	b.add(KindComment, fmt.Sprintf("%d/%d/%s", b.run.Event.Repo.ID, b.run.Event.Number, file), CommentReport{
 		Repo: b.run.Event.Repo.FullName, Number: b.run.Event.Number, Section: file, Run: int64(b.run.ID), Attempt: b.run.Attempt,

@@ -70,7 +70,9 @@ type ReportOptions struct {
 	Lines func(job tgr.Job) []string
 	// Why returns plain text about why a job failed, hostile; nil, or "": there is none.
 	Why func(job tgr.Job) string
-	Now func() time.Time // for durations of what still runs; nil: time.Now
+	// Hint returns a sentence for the pull request about a run that failed, plain and hostile; nil, or "": there is none.
+	Hint func(run tgr.Run, jobs []tgr.Job) string
+	Now  func() time.Time // for durations of what still runs; nil: time.Now
 }
 
 // Reports builds all reports of a run in its present state: a status and a check run for each job, and the part of

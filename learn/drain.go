@@ -25,20 +25,20 @@ type leaf struct {
 
 // template is a line whose varying words are wildcard.
 type template struct {
-	ID    uint64   `json:"id"` // of the first line that it stood for
-	Words []string `json:"w"`
+	ID    uint64    `json:"id"` // of the first line that it stood for
+	Words []string  `json:"w"`
 	Path  [2]string `json:"p"`
-	Born  int64     `json:"b"` // counts the templates of a repository: their order in a leaf
-	Last  int64 `json:"l"`           // seq of the last record that had it
-	Good  int   `json:"g,omitempty"` // successful steps that printed it
-	Bad   int   `json:"f,omitempty"` // failed steps that did
+	Born  int64     `json:"b"`           // counts the templates of a repository: their order in a leaf
+	Last  int64     `json:"l"`           // seq of the last record that had it
+	Good  int       `json:"g,omitempty"` // successful steps that printed it
+	Bad   int       `json:"f,omitempty"` // failed steps that did
 }
 
 const (
 	wildcard   = "<*>"
-	similarity = 0.5 // of the words of a line that a template must share
-	exactly    = 0.95// of one that tells of a failure: its words are what tells failures apart
-	maxLeaf    = 64  // templates: what bounds the time for a line, whatever the lines are
+	similarity = 0.5  // of the words of a line that a template must share
+	exactly    = 0.95 // of one that tells of a failure: its words are what tells failures apart
+	maxLeaf    = 64   // templates: what bounds the time for a line, whatever the lines are
 )
 
 func newDrain(limit int) *drain {

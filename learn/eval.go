@@ -20,7 +20,6 @@ type Measures struct {
 	Slower    Compare `json:"slower_f1"` // baseline: the last eight took 1.2 times as long as the mean before
 	Grouping  Compare `json:"grouping"`  // share of failures in a group that is exactly right; baseline: equal first alarming lines, as in the original
 	Poisoned  bool    `json:"poisoned"`  // what forks ran has changed what is believed of the repository
-	MicrosPer float64 `json:"micros_per_step,omitempty"`
 }
 
 // Compare is a figure beside that of the baseline.

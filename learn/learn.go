@@ -46,6 +46,7 @@ type Config struct {
 	Path   string // of its SQLite database, which is made where there is none
 	Source Source
 	Log    *slog.Logger // nil: nothing is logged
+	Learnt func(Record) // if not nil, is told of every record once what it taught is stored; not by a rebuild
 }
 
 const (
@@ -120,10 +121,10 @@ func (l *Learner) Run(ctx context.Context) error {
 func (l *Learner) CatchUp(ctx context.Context) (int, error) {
 	l.folding.Lock()
 	defer l.folding.Unlock()
-	return l.catchUp(ctx)
+	return l.catchUp(ctx, true)
 }
 
-func (l *Learner) catchUp(ctx context.Context) (int, error) {
+func (l *Learner) catchUp(ctx context.Context, told bool) (int, error) {
 	n := 0
 	for {
 		l.mu.Lock()
@@ -141,6 +142,11 @@ func (l *Learner) catchUp(ctx context.Context) (int, error) {
 		}
 		if err := l.flush(ctx); err != nil {
 			return n, err
+		}
+		for _, r := range records {
+			if told && l.cfg.Learnt != nil {
+				l.cfg.Learnt(r)
+			}
 		}
 	}
 }
@@ -238,7 +244,7 @@ func (r Report) Same() bool { return r.Before == r.After }
 func (l *Learner) Rebuild(ctx context.Context) (r Report, err error) {
 	l.folding.Lock()
 	defer l.folding.Unlock()
-	if _, err = l.catchUp(ctx); err != nil {
+	if _, err = l.catchUp(ctx, false); err != nil {
 		return r, err
 	}
 	if r.Before, err = l.Digest(ctx); err != nil {
@@ -253,7 +259,7 @@ func (l *Learner) Rebuild(ctx context.Context) (r Report, err error) {
 	if err != nil {
 		return r, err
 	}
-	if r.Records, err = l.catchUp(ctx); err != nil {
+	if r.Records, err = l.catchUp(ctx, false); err != nil {
 		return r, err
 	}
 	if r.After, err = l.Digest(ctx); err != nil {

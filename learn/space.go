@@ -200,6 +200,9 @@ func stepsOf(r Record, job string) []stepRun {
 	var out []stepRun
 	at := map[int]int{}
 	for _, st := range r.Job.Steps[:min(len(r.Job.Steps), maxSteps)] {
+		if strings.HasPrefix(st.ID, "__") {
+			continue // the server's own, such as "Set up job"
+		}
 		outcome := cmp.Or(st.Outcome, st.Conclusion)
 		name := cmp.Or(st.ID, st.Name)
 		if seen[name]++; seen[name] > 1 {

@@ -185,6 +185,11 @@ func (t *tx) save(j *job, from tgr.Status) error {
 			return err
 		}
 	}
+	if j.Status.Done() {
+		if err := t.logEnd(j); err != nil {
+			return err
+		}
+	}
 	return t.exec(fmt.Sprintf("save job %d", j.ID), `UPDATE jobs SET status = $1, conclusion = $2, blame = $3, reason = $4, tries = $5, outputs = $6,
 		machine = $7, isolation = $8, steps = $9, annotations = $10, queued = $11, started = $12, finished = $13, owner = $14,
 		token = $15, lease_until = $16, cancel = $17, cancel_reason = $18, summary = $19, not_before = $20, gated = $21, excused = $22 WHERE id = $23 AND status = $24`,

@@ -54,6 +54,7 @@ func routes() []route {
 		{"GET", "/api/jobs/{id}/log", read, []string{"try", "from", "step", "timestamps"}, (*Server).getLog},
 		{"GET", "/api/jobs/{id}/log/stream", read, []string{"from", "spans"}, (*Server).streamLog},
 		{"POST", "/api/dispatch", change, nil, (*Server).dispatch},
+		{"GET", "/api/insights", read, []string{"repo", "forks", "command"}, (*Server).insights},
 
 		{"GET", "/api/secrets", read, scopes, listSettings(Secret)},
 		{"POST", "/api/secrets", change, nil, changeSetting(Secret, false)},

@@ -100,6 +100,13 @@ type Advisor interface {
 	Answer(ctx context.Context, run tgr.Run, question string) (tgr.Claim, error)
 }
 
+// Learned knows what was learnt from runs.
+type Learned interface {
+	// Insights returns what there is of a repository; forks: of the pull requests of its forks. command, if not "", is a
+	// command to tell of.
+	Insights(ctx context.Context, repo string, forks bool, command string) (tgr.Insights, error)
+}
+
 // Config is what a Server is made of. Runs, Logs and Control are required.
 type Config struct {
 	Runs    RunStore
@@ -113,6 +120,8 @@ type Config struct {
 	Ready map[string]func(context.Context) error
 	// Advice is shown with runs. Nil: there is none.
 	Advice Advisor
+	// Learned is shown at /api/insights. Nil: the learner is off.
+	Learned Learned
 	// Metrics are served at /metrics. Nil: metrics of its own.
 	Metrics *Metrics
 	// Webhook gets POST /webhook. Nil: there is no such path.

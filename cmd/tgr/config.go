@@ -84,6 +84,8 @@ func settings() []setting {
 		{Key: "llm-base-url", Env: "TGR_LLM_BASE_URL", Help: "any API of OpenAI's shape, up to and with /v1"},
 		{Key: "llm-api-key", Env: "TGR_LLM_API_KEY", Secret: true, Help: "its key, if it wants one"},
 		{Key: "llm-model", Env: "TGR_LLM_MODEL", Help: "its model"},
+		{Key: "learn", Env: "TGR_LEARN", Default: "true", Help: "false: nothing is learnt from runs; what was learnt stays, unused"},
+		{Key: "learn-timeouts", Env: "TGR_LEARN_TIMEOUTS", Default: "false", Help: "true: a job whose workflow states no time-out gets the one that its earlier durations suggest, max(3 x p99, p99 + 2 min)"},
 		{Key: "log-level", Env: "TGR_LOG_LEVEL", Default: "info", Help: "debug, info, warn or error"},
 		{Key: "log-format", Env: "TGR_LOG_FORMAT", Default: "text", Help: "text or json"},
 	}

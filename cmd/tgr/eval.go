@@ -28,7 +28,7 @@ var evalData embed.FS
 func newEvalCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "eval", Short: "Measure the parts that guess, on this machine and with your settings", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(newEvalLLMCmd())
+	cmd.AddCommand(newEvalLLMCmd(), newEvalLearnCmd())
 	return cmd
 }
 

@@ -53,7 +53,7 @@ microVM of its own, and reports back to GitHub.`,
 	}
 	root.AddCommand(
 		newServeCmd(), newRunCmd(), newRunsCmd(), newApproveCmd(), newSecretCmd(), newVarCmd(), newEnvironmentCmd(),
-		newExplainCmd(), newEvalCmd(), newImportCmd(), newWebhookCmd(), newCacheCmd(), newArtifactCmd(),
+		newExplainCmd(), newInsightsCmd(), newLearnCmd(), newEvalCmd(), newImportCmd(), newWebhookCmd(), newCacheCmd(), newArtifactCmd(),
 		newCheckCmd(), newPlanCmd(), newExprCmd(),
 		newImageCmd(), newDoctorCmd(), newConfigCmd(), newVMDCmd(), newVMCmd(), newVersionCmd(),
 		newDemoCmd(), newBenchCmd(), newGuestCmd(),

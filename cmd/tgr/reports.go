@@ -23,7 +23,8 @@ type reports struct {
 	url    string
 	logs   *joblog.Store // set by connect, before anything is reported
 	why    func(tgr.Job) string
-	redact func(string) string // for lines of logs: what looks like a secret does not go to GitHub
+	hint   func(tgr.Run, []tgr.Job) string // what was learnt of a run like this; nil: nothing
+	redact func(string) string             // for lines of logs: what looks like a secret does not go to GitHub
 
 	mu    sync.Mutex
 	lines map[tgr.JobID][]string // why jobs failed, so that a log is read once
@@ -72,7 +73,7 @@ func (r *reports) of(run tgr.Run, jobs []tgr.Job) []store.Outgoing {
 		return nil
 	}
 	var out []store.Outgoing
-	for _, o := range github.Reports(run, jobs, github.ReportOptions{URL: r.link, Lines: r.whyFailed, Why: r.why}) {
+	for _, o := range github.Reports(run, jobs, github.ReportOptions{URL: r.link, Lines: r.whyFailed, Why: r.why, Hint: r.hint}) {
 		out = append(out, store.Outgoing{Key: o.Key, Body: o.Body})
 	}
 	r.wake()

@@ -82,6 +82,7 @@ type server struct {
 	web      *web.Server
 	results  *results.Service
 	advice   *advisor
+	learner  *learner // nil: off
 	watch    watchers
 	url      string // where people reach it
 	closers  []func() error
@@ -213,6 +214,9 @@ func (s *server) openDispatch(machines *machines) error {
 		return err
 	}
 	s.advice = newAdvisor(s, model)
+	if err := s.openLearner(); err != nil {
+		return err
+	}
 	s.reports.why, s.reports.redact = s.advice.why, model.Redactor().Redact
 	s.dispatch = dispatch.New(dispatch.Config{
 		Jobs: ledger{s.store}, Runs: ledger{s.store}, Source: source, Machines: machines, Labels: machines.labels, Logs: logBook{s.logs, s.store},
@@ -227,7 +231,7 @@ func (s *server) openDispatch(machines *machines) error {
 			}
 			return github.CheckRunID(id)
 		},
-		Observe: s.observer(), Annotate: s.advice, Log: s.log, Workers: workers, Planners: max(2, workers/2),
+		Observe: s.observer(), Annotate: s.advice, Learn: s.learner.forDispatch(), Log: s.log, Workers: workers, Planners: max(2, workers/2),
 		// The lock on the data folder makes sure that no other server of this name lives.
 		Owner: host + ":" + s.c.get("data-dir"),
 		Server: dispatch.Server{URL: s.c.get("github-server-url"), API: s.c.get("github-api-url"),
@@ -248,7 +252,7 @@ func (s *server) openWeb(secrets [][]byte, machines *machines) error {
 		return err
 	}
 	s.web, err = web.New(web.Config{
-		Runs: runBook{s.store}, Logs: logBook{s.logs, s.store}, Control: control{s}, Settings: keeper{s}, Metrics: s.metrics, Webhook: hook, Changed: s.watch.add, Advice: s.advice,
+		Runs: runBook{s.store}, Logs: logBook{s.logs, s.store}, Control: control{s}, Settings: keeper{s}, Metrics: s.metrics, Webhook: hook, Changed: s.watch.add, Advice: s.advice, Learned: s.learner.forWeb(),
 		Artifacts: s.results, Issuer: http.StripPrefix(issuerPath, s.results.Issuer()),
 		Token: s.c.get("api-token"), Version: version(), Log: s.log,
 		Ready: map[string]func(context.Context) error{"database": s.store.Ping, "machines": machines.Ready},
@@ -283,6 +287,7 @@ func (s *server) run(ctx context.Context, l net.Listener) error {
 		"reports":  s.reports.run,
 		"gauges":   s.gauges,
 		"advice":   s.advice.run,
+		"learner":  s.learner.run,
 		"web":      func(ctx context.Context) error { return s.web.Serve(ctx, l) },
 	} {
 		wg.Go(func() {
