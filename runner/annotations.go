@@ -57,17 +57,17 @@ func (r *run) annotate(rec *record, a tgr.Annotation) { r.annotateAs(rec, a, a.M
 func (r *run) annotateAs(rec *record, a tgr.Annotation, shown string) {
 	r.log(rec, "##["+a.Level+"]"+shown)
 	a.Step = rec.Number
-	if rec.annotated[a.Level]++; rec.annotated[a.Level] > r.config.Limits.Annotations || len(r.annotations) >= maxJobAnnotations {
+	if rec.annotated[a.Level]++; rec.annotated[a.Level] > r.config.Limits.Annotations || len(r.result.Annotations) >= maxJobAnnotations {
 		return
 	}
 	const limit = 64 << 10 // GitHub's, for a message
 	a.Message, a.Title, a.File = r.show(a.Message, limit), r.show(a.Title, 255), r.show(a.File, 4096)
-	r.annotations = append(r.annotations, a)
+	r.result.Annotations = append(r.result.Annotations, a)
 }
 
 // show masks a text that leaves the log and bounds its length.
 func (r *run) show(s string, limit int) string {
-	if r.mute {
+	if r.mask.mute {
 		return hidden
 	}
 	s = r.mask.mask(strings.ToValidUTF8(s, "\ufffd"))
@@ -122,7 +122,7 @@ func (r *run) emitAll(rec *record, line string) {
 
 // emit hands one masked line to the sink.
 func (r *run) emit(rec *record, line string) {
-	if r.mute {
+	if r.mask.mute {
 		return
 	}
 	at := rec.at
@@ -135,9 +135,9 @@ func (r *run) emit(rec *record, line string) {
 // addMask masks a value from now on. One that cannot be masked any more silences the log: it must not show.
 func (r *run) addMask(value string) error {
 	err := r.mask.add(value)
-	if err != nil && !r.mute {
+	if err != nil && !r.mask.mute {
 		r.emit(r.current, "##[error]There are too many values to mask: from here on, nothing is logged.")
-		r.mute = true
+		r.mask.mute = true
 	}
 	return err
 }

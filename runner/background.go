@@ -36,6 +36,9 @@ type shared struct {
 	mu *sync.Mutex
 }
 
+// unshared is the machine for who does not hold the run's lock.
+func (r *run) unshared() Machine { return r.config.Machine.(shared).Machine }
+
 // Exec implements Machine. The output takes the lock for what it is given.
 func (s shared) Exec(ctx context.Context, c guest.Cmd, out io.Writer) (guest.Exit, error) {
 	s.mu.Unlock()
@@ -93,6 +96,12 @@ type background struct {
 	joined bool  // somebody has waited for it: its outputs and changes are everybody's
 }
 
+// crew are the steps of a job that run, or have run, in the background.
+type crew struct {
+	steps []*background
+	slots chan struct{} // one for each that may run
+}
+
 // stopped is the cause of a background step's end when another step cancelled it.
 type stopped struct{ by string }
 
@@ -116,7 +125,7 @@ func (r *run) launch(u *unit) error {
 	}
 	ctx, cancel := context.WithCancelCause(r.clock.hard)
 	b := &background{unit: u, cancel: cancel, over: make(chan struct{})}
-	r.background = append(r.background, b)
+	r.crew.steps = append(r.crew.steps, b)
 	go func() {
 		defer close(b.over)
 		defer cancel(nil)
@@ -139,8 +148,8 @@ func (r *run) slot(ctx context.Context, u *unit) (free func()) {
 	ctx, done := r.clock.cancellable(ctx, u.survives)
 	defer done()
 	select {
-	case r.slots <- struct{}{}:
-		return func() { <-r.slots }
+	case r.crew.slots <- struct{}{}:
+		return func() { <-r.crew.slots }
 	case <-ctx.Done():
 		return func() {}
 	}
@@ -181,7 +190,7 @@ func (r *run) control(u *unit) error {
 // waitedFor are the steps that a step waits for: those of its group, those that it names, or all.
 func (r *run) waitedFor(u *unit) []*background {
 	var list []*background
-	for _, b := range r.background {
+	for _, b := range r.crew.steps {
 		named := slices.ContainsFunc(u.src.Wait, func(id string) bool { return strings.EqualFold(id, b.unit.src.ID) })
 		if u.group != nil && slices.Contains(u.group, b.unit) || named || u.src.WaitAll && !b.joined {
 			list = append(list, b)
@@ -226,7 +235,7 @@ func (e ending) worse(b *background) ending {
 
 // cancelStep ends a step in the background, and waits for it.
 func (r *run) cancelStep(u *unit) (ending, error) {
-	for _, b := range r.background {
+	for _, b := range r.crew.steps {
 		if !strings.EqualFold(b.unit.src.ID, u.src.Cancel) {
 			continue
 		}
@@ -265,7 +274,7 @@ func (r *run) join(b *background) error {
 // wait for.
 func (r *run) joinAll() error {
 	u := &unit{run: r, sc: r.top, src: &workflow.Step{ID: "__wait-all", WaitAll: true}}
-	if !slices.ContainsFunc(r.background, func(b *background) bool { return !b.joined }) {
+	if !slices.ContainsFunc(r.crew.steps, func(b *background) bool { return !b.joined }) {
 		return nil
 	}
 	u.rec = r.add(tgr.Step{ID: u.src.ID, Name: "Wait for all"})
@@ -274,7 +283,7 @@ func (r *run) joinAll() error {
 
 // endBackground ends what is left when the job ends for a fault of ours.
 func (r *run) endBackground() {
-	for _, b := range r.background {
+	for _, b := range r.crew.steps {
 		b.cancel(errCancelled)
 		r.unlocked(func() { <-b.over })
 	}

@@ -164,7 +164,7 @@ func (b *box) kill(ctx context.Context, mark string, grace time.Duration) {
 // where a container's processes are seen, too: the container itself may have no programs.
 func (b *box) signal(ctx context.Context, mark, signal string) bool {
 	script := "n=1; for e in $(grep -lzxs '" + mark + "' /proc/[0-9]*/environ); do p=${e%/environ}; kill -" + signal + " ${p#/proc/} && n=0; done 2>/dev/null; exit $n"
-	exit, err := b.engine.run.machine.Exec(ctx, guest.Cmd{Args: []string{"/bin/sh", "-c", script}, Env: b.engine.env(nil)}, io.Discard)
+	exit, err := b.engine.run.unshared().Exec(ctx, guest.Cmd{Args: []string{"/bin/sh", "-c", script}, Env: b.engine.env(nil)}, io.Discard)
 	return err == nil && exit.Success()
 }
 

@@ -21,6 +21,7 @@ const hidden = "***"
 // only logarithmically often.
 type masker struct {
 	maxValues, maxBytes int
+	mute                bool // a value could not be masked: nothing may be shown any more
 
 	seen   map[string]struct{} // patterns
 	values int

@@ -64,7 +64,7 @@ func TestMatch(t *testing.T) {
 			for _, line := range c.lines {
 				u.run.match(u, line)
 			}
-			if diff := cmp.Diff(c.want, u.run.annotations, cmpopts.IgnoreFields(a{}, "Step")); diff != "" {
+			if diff := cmp.Diff(c.want, u.run.result.Annotations, cmpopts.IgnoreFields(a{}, "Step")); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
@@ -104,8 +104,8 @@ func FuzzMatchers(f *testing.F) {
 		for line := range strings.SplitSeq(text, "\n") {
 			u.run.match(u, line)
 		}
-		if len(u.run.annotations) > maxJobAnnotations {
-			t.Fatalf("%d annotations", len(u.run.annotations))
+		if len(u.run.result.Annotations) > maxJobAnnotations {
+			t.Fatalf("%d annotations", len(u.run.result.Annotations))
 		}
 	})
 }

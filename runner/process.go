@@ -44,8 +44,8 @@ type process struct {
 
 // dirFor names the directory of the next process's command files.
 func (r *run) dirFor() string {
-	r.files++
-	return r.config.Dirs.Commands + "/" + strconv.Itoa(r.files)
+	r.made.dirs++
+	return r.config.Dirs.Commands + "/" + strconv.Itoa(r.made.dirs)
 }
 
 // process runs one process of u: files in, process, files out. Where the process or what it left behind is at fault

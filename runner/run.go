@@ -25,29 +25,24 @@ type run struct {
 	config Config
 	job    Job
 	mask   *masker
-	mute   bool // a value could not be masked: nothing is shown any more
 
 	steps   []*record // in the order of execution
 	current *record   // the step that runs
 	static  statics   // contexts that do not change
 	used    bool      // a step has run: the workspace may hold files
 
-	status      tgr.Conclusion // of the job so far: success or failure
-	clock       clock
-	result      Result
-	annotations []tgr.Annotation
-	remote      map[string]*fetched // repositories of remote actions by owner/name@ref
-	matchers    []*matcher
-	top         *scope
-	background  []*background
-	slots       chan struct{} // of steps in the background
-	machine     Machine       // for who does not hold mu
-	site        site          // where steps run
-	engine      *engine       // the machine's container engine, once it is needed
-	boxes       containers    // of the job
-	subjects    []subject     // artifacts that steps have declared
-	made        int           // units made so far
-	files       int           // command file directories made so far
+	status   tgr.Conclusion // of the job so far: success or failure
+	clock    clock
+	result   Result
+	remote   map[string]*fetched // repositories of remote actions by owner/name@ref
+	matchers []*matcher
+	top      *scope
+	crew     crew                      // the steps in the background
+	site     site                      // where steps run
+	engine   *engine                   // the machine's container engine, once it is needed
+	boxes    containers                // of the job
+	subjects []subject                 // artifacts that steps have declared
+	made     struct{ units, dirs int } // so far: steps, and directories of command files
 }
 
 // record is one step as it is shown.
@@ -72,10 +67,9 @@ func Run(ctx context.Context, c Config, j Job) (Result, error) {
 		job:    j,
 		status: tgr.Success,
 		remote: map[string]*fetched{},
-		slots:  make(chan struct{}, maxBackground),
+		crew:   crew{slots: make(chan struct{}, maxBackground)},
 	}
-	r.machine = r.config.Machine
-	r.config.Machine = shared{r.machine, &r.mu}
+	r.config.Machine = shared{r.config.Machine, &r.mu}
 	r.site = onMachine{r}
 	r.mask = newMasker(r.config.Limits.Masks, r.config.Limits.MaskBytes)
 	r.clock.start(ctx, j.Instance)
@@ -161,7 +155,7 @@ func (r *run) complete() error {
 		if value == "" {
 			continue
 		}
-		if r.mute || r.mask.contains(value) {
+		if r.mask.mute || r.mask.contains(value) {
 			r.warn(rec, fmt.Sprintf("Skip output '%s' since it may contain secret.", o.Name))
 			continue
 		}
@@ -185,7 +179,7 @@ func (r *run) finish(err error) {
 			rec.Status, rec.Outcome = tgr.Completed, rec.Conclusion
 		}
 	}
-	res.Steps, res.Annotations = r.snapshot(), r.annotations
+	res.Steps = r.snapshot()
 	slices.SortStableFunc(res.Summaries, func(a, b Summary) int { return a.Step - b.Step })
 	r.config.Sink.Steps(r.snapshot())
 	switch cause := r.clock.cause(); {
@@ -204,7 +198,7 @@ func (r *run) finish(err error) {
 			res.Blame, res.Reason = "", ""
 		}
 	}
-	if res.Reason = r.show(res.Reason, 4096); r.mute {
+	if res.Reason = r.show(res.Reason, 4096); r.mask.mute {
 		res.Reason = "there are too many values to mask, so that what happened cannot be shown"
 	}
 }

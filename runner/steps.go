@@ -49,7 +49,7 @@ const maxUnits = 10_000
 
 // units makes a unit of each step and refuses what this runner does not do.
 func (r *run) units(steps []workflow.Step, sc *scope, file string) ([]*unit, error) {
-	if r.made += len(steps); r.made > maxUnits {
+	if r.made.units += len(steps); r.made.units > maxUnits {
 		return nil, workflowError(file, workflow.Pos{}, "the job and its actions have more than %d steps", maxUnits)
 	}
 	units := make([]*unit, 0, len(steps))
