@@ -88,6 +88,7 @@ type Spec struct {
 	ID     string   // unique: names the machine on its host
 	Labels []string // runs-on
 	Run    tgr.Run  // whose job it is
+	Engine bool     // the job needs a container engine
 }
 
 // Machine is a machine with an agent that answered.

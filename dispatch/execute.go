@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 
@@ -83,7 +84,7 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Lo
 	}()
 
 	asked := d.c.Now()
-	m, release, err := d.acquire(server, work, l)
+	m, release, err := d.acquire(server, work, l, job.Job)
 	if err != nil {
 		if errors.Is(context.Cause(work), errCancelled) {
 			return JobResult{Conclusion: tgr.Cancelled, Reason: context.Cause(work).Error()}, nil
@@ -170,12 +171,18 @@ func summary(steps []runner.Summary) string {
 }
 
 // acquire gets a machine, unless either context or the time for it ends.
-func (d *Dispatcher) acquire(server, work context.Context, l *Lease) (*Machine, func(), error) {
+func (d *Dispatcher) acquire(server, work context.Context, l *Lease, j *workflow.Job) (*Machine, func(), error) {
 	ctx, cancel := context.WithTimeoutCause(work, d.c.Acquire, fmt.Errorf("no machine within %s", d.c.Acquire))
 	defer cancel()
 	defer context.AfterFunc(server, cancel)()
-	m, release, err := d.c.Machines.Acquire(ctx, Spec{ID: machineID(l), Labels: l.Job.Labels, Run: l.Run})
+	m, release, err := d.c.Machines.Acquire(ctx, Spec{ID: machineID(l), Labels: l.Job.Labels, Run: l.Run, Engine: engineFor(j)})
 	return m, sync.OnceFunc(release), err
+}
+
+// engineFor reports whether a job says that it has containers. What a remote action is made of is not known yet.
+func engineFor(j *workflow.Job) bool {
+	return j.Container != nil || len(j.Services) > 0 ||
+		slices.ContainsFunc(j.Steps, func(s workflow.Step) bool { return strings.HasPrefix(s.Uses, "docker://") })
 }
 
 func (d *Dispatcher) faulted(b tgr.Blame) {

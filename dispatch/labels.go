@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -131,6 +132,8 @@ type Fleet struct {
 	Labels Labels
 	// Open returns the machines of a kind. It is called when the first of them is wanted, and again after it failed.
 	Open func(ctx context.Context, k Kind) (Machines, error)
+	// Engine is the image of jobs that need a container engine and whose labels choose none; "": the default image.
+	Engine string
 
 	mu    sync.Mutex
 	kinds map[Kind]*opening
@@ -143,7 +146,14 @@ type opening struct {
 
 // Acquire implements Machines.
 func (f *Fleet) Acquire(ctx context.Context, s Spec) (*Machine, func(), error) {
-	m, err := f.Of(ctx, s.Labels)
+	kind, err := f.Labels.Kind(s.Labels)
+	if err != nil {
+		return nil, func() {}, err
+	}
+	if s.Engine {
+		kind.Image = cmp.Or(kind.Image, f.Engine)
+	}
+	m, err := f.of(ctx, kind)
 	if err != nil {
 		return nil, func() {}, err
 	}

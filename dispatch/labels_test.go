@@ -113,6 +113,26 @@ func (m namedMachines) Acquire(context.Context, Spec) (*Machine, func(), error) 
 	return &Machine{ID: m.kind.Image}, func() {}, nil
 }
 
+// A job that has containers gets the image with an engine, unless it has chosen its image by a label.
+func TestFleetEngine(t *testing.T) {
+	f := &Fleet{Labels: Labels{"plain": {}, "own": {Image: "own"}}, Engine: "full", Open: func(_ context.Context, k Kind) (Machines, error) {
+		return namedMachines{k}, nil
+	}}
+	for _, tt := range []struct{ label, workflow, want string }{
+		{"plain", "{steps: [{run: make}]}", ""},
+		{"plain", "{container: debian:12, steps: [{run: make}]}", "full"},
+		{"plain", "{services: {db: {image: postgres}}, steps: [{run: make}]}", "full"},
+		{"plain", "{steps: [{run: make}, {uses: 'docker://alpine:3'}]}", "full"},
+		{"own", "{container: debian:12, steps: [{run: make}]}", "own"},
+	} {
+		p := compile(t, "on: push\njobs:\n  a: "+strings.Replace(tt.workflow, "{", "{runs-on: "+tt.label+", ", 1)+"\n")
+		m, _, err := f.Acquire(t.Context(), Spec{Labels: []string{tt.label}, Engine: engineFor(p.Job("a"))})
+		if err != nil || m.ID != tt.want {
+			t.Errorf("%s on %s: image %+v, %v; want %q", tt.workflow, tt.label, m, err, tt.want)
+		}
+	}
+}
+
 func TestFleetOpensEachKindOnce(t *testing.T) {
 	var mu sync.Mutex
 	opened := map[Kind]int{}

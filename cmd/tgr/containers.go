@@ -34,7 +34,7 @@ func containedOf(c *config) (func(tgr.Run) bool, error) {
 	}, nil
 }
 
-// mixed gives containers to the jobs that may run in one, and virtual machines to the rest.
+// mixed gives containers to the jobs that may run in one and have none of their own, and virtual machines to the rest.
 type mixed struct {
 	contained       func(tgr.Run) bool
 	containers, vms dispatch.Machines
@@ -42,7 +42,7 @@ type mixed struct {
 
 // Acquire implements dispatch.Machines.
 func (m mixed) Acquire(ctx context.Context, s dispatch.Spec) (*dispatch.Machine, func(), error) {
-	if m.contained(s.Run) {
+	if m.contained(s.Run) && !s.Engine {
 		return m.containers.Acquire(ctx, s)
 	}
 	return m.vms.Acquire(ctx, s)
@@ -63,7 +63,7 @@ func openContainers(ctx context.Context, c machineConfig, journal vm.Journal, lo
 	if c.isolation == "container" {
 		vms.c.isolation = "auto"
 	}
-	rest := &dispatch.Fleet{Labels: c.labels, Open: vms.open}
+	rest := &dispatch.Fleet{Labels: c.labels, Open: vms.open, Engine: vms.engine(ctx)}
 	out := &machines{
 		Machines: mixed{c.contained, fleet, rest}, labels: c.labels, egress: c.egress, most: capacity(c.size.Memory), ready: im.works,
 		close: func() error { return errors.Join(h.close(), vms.close()) },

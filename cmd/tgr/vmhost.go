@@ -31,7 +31,7 @@ func openVMs(ctx context.Context, c machineConfig, journal vm.Journal, log *slog
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w; tgr doctor shows what else is missing", err), h.close())
 	}
-	fleet := &dispatch.Fleet{Labels: c.labels, Open: h.open}
+	fleet := &dispatch.Fleet{Labels: c.labels, Open: h.open, Engine: h.engine(ctx)}
 	if c.pool > 0 {
 		// Machines of the default kind begin to wait now, those of another when the first of them is wanted.
 		if err := fleet.Ready(ctx, dispatch.Kind{}); err != nil {
@@ -106,6 +106,16 @@ func answers(ctx context.Context, m vm.VM) error {
 		return err
 	}
 	return c.Close()
+}
+
+// engine is the image that has a container engine, if it was built; else jobs with containers say how to build it.
+func (h *vmHost) engine(ctx context.Context) string {
+	im, err := (&image.Store{Log: h.log}).Open(ctx, fullImage)
+	if err != nil {
+		return ""
+	}
+	im.Close()
+	return fullImage
 }
 
 // budget is the part of the pools' memory that a kind gets: with others beside it, the default kind has half of it,
@@ -271,6 +281,9 @@ func capacity(memory int64) int {
 	}
 	return 1
 }
+
+// fullImage is the name of the image with a container engine that jobs with containers get without asking.
+const fullImage = "full"
 
 const imagePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
