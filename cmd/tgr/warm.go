@@ -35,6 +35,13 @@ func exercise(ctx context.Context, c *guest.Client) error {
 	script := "set -e\ncd /tmp\necho $0 > /dev/null\nif true; then git --version > /dev/null; fi\n" +
 		"for node in /opt/node20/bin/node; do [ ! -x $node ] || $node -e 1; done\n"
 	for range 2 {
+		port, err := c.Listen(ctx, "127.0.0.1:0") // of the job's services
+		if err != nil {
+			return err
+		}
+		if err := port.Close(); err != nil {
+			return err
+		}
 		var files bytes.Buffer
 		w := tar.NewWriter(&files)
 		if err := w.WriteHeader(&tar.Header{Name: "script.sh", Mode: 0o644, Size: int64(len(script)), Format: tar.FormatPAX}); err != nil {
