@@ -182,6 +182,9 @@ func backends(host *machines, log *slog.Logger) func(context.Context, []string) 
 			return vmapi.Backend{}, err
 		}
 		of := host.Machines
+		if m, ok := of.(mixed); ok { // the API is not told whom to trust
+			of = m.vms
+		}
 		if fleet, ok := of.(*dispatch.Fleet); ok {
 			var err error
 			if of, err = fleet.Of(ctx, labels); err != nil {
