@@ -361,3 +361,26 @@ func TestCommentSaysWhy(t *testing.T) {
 		}
 	}
 }
+
+// What was learnt is said once, below the table, as text, and only when the run has ended.
+func TestCommentHints(t *testing.T) {
+	run, jobs := testRun()
+	o := options()
+	o.Hint = func(r tgr.Run, js []tgr.Job) string {
+		if r.ID != run.ID || len(js) == 0 {
+			t.Errorf("asked about run %d with %d jobs", r.ID, len(js))
+		}
+		return "The step is flaky [see](https://evil.example) @ada"
+	}
+	body := func() string {
+		return byKey[CommentReport](t, Reports(run, jobs, o), KindComment)["comment/7/9/.github/workflows/ci.yml"].Body
+	}
+	run.Status, run.Conclusion = tgr.Completed, tgr.Failure
+	if got := body(); strings.Count(got, "The step is flaky") != 1 || strings.Contains(got, "](https://evil") || strings.Contains(got, "@ada") && !strings.Contains(got, "@\u200b") && strings.Contains(got, " @ada") {
+		t.Errorf("the comment is\n%s", got)
+	}
+	run.Status, run.Conclusion = tgr.InProgress, ""
+	if got := body(); strings.Contains(got, "flaky") {
+		t.Errorf("said while the run goes on:\n%s", got)
+	}
+}

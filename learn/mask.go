@@ -102,6 +102,11 @@ func maskRuns(w string) string {
 			i++
 			continue
 		}
+		if isUUID(w[i:]) {
+			b.WriteString("<id>")
+			i += 36
+			continue
+		}
 		n := i
 		for n < len(w) && (isWordByte(w[n]) || (w[n] == '.' || w[n] == '-') && n > i && isDigit(w[n-1]) && n+1 < len(w) && isDigit(w[n+1])) {
 			n++
@@ -148,6 +153,20 @@ func maskRun(s string) string {
 		b.WriteString("<n>")
 	}
 	return b.String()
+}
+
+// isUUID reports whether s begins with a UUID.
+func isUUID(s string) bool {
+	if len(s) < 36 {
+		return false
+	}
+	for i := range 36 {
+		c := s[i]
+		if dash := i == 8 || i == 13 || i == 18 || i == 23; dash != (c == '-') || !dash && !isDigit(c) && (c|0x20 < 'a' || c|0x20 > 'f') {
+			return false
+		}
+	}
+	return true
 }
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }

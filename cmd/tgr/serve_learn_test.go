@@ -1,0 +1,134 @@
+package main
+
+import (
+	"encoding/json"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/learn"
+	"github.com/terraphim/tgr/web"
+	"github.com/terraphim/tgr/workflow"
+)
+
+// Runs are learnt from, the pull request hears of what helped, and a rebuild gives the same state.
+func TestServeLearns(t *testing.T) {
+	s := openSite(t, "TGR_LEARN_TIMEOUTS=true")
+	repo := s.repo("acme/learns", map[string]string{"broken": "yes", workflowDir + "/ci.yml": `name: CI
+on: [push, pull_request]
+jobs:
+  test:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@v4
+      - run: make -v || gmake || true
+      - name: Unit tests
+        run: |
+          go test ./... 2>/dev/null || true
+          if [ -s broken ]; then echo "Error: the widget 0x$RANDOM is broken"; exit 3; fi
+`})
+	for i := range 11 {
+		files := map[string]string{"n": strconv.Itoa(i)}
+		if i == 3 {
+			files["broken"] = "" // mended
+		}
+		run := s.completed(s.push(repo, files))[0]
+		if want := map[bool]tgr.Conclusion{true: tgr.Failure, false: tgr.Success}[i < 3]; run.Conclusion != want {
+			t.Fatalf("push %d: %s, want %s", i, run.Conclusion, want)
+		}
+	}
+	var in tgr.Insights
+	s.await("what was learnt", func() bool {
+		var err error
+		in, err = s.client.Insights(t.Context(), "acme/learns", false, "go test ./...")
+		return err == nil && in.Jobs == 11
+	})
+	if len(in.Failures) != 1 || in.Failures[0].N != 3 || len(in.Lessons) != 1 || in.Command == nil || in.Command.N != 0 {
+		data, _ := json.MarshalIndent(in, "", " ")
+		t.Errorf("insights: %s", data)
+	}
+	out := s.show("insights", "acme/learns")
+	for _, want := range []string{"learnt from 11 jobs", "went away with broken n", "3 times: ", "the widget", "ci.yml / test / ", "not measured: memory"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("tgr insights does not say %q:\n%s", want, out)
+		}
+	}
+	if _, err := s.client.Insights(t.Context(), "acme/unknown", false, ""); tgr.CodeOf(err) != tgr.NotFound {
+		t.Errorf("of an unknown repository: %v", err)
+	}
+	if log := s.logOf(s.completed(s.push(repo, map[string]string{"n": "last"}))[0]); !strings.Contains(log, "learnt from earlier runs") {
+		t.Errorf("the job's log does not say that its time-out was learnt: %s", log)
+	}
+	if got := rebuild(s); got == nil {
+		t.Error("rebuilt while the server runs")
+	}
+	s.stop()
+	if err := rebuild(s); err != nil {
+		t.Error(err)
+	}
+}
+
+// rebuild runs tgr learn rebuild on the site's data; an error says how it was not the same.
+func rebuild(s *site) error {
+	cmd := exec.Command("tgr", "learn", "rebuild", "--data-dir", filepath.Join(s.data, "data"), "--json")
+	cmd.Env = append(cmd.Environ(), "TGR_CONFIG=/dev/null")
+	out, err := cmd.Output()
+	if err != nil {
+		return err
+	}
+	var r learn.Report
+	if err := json.Unmarshal(out, &r); err != nil {
+		return err
+	}
+	if !r.Same() || r.Records != 12 || r.Lost != 0 {
+		return tgr.Errorf("test", tgr.Internal, "the report is %s", out)
+	}
+	return nil
+}
+
+// With the kill switch nothing is learnt and the API says why; runs go on.
+func TestServeLearnsNothing(t *testing.T) {
+	s := openSite(t, "TGR_LEARN=false")
+	repo := s.repo("acme/off", map[string]string{workflowDir + "/ci.yml": "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - run: echo hello\n"})
+	if run := s.completed(s.push(repo, map[string]string{"x": "y"}))[0]; run.Conclusion != tgr.Success {
+		t.Errorf("the run is %s", run.Conclusion)
+	}
+	if _, err := s.client.Insights(t.Context(), "acme/off", false, ""); tgr.CodeOf(err) != tgr.Unavailable {
+		t.Errorf("insights: %v, want that the learner is off", err)
+	}
+	if _, err := filepath.Glob(filepath.Join(s.data, "data", "learn.db")); err != nil {
+		t.Error(err)
+	}
+}
+
+// What steps ran is found in the plan, also below called workflows, and hooks run nothing of it.
+func TestCommandsOf(t *testing.T) {
+	build := workflow.Job{Key: "build", Steps: []workflow.Step{{ID: "__a", Uses: "actions/checkout@v4"}, {ID: "__run", Run: "\nnpm ci\n"}, {ID: "t", Name: "Test ${{ matrix.go }}", Run: "go test"},
+		{ID: "__p", Parallel: []workflow.Step{{ID: "__q", Run: "make lint"}}}}}
+	inner := &workflow.Plan{Jobs: []workflow.Job{build}}
+	plan, err := json.Marshal(workflow.Plan{Jobs: []workflow.Job{build, {Key: "deploy", Call: &workflow.Call{Plan: inner}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps := []tgr.Step{{Number: 1, ID: "__setup", Name: "Set up job"}, {Number: 2, Name: "Pre Run actions/checkout@v4"}, {Number: 3, Name: "Run actions/checkout@v4"}, {Number: 4, Name: "Run npm ci"},
+		{Number: 5, ID: "t", Name: "Test 1.26"}, {Number: 6, Name: "Run make lint"}, {Number: 7, ID: "t", Name: "Post Test 1.26"}}
+	for _, key := range []string{"build", "deploy/build", "deploy[2]/build"} {
+		got := commandsOf(plan, tgr.Job{Key: key, Steps: steps})
+		if len(got) != 4 || got[3].Uses != "actions/checkout@v4" || learn.Template(got[4].Run, "") != "npm ci" || got[5].Run != "go test" || got[6].Run != "make lint" {
+			t.Errorf("%s: %+v", key, got)
+		}
+	}
+	for _, key := range []string{"nothing", "build/nothing", "/", ""} {
+		if got := commandsOf(plan, tgr.Job{Key: key, Steps: steps}); len(got) != 0 {
+			t.Errorf("%q: %+v", key, got)
+		}
+	}
+	if got := commandsOf([]byte("{"), tgr.Job{Key: "build"}); got != nil {
+		t.Errorf("of a plan that cannot be read: %v", got)
+	}
+}
+
+var _ web.Learned = (*learner)(nil)
