@@ -37,10 +37,10 @@ func (b *beta) add(ok bool) {
 // mean is the probability of success, shrunk to the parent's.
 func (b beta) mean(parent float64) float64 { return (b.S + pull*parent) / (b.S + b.F + pull) }
 
-// wilson is the interval, at 95 %, of a share of which k of n were seen; counts may be decayed. Nothing seen says nothing: 0, 1.
+// wilson is the interval, at 95 %, of a share of which k of n were seen; counts may be decayed. Nothing seen says nothing: 0 to 1.
 // E. B. Wilson: Probable inference, the law of succession, and statistical inference, JASA 1927.
 func wilson(k, n float64) (low, high float64) {
-	if n <= 0 {
+	if n < 1e-9 { // faded to nothing
 		return 0, 1
 	}
 	const z = 1.96

@@ -25,7 +25,7 @@ func TestWilson(t *testing.T) {
 		n := rapid.Float64Range(0, 1e6).Draw(t, "n")
 		k := n * rapid.Float64Range(0, 1).Draw(t, "share")
 		low, high := wilson(k, n)
-		if !(low >= 0 && low <= high && high <= 1) || n > 0 && (k/n < low-1e-9 || k/n > high+1e-9) {
+		if !(low >= 0 && low <= high && high <= 1) || n > 1e-9 && (k/n < low-1e-9 || k/n > high+1e-9) {
 			t.Fatalf("%v of %v: %v to %v", k, n, low, high)
 		}
 	})

@@ -85,7 +85,7 @@ func (sp *space) learnLines(r Record, job string, steps []stepRun) {
 			sp.join(edgeWith, idKey(a.ID), idKey(b.ID), false, int64(r.Run.ID))
 		}
 	}
-	sp.open[at] = &open{Cluster: c, SHA: r.Run.Event.SHA, LastSeen: sp.Head.Seq}
+	sp.open[at] = &open{Cluster: c, SHA: cut(r.Run.Event.SHA, 64), LastSeen: sp.Head.Seq}
 	sp.touch(kindOpen, at)
 }
 
@@ -97,7 +97,7 @@ func (sp *space) fixed(r Record, at, job string, files []string) {
 	}
 	delete(sp.open, at)
 	sp.touch(kindOpen, at)
-	if o.SHA == r.Run.Event.SHA || len(files) == 0 || sp.clusters[o.Cluster] == nil || sp.units[job].flakiness().Definite {
+	if o.SHA == cut(r.Run.Event.SHA, 64) || len(files) == 0 || sp.clusters[o.Cluster] == nil || sp.units[job].flakiness().Definite {
 		return
 	}
 	fix := cut(strings.Join(files[:min(len(files), 5)], " "), 300)

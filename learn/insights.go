@@ -172,24 +172,17 @@ func (sp *space) links(kind, from string, most int) []tgr.Link {
 	}
 	var found []scored
 	total := 0.0
-	prefix := kind + "\x1e" + from + "\x1e"
-	for key, e := range sp.edges {
-		if !strings.HasPrefix(key, prefix) {
-			continue
-		}
-		d := faded(sp.Head.Now - e.At)
-		total += (e.OK + e.Bad) * d
+	edges := sp.from(kind, from)
+	for _, e := range edges {
+		total += (e.OK + e.Bad) * faded(sp.Head.Now-e.At)
 	}
-	for key, e := range sp.edges {
-		if !strings.HasPrefix(key, prefix) {
-			continue
-		}
+	for to, e := range edges {
 		d := faded(sp.Head.Now - e.At)
 		low, _ := wilson(e.OK*d, (e.OK+e.Bad)*d)
 		if kind != edgeThen {
 			low, _ = wilson((e.OK+e.Bad)*d, total)
 		}
-		found = append(found, scored{tgr.Link{To: strings.TrimPrefix(key, prefix), N: e.N, Low: round(low), Evidence: runs(e.Runs)}, low})
+		found = append(found, scored{tgr.Link{To: to, N: e.N, Low: round(low), Evidence: runs(e.Runs)}, low})
 	}
 	slices.SortFunc(found, func(a, b scored) int {
 		return cmp.Or(cmp.Compare(b.score, a.score), cmp.Compare(b.N, a.N), cmp.Compare(a.To, b.To))
@@ -214,13 +207,10 @@ func (sp *space) lessons() []tgr.Lesson {
 			w  float64
 		}
 		var ways []way
-		prefix := edgeFails + "\x1e" + name + "\x1e"
-		for key, e := range sp.edges {
-			if id, ok := strings.CutPrefix(key, prefix); ok {
-				w := e.Bad * faded(sp.Head.Now-e.At)
-				total += w
-				ways = append(ways, way{id, e, w})
-			}
+		for id, e := range sp.from(edgeFails, name) {
+			w := e.Bad * faded(sp.Head.Now-e.At)
+			total += w
+			ways = append(ways, way{id, e, w})
 		}
 		for _, w := range ways {
 			id, _ := strconv.ParseUint(w.id, 10, 64)

@@ -272,10 +272,12 @@ func (l *Learner) Rebuild(ctx context.Context) (r Report, err error) {
 	return r, err
 }
 
-// Timeout is the time-out that the durations of a job suggest, 0 where they are too few, or where the repository was not used
-// lately. It looks at memory alone.
+// Timeout is the time-out that the durations of a job suggest, 0 where they are too few, where the repository was not used
+// lately, or while the learner is busy: a job does not wait for it. It looks at memory alone.
 func (l *Learner) Timeout(run tgr.Run, job tgr.Job) time.Duration {
-	l.mu.Lock()
+	if !l.mu.TryLock() {
+		return 0
+	}
 	defer l.mu.Unlock()
 	sp := l.spaces[spaceOf(run.Event)]
 	if sp == nil {

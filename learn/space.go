@@ -41,6 +41,7 @@ type space struct {
 
 	limit func(n int) int
 	dirty map[rowKey]bool
+	out   map[string][]string // keys of edges by kind and first node; nil: to be made again
 }
 
 // rowKey names a row of the database within a space.
@@ -167,7 +168,7 @@ type stepRun struct {
 // fold learns from one record.
 func (sp *space) fold(r Record) {
 	h := &sp.Head
-	h.Repo, h.Private, h.Seq, h.Now = r.Run.Event.Repo.FullName, r.Run.Event.Repo.Private, r.Seq, max(h.Now, r.Job.Finished.Unix())
+	h.Repo, h.Private, h.Seq, h.Now = cut(r.Run.Event.Repo.FullName, 200), r.Run.Event.Repo.Private, r.Seq, max(h.Now, r.Job.Finished.Unix())
 	sp.touch(kindHead, "")
 	j := r.Job
 	switch {
@@ -359,6 +360,7 @@ func (sp *space) join(kind, from, to string, ok bool, run int64) *edge {
 	if e == nil {
 		e = &edge{At: sp.Head.Now}
 		sp.edges[key] = e
+		sp.out = nil
 	}
 	e.decay(sp.Head.Now)
 	if ok {
@@ -373,6 +375,24 @@ func (sp *space) join(kind, from, to string, ok bool, run int64) *edge {
 	}
 	sp.touch(kindEdge, key)
 	return e
+}
+
+// from lists the edges of a kind from a node by their other end.
+func (sp *space) from(kind, node string) map[string]*edge {
+	if sp.out == nil {
+		sp.out = map[string][]string{}
+		for key := range sp.edges {
+			if i := strings.LastIndex(key, "\x1e"); i >= 0 {
+				sp.out[key[:i]] = append(sp.out[key[:i]], key)
+			}
+		}
+	}
+	prefix := kind + "\x1e" + node
+	found := map[string]*edge{}
+	for _, key := range sp.out[prefix] {
+		found[key[len(prefix)+1:]] = sp.edges[key]
+	}
+	return found
 }
 
 const month = 30 * 24 * time.Hour
@@ -392,6 +412,9 @@ func faded(seconds int64) float64 {
 func (sp *space) trim() {
 	trim(sp, kindUnit, sp.units, maxUnits, func(u *unit) int64 { return u.LastSeen })
 	trim(sp, kindCmd, sp.commands, maxCommands, func(c *command) int64 { return c.LastSeen })
+	if len(sp.edges) > sp.limit(maxEdges) {
+		sp.out = nil
+	}
 	trim(sp, kindEdge, sp.edges, maxEdges, func(e *edge) int64 { return e.LastSeen })
 	trim(sp, kindOpen, sp.open, maxOpen, func(o *open) int64 { return o.LastSeen })
 	for _, id := range oldest(sp.clusters, sp.limit(maxClusters), func(c *cluster) int64 { return c.LastSeen }) {

@@ -202,9 +202,12 @@ func short(ms int64) string {
 func minutes(d time.Duration) int { return int((d + time.Minute - 1) / time.Minute) }
 
 // Hint is the one thing that matters most about a run that failed, for its pull request: that the step which failed is
-// flaky, or what ended the same failure before. "" if there is none. It looks at memory alone.
+// flaky, or what ended the same failure before. "" if there is none, or while the learner is busy: it may be called where
+// others wait, and looks at memory alone.
 func (l *Learner) Hint(run tgr.Run, jobs []tgr.Job) string {
-	l.mu.Lock()
+	if !l.mu.TryLock() {
+		return ""
+	}
 	defer l.mu.Unlock()
 	sp := l.spaces[spaceOf(run.Event)]
 	if sp == nil {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"io"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -132,3 +134,27 @@ func TestCommandsOf(t *testing.T) {
 }
 
 var _ web.Learned = (*learner)(nil)
+
+// The measures are printed beside their baselines, and are the same for the same history.
+func TestEvalLearn(t *testing.T) {
+	var first string
+	for range 2 {
+		cmd := newEvalLearnCmd()
+		var out bytes.Buffer
+		cmd.SetOut(&out)
+		cmd.SetErr(io.Discard)
+		cmd.SetArgs([]string{"--commits", "60", "--seed", "3"})
+		if err := cmd.Execute(); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"outcome, Brier score", "false kills of 1,000", "flaky steps, F1", "failures grouped right", "forks changed what is believed: false"} {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%q is not in\n%s", want, &out)
+			}
+		}
+		if first != "" && first != out.String() {
+			t.Errorf("the same history gave\n%s\nand\n%s", first, &out)
+		}
+		first = out.String()
+	}
+}
