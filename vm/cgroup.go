@@ -126,7 +126,8 @@ func (r cgroupRoot) prepare(controller string) error {
 // Cgroup is the group of one machine, in each hierarchy that has a controller for it.
 type Cgroup struct {
 	dirs []string
-	oom  string // the file that counts processes killed for want of memory
+	cpu  cgroupRoot // the group's own folder for processors; path "" where there is none
+	oom  string     // the file that counts processes killed for want of memory
 }
 
 // Make makes a machine's group and journals it first: Record.Free removes it, after what is in it was killed.
@@ -148,6 +149,9 @@ func (c *Cgroups) Make(r *Record, l Limits) (*Cgroup, error) {
 				return nil, fmt.Errorf("cgroup of machine %s: %w", e.ID, err)
 			}
 			g.dirs = append(g.dirs, dir)
+		}
+		if controller == "cpu" {
+			g.cpu = cgroupRoot{dir, root.v2}
 		}
 		if controller == "memory" {
 			g.oom = filepath.Join(dir, map[bool]string{true: "memory.events", false: "memory.oom_control"}[root.v2])
@@ -190,6 +194,18 @@ func (g *Cgroup) Add(pid int) error {
 		}
 	}
 	return nil
+}
+
+// Yield has the group take only the processors' time that nobody else wants, or the same share as others again.
+func (g *Cgroup) Yield(back bool) error {
+	file, value := "cpu.shares", map[bool]string{true: "2", false: "1024"}[back]
+	switch {
+	case g.cpu.path == "":
+		return errors.New("there is no cgroup controller of processors")
+	case g.cpu.v2:
+		file, value = "cpu.weight", map[bool]string{true: "1", false: "100"}[back]
+	}
+	return os.WriteFile(filepath.Join(g.cpu.path, file), []byte(value), 0)
 }
 
 // OutOfMemory reports whether the kernel has killed a process of the group because of its limit of memory.

@@ -102,6 +102,21 @@ func TestCgroup(t *testing.T) {
 	if g.OutOfMemory() {
 		t.Error("it is out of memory")
 	}
+	share := func() string {
+		for _, name := range []string{"cpu.weight", "cpu.shares"} {
+			if b, err := os.ReadFile(filepath.Join(g.cpu.path, name)); err == nil {
+				return strings.TrimSpace(string(b))
+			}
+		}
+		return "none"
+	}
+	whole := share()
+	if err := g.Yield(true); err != nil || share() != "1" && share() != "2" {
+		t.Errorf("while it yields its share is %s, %v", share(), err)
+	}
+	if err := g.Yield(false); err != nil || share() != whole {
+		t.Errorf("afterwards its share is %s, %v; want %s", share(), err, whole)
+	}
 	if err := g.Add(1 << 30); err == nil {
 		t.Error("a process was added that is not there")
 	}

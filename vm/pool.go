@@ -120,6 +120,7 @@ func (p *Pool) Start(ctx context.Context, s Spec) (VM, error) {
 	p.mu.Unlock()
 	defer p.changed()
 	if w := p.take(); w != nil {
+		p.yield(w.VM, false)
 		return w.VM, nil
 	}
 	return p.startNow(ctx, s)
@@ -252,6 +253,7 @@ func (p *Pool) add(life context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.yield(m, true) // to the jobs that run
 	err = p.cfg.Greet(ctx, m)
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -269,6 +271,15 @@ func (p *Pool) add(life context.Context) error {
 	p.cfg.Log.Info("a machine waits", "vm", s.ID, "waiting", n)
 	p.work.Go(func() { p.watch(watch, w) })
 	return nil
+}
+
+// yield has a machine stand back while it waits, if it can.
+func (p *Pool) yield(m VM, back bool) {
+	if y, ok := m.(Yielder); ok {
+		if err := y.Yield(back); err != nil {
+			p.cfg.Log.Warn("a machine keeps its share of the processors", "back", back, "error", err)
+		}
+	}
 }
 
 // watch takes a machine out of the pool that dies while it waits.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -82,6 +83,7 @@ type fakeVM struct {
 	p       *fakeProvider
 	id      string
 	greeted bool
+	backs   []bool // how it was told to yield
 	once    sync.Once
 	died    chan struct{}
 }
@@ -90,6 +92,12 @@ func (m *fakeVM) Dial(context.Context) (net.Conn, error) {
 	return nil, errors.New("not a real machine")
 }
 func (m *fakeVM) Info() Info { return Info{ID: m.id} }
+
+func (m *fakeVM) Yield(back bool) error {
+	m.backs = append(m.backs, back)
+	return nil
+}
+
 func (m *fakeVM) die()       { m.once.Do(func() { close(m.died) }) }
 
 func (m *fakeVM) Wait(ctx context.Context) error {
@@ -184,6 +192,20 @@ func TestPoolGivesOutOnce(t *testing.T) {
 		c.Close()
 		settle()
 		wantIdle(t, p, 3)
+	})
+}
+
+// A machine that waits leaves the processors to the jobs that run, and has its share when it is one of theirs.
+func TestPoolYields(t *testing.T) {
+	inPool(t, func(t *testing.T, p *Pool, made *fakeProvider) {
+		m, err := p.Start(t.Context(), Spec{ID: "job", Memory: testSize})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if got := m.(*fakeVM).backs; !slices.Equal(got, []bool{true, false}) {
+			t.Errorf("told to yield: %v, want true while it waited, and then false", got)
+		}
 	})
 }
 

@@ -80,6 +80,12 @@ func (e *InfraError) Error() string { return fmt.Sprintf("%s: %v", e.Op, e.Err) 
 // Unwrap returns the cause.
 func (e *InfraError) Unwrap() error { return e.Err }
 
+// Yielder is a VM that can stand back. It is found by type assertion.
+type Yielder interface {
+	// Yield has the machine take only the processors' time that nobody else on the host wants, or no longer.
+	Yield(back bool) error
+}
+
 // Pauser is a VM that can stand still. It is found by type assertion.
 type Pauser interface {
 	// Pause stops the machine's processors. Its memory stays, and its stream: who waits for the agent gives it up

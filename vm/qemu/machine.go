@@ -54,6 +54,7 @@ var (
 	_ vm.VM          = (*machine)(nil)
 	_ vm.Infoer      = (*machine)(nil)
 	_ vm.Networked   = (*machine)(nil)
+	_ vm.Yielder     = (*machine)(nil)
 	_ vm.Snapshotter = (*machine)(nil)
 )
 
@@ -244,6 +245,14 @@ func (m *machine) SetEgress(id string, e vm.Egress) error {
 		return nil
 	}
 	return m.slot.SetEgress(id, e)
+}
+
+// Yield obeys vm.Yielder. A machine without a control group goes on as it is.
+func (m *machine) Yield(back bool) error {
+	if m.cgroup == nil {
+		return nil
+	}
+	return m.cgroup.Yield(back)
 }
 
 // Info describes the machine.
