@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -98,7 +98,7 @@ func (m *fakeVM) Yield(back bool) error {
 	return nil
 }
 
-func (m *fakeVM) die()       { m.once.Do(func() { close(m.died) }) }
+func (m *fakeVM) die() { m.once.Do(func() { close(m.died) }) }
 
 func (m *fakeVM) Wait(ctx context.Context) error {
 	select {
