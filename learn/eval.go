@@ -32,7 +32,6 @@ type Compare struct {
 type meter struct {
 	sp      *space
 	n, half int
-	m       Measures
 	sums    [2][4]float64 // learner, baseline: brier, pinball 50, pinball 90, kills
 	seen    [4]int
 	last    map[string]bool
