@@ -138,7 +138,20 @@ func (m *machine) run(p *Provider, own parts) error {
 	}
 	m.cmd = cmd
 	go m.reap(r)
-	return m.rec.AddProcess(cmd.Process.Pid)
+	return m.journal(cmd.Process.Pid)
+}
+
+// journal writes down a process of the machine. One that has ended already has said why.
+func (m *machine) journal(pid int) error {
+	err := m.rec.AddProcess(pid)
+	if err == nil {
+		return nil
+	}
+	if _, gone := vm.FindProcess(pid); gone != nil {
+		<-m.done
+		return m.refusal()
+	}
+	return err
 }
 
 // listen makes the socket that the agent inherits: who dials never comes too early.
@@ -188,7 +201,7 @@ func (m *machine) awaitAgent(ctx context.Context) error {
 			if m.pid, err = strconv.Atoi(string(bytes.TrimSpace(b))); err != nil {
 				return fmt.Errorf("the runtime's pid file: %w", err)
 			}
-			return m.journalAgent()
+			return m.journal(m.pid) // were the runtime killed alone, nobody else would know of it
 		}
 		select {
 		case <-m.done:
@@ -197,17 +210,6 @@ func (m *machine) awaitAgent(ctx context.Context) error {
 			return context.Cause(ctx)
 		case <-tick.C:
 		}
-	}
-}
-
-// journalAgent writes down the agent: were the runtime killed alone, nobody else would know of it.
-func (m *machine) journalAgent() error {
-	err := m.rec.AddProcess(m.pid)
-	select {
-	case <-m.done:
-		return m.refusal()
-	default:
-		return err
 	}
 }
 

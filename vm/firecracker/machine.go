@@ -181,12 +181,11 @@ func (m *machine) spawn(ctx context.Context, do plan) (*process, error) {
 		return nil, errClosed
 	}
 	if err := m.rec.AddProcess(proc.cmd.Process.Pid); err != nil {
-		select {
-		case <-proc.exited: // it is gone already: its end says more
+		if _, gone := vm.FindProcess(proc.cmd.Process.Pid); gone != nil {
+			<-proc.exited // its end says more
 			return nil, proc.blame(ctx, errSoon)
-		default:
-			return nil, &vm.InfraError{Op: "firecracker: journal", Err: err}
 		}
+		return nil, &vm.InfraError{Op: "firecracker: journal", Err: err}
 	}
 	return proc, nil
 }
