@@ -8,7 +8,7 @@ import (
 )
 
 func main() {
-	port, err := guest.Boot(os.Stdout)
+	link, err := guest.Boot(os.Stdout)
 	if err != nil {
 		os.Exit(1)
 	}
@@ -17,6 +17,6 @@ func main() {
 		garbage[i] = byte(i * 7)
 	}
 	for {
-		port.Write(garbage) // an error says that no host is connected
+		link.Port.Write(garbage) // an error says that no host is connected
 	}
 }
