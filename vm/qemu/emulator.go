@@ -69,6 +69,10 @@ func (m *machine) launch(ctx context.Context, a args, inherit []*os.File) (*emul
 		return e, &vm.InfraError{Op: "qemu: control socket", Err: err}
 	}
 	if err := m.rec.AddProcess(e.cmd.Process.Pid); err != nil {
+		if _, gone := vm.FindProcess(e.cmd.Process.Pid); gone != nil {
+			<-e.done // its end says more
+			return e, e.err
+		}
 		return e, &vm.InfraError{Op: "qemu: journal", Err: err}
 	}
 	if err := e.qmp.execute(ctx, "qmp_capabilities", nil, nil); err != nil && ctx.Err() == nil {
