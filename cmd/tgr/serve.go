@@ -265,13 +265,11 @@ const issuerPath = "/oidc"
 
 // lock makes this the only server on its data folder.
 func (s *server) lock(path string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
+	f, err := lockFile(path)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return fmt.Errorf("another server uses the data folder %s: %w", s.c.get("data-dir"), err)
+	} else if err != nil {
+		return err
 	}
 	s.closers = append(s.closers, f.Close)
 	return nil
