@@ -115,15 +115,11 @@ func (s *Server) exec(w http.ResponseWriter, r *request) error {
 	if err := req.check(); err != nil {
 		return err
 	}
-	end, err := m.session.Begin()
+	agent, end, err := m.begin(r.Context())
 	if err != nil {
 		return err
 	}
 	defer end()
-	agent, err := m.client(r.Context())
-	if err != nil {
-		return err
-	}
 	m.mu.Lock()
 	cmd := req.command(m.place)
 	m.mu.Unlock()
@@ -348,15 +344,11 @@ func (s *Server) putFiles(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	end, err := m.session.Begin()
+	agent, end, err := m.begin(r.Context())
 	if err != nil {
 		return err
 	}
 	defer end()
-	agent, err := m.client(r.Context())
-	if err != nil {
-		return err
-	}
 	if err := agent.Put(r.Context(), dir, http.MaxBytesReader(w, r.Body, s.cfg.MaxFiles)); err != nil {
 		return err
 	}
@@ -370,15 +362,11 @@ func (s *Server) getFiles(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	end, err := m.session.Begin()
+	agent, end, err := m.begin(r.Context())
 	if err != nil {
 		return err
 	}
 	defer end()
-	agent, err := m.client(r.Context())
-	if err != nil {
-		return err
-	}
 	tree, err := agent.Get(r.Context(), name)
 	if err != nil {
 		return err
@@ -406,4 +394,16 @@ func (s *Server) place(r *request) (*machine, string, error) {
 		return nil, "", invalid("path is %q: expected an absolute path in the machine", cut(name, 200))
 	}
 	return m, name, nil
+}
+
+// begin says that something is being executed in the machine, until end is called, and returns the agent to do it with.
+func (m *machine) begin(ctx context.Context) (agent *guest.Client, end func(), err error) {
+	if end, err = m.session.Begin(); err != nil {
+		return nil, nil, err
+	}
+	if agent, err = m.client(ctx); err != nil {
+		end()
+		return nil, nil, err
+	}
+	return agent, end, nil
 }
