@@ -223,10 +223,11 @@ type Attachment struct {
 // Attach goes on with a process where an earlier session left off, and ends as Exec does. Whoever was attached
 // before is detached, with an error. Output that is no longer kept is ErrGone, an unknown ID fs.ErrNotExist.
 func (c *Client) Attach(ctx context.Context, a Attachment) (Exit, error) {
-	k, err := c.begin(ctx, &request{Op: opAttach, ID: a.ID, From: a.From}, true)
+	k, err := c.begin(context.WithoutCancel(ctx), &request{Op: opAttach, ID: a.ID, From: a.From}, true)
 	if err != nil {
 		return Exit{}, err
 	}
+	k.ctx = ctx // which may have ended: then so does the process
 	defer k.end()
 	return k.follow(&follower{id: a.ID, seq: a.From, grace: a.Grace, out: a.Out, stderr: a.Stderr})
 }

@@ -14,8 +14,8 @@ import (
 
 // Cmd is a process to run in the guest.
 type Cmd struct {
-	// ID names the process for Signal and Attach, for as long as it runs and until its exit has been delivered;
-	// "": a random one. At most 128 bytes.
+	// ID names the process for Signal and Attach, for as long as it runs and until the exit of a later one has been
+	// delivered; "": a random one. At most 128 bytes.
 	ID    string
 	Args  []string      // program and arguments; the program is looked up in the Env's PATH
 	Dir   string        // working directory; "" is /

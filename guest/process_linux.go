@@ -403,12 +403,17 @@ func (k *callee) listen(p *process) (done bool) {
 	}
 }
 
-// forget drops a process whose exit has been delivered.
+// forget drops a process whose exit has been delivered, when the next one's has: a host that ends before it has written
+// down what it was told is followed by one that asks again.
 func (s *Server) forget(p *process) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if last := s.last; last != nil && s.processes[last.id] == last {
+		delete(s.processes, last.id)
+	}
+	s.last = nil
 	if s.processes[p.id] == p {
-		delete(s.processes, p.id)
+		s.last = p
 	}
 }
 

@@ -36,7 +36,7 @@ type ServerConfig struct {
 }
 
 const (
-	maxProcesses = 1024 // that run, or whose exit has not been delivered
+	maxProcesses = 1024 // that run, or whose exit has not been delivered, and one
 	maxID        = 128  // bytes
 )
 
@@ -57,6 +57,7 @@ type Server struct {
 	closed    bool
 	self      Hello       // what seldom changes of it
 	session   func()      // ends the session that is on
+	last      *process    // the last one whose exit was delivered
 	lost      *time.Timer // runs while there is none
 	abandoned func()      // is called when it ran out; may be nil
 	work      sync.WaitGroup
@@ -75,12 +76,24 @@ func NewServer(cfg ServerConfig) *Server {
 	return s
 }
 
-// Serve serves hosts on conn, one after another, until the stream ends or ctx does; a port never ends. Then it
-// kills every process that it started. The server owns conn.
+// Serve serves hosts on conn, one after another, until the stream ends or ctx does; a port never ends, but for an agent that
+// has a machine to itself when no host came back for the time of Orphans: then the machine may power off. It kills every
+// process that it started. The server owns conn.
 func Serve(ctx context.Context, conn net.Conn, cfg ServerConfig) error {
 	s := NewServer(cfg)
 	defer s.Close()
-	return s.Serve(ctx, conn)
+	if !cfg.Machine {
+		return s.Serve(ctx, conn)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.mu.Lock()
+	s.abandoned = func() { cancel(errAbandoned) }
+	s.mu.Unlock()
+	if err := s.Serve(ctx, conn); !errors.Is(err, errAbandoned) {
+		return err
+	}
+	return nil
 }
 
 // Serve serves hosts on conn until the stream ends, or ctx does. The end of the stream is no error.

@@ -125,6 +125,12 @@ func (r *run) emit(rec *record, line string) {
 	if r.mask.mute {
 		return
 	}
+	if r.mute {
+		return
+	}
+	if r.lines++; r.lines <= r.config.Logged {
+		return // the log has it from before the server started again
+	}
 	at := rec.at
 	if at.IsZero() {
 		at = r.config.Now()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -204,28 +205,32 @@ func (p *matcherPattern) groups() map[string]*int {
 }
 
 // match offers a line of output to the matchers; it reports whether one of them made an annotation of it, which
-// shows the line.
-func (r *run) match(u *unit, line string) bool {
+// shows the line, and whether the line meant anything to one of them.
+func (r *run) match(u *unit, line string) (shown, touched bool) {
 	if len(r.matchers) == 0 {
-		return false
+		return false, false
 	}
 	text := line
 	if strings.Contains(text, "\x1b") {
 		text = colours.ReplaceAllString(text, "")
 	}
 	if len(text) > 8<<10 { // no compiler says so much in one line
-		return false
+		return false, false
 	}
 	for i, m := range r.matchers {
 		start := time.Now()
-		f, err := m.offer(m.of(u.rec), text)
+		states := m.of(u.rec)
+		touched = touched || running(states)
+		f, err := m.offer(states, text)
+		touched = touched || f != nil || running(states)
 		if took := time.Since(start); took > matcherSlow {
 			m.spent += took
 		}
 		if m.spent > matcherBudget {
 			r.matchers = append(r.matchers[:i:i], r.matchers[i+1:]...)
+			r.taped.spoil("a problem matcher was too slow")
 			r.warn(u.rec, "Removed issue matcher '"+m.Owner+"': it takes too long.")
-			return false
+			return false, touched
 		}
 		if err != nil || f == nil {
 			continue
@@ -235,9 +240,14 @@ func (r *run) match(u *unit, line string) bool {
 				clear(other.of(u.rec))
 			}
 		}
-		return r.annotateMatch(u, m, f, text)
+		return r.annotateMatch(u, m, f, text), true
 	}
-	return false
+	return false, touched
+}
+
+// running reports whether some of a matcher's patterns have matched.
+func running(states []*found) bool {
+	return slices.ContainsFunc(states, func(f *found) bool { return f != nil })
 }
 
 // of is what has matched so far in the output of a step.

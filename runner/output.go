@@ -21,6 +21,8 @@ type output struct {
 	cr     bool       // the last byte was a carriage return: a line feed right after it is part of the same end
 	drop   bool       // the rest of the current line is thrown away
 	closed bool
+	split  bool     // the beginning of the current line was logged already
+	did    []string // lines that did something, for the tape; nil without one
 
 	echo       bool            // show commands that are carried out
 	stop       string          // commands are off until this token; "": they are on
@@ -112,6 +114,7 @@ func (o *output) append(p string) {
 		}
 		if o.isCommand() {
 			if len(o.buf)+len(p) > maxCommand {
+				o.unit.run.taped.spoil("a workflow command is longer than %d bytes", maxCommand)
 				o.unit.fail(fmt.Sprintf("a workflow command is longer than %d bytes", maxCommand))
 				o.buf, o.drop = nil, true
 				return
@@ -125,7 +128,7 @@ func (o *output) append(p string) {
 			p = p[n:]
 			continue
 		}
-		o.split()
+		o.splitLine()
 	}
 }
 
@@ -144,8 +147,8 @@ func (o *output) isCommand() bool {
 	return o.registered(strings.ToLower(name))
 }
 
-// split logs as much of an unended line as can be masked for certain.
-func (o *output) split() {
+// splitLine logs as much of an unended line as can be masked for certain.
+func (o *output) splitLine() {
 	end := len(o.buf)
 	for i := 1; i < utf8.UTFMax && i < len(o.buf); i++ { // an incomplete character waits for its end
 		if utf8.RuneStart(o.buf[end-i]) {
@@ -157,6 +160,7 @@ func (o *output) split() {
 	}
 	text := strings.ToValidUTF8(string(o.buf[:end]), "\ufffd")
 	tail := o.buf[end:]
+	o.split = true
 	done, rest := o.unit.run.mask.cut(text)
 	if done == "" { // cannot be: the buffer is longer than any pattern. Rather lose a line than loop
 		done, rest = hidden, ""
@@ -167,6 +171,7 @@ func (o *output) split() {
 
 // flush ends the current line.
 func (o *output) flush() {
+	o.split = false
 	if o.drop {
 		o.drop, o.buf = false, nil
 		return
@@ -182,11 +187,23 @@ func (o *output) flush() {
 func (o *output) line(line string) {
 	if mayBeCommand(line) {
 		if c, ok := parseCommand(line, o.registered); ok && o.carryOut(c) {
+			o.note(line)
 			return
 		}
 	}
-	if !o.unit.run.match(o.unit, line) {
+	shown, touched := o.unit.run.match(o.unit, line)
+	if touched {
+		o.note(line)
+	}
+	if !shown {
 		o.unit.run.logLine(o.unit.rec, line)
+	}
+}
+
+// note keeps a line that did something, for the tape.
+func (o *output) note(line string) {
+	if o.unit.run.taped != nil {
+		o.did = append(o.did, strings.Clone(line))
 	}
 }
 

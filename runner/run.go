@@ -43,6 +43,9 @@ type run struct {
 	boxes    containers                // of the job
 	subjects []subject                 // artifacts that steps have declared
 	made     struct{ units, dirs int } // so far: steps, and directories of command files
+	taped    *taped                    // nil: the job does not outlive this process
+	lines    int                       // of the log, so far
+	mute     bool                      // lines are read again for what they did
 }
 
 // record is one step as it is shown.
@@ -69,10 +72,11 @@ func Run(ctx context.Context, c Config, j Job) (Result, error) {
 		remote: map[string]*fetched{},
 		crew:   crew{slots: make(chan struct{}, maxBackground)},
 	}
+	ago := r.tape(c.Resume)
 	r.config.Machine = shared{r.config.Machine, &r.mu}
 	r.site = onMachine{r}
 	r.mask = newMasker(r.config.Limits.Masks, r.config.Limits.MaskBytes)
-	r.clock.start(ctx, j.Instance)
+	r.clock.start(ctx, j.Instance, ago)
 	defer r.clock.stop()
 
 	r.mu.Lock()

@@ -105,7 +105,13 @@ type Config struct {
 	Runner    RunnerInfo
 	Limits    Limits
 	Now       func() time.Time // nil: time.Now
-	Log       *slog.Logger     // nil: nothing is logged. Never gets what a job printed
+	// Tape, if not nil, takes down what the job needs to go on when this process has ended and its machine has not. With
+	// Resume the job goes on where that recording of it ends: the Job, and the rest of the Config but the functions and
+	// the stream to the machine, have to be the same, and Logged is how many lines the Sink was given by then.
+	Tape   Tape
+	Resume *Recording
+	Logged int
+	Log    *slog.Logger // nil: nothing is logged. Never gets what a job printed
 }
 
 // RunnerInfo describes the machine to the job.

@@ -362,11 +362,16 @@ func (s archive) Checkout(_ context.Context, r runner.CheckoutRequest) (runner.C
 }
 
 func (s archive) Action(_ context.Context, repo, ref string) (string, io.ReadCloser, error) {
+	commit := strings.Repeat("b", 40) // of every action
+	if ref == commit {
+		i := slices.IndexFunc(s.a.Files, func(f txtar.File) bool { return strings.HasPrefix(f.Name, "actions/"+repo+"@") })
+		ref, _, _ = strings.Cut(strings.TrimPrefix(s.a.Files[i].Name, "actions/"+repo+"@"), "/")
+	}
 	prefix := "actions/" + repo + "@" + ref + "/"
 	if !slices.ContainsFunc(s.a.Files, func(f txtar.File) bool { return strings.HasPrefix(f.Name, prefix) }) {
 		return "", nil, tgr.Errorf("source.action", tgr.NotFound, "there is no %s", ref)
 	}
-	return strings.Repeat("b", 40), s.tar(prefix), nil
+	return commit, s.tar(prefix), nil
 }
 
 func (s archive) tar(prefix string) io.ReadCloser {

@@ -131,7 +131,7 @@ func (r *run) step(base context.Context, u *unit) error {
 		return nil
 	}
 	if u.top() {
-		if r.config.Before != nil && err == nil {
+		if r.config.Before != nil && err == nil && !r.taped.replaying() {
 			r.config.Before(base, u.rec.Number, u.rec.Name)
 		}
 		r.begin(u.rec)

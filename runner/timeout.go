@@ -25,13 +25,14 @@ type clock struct {
 	minutes float64
 	grace   float64
 	undo    []func()
+	behind  func() time.Duration // how long ago what is being replayed happened; nil: it happens now
 }
 
 // errWindUp is the cause when a cancelled job took too long to wind up.
 var errWindUp = errors.New("the job took too long to end after it was cancelled")
 
-// start begins to count. ctx is kept until stop.
-func (c *clock) start(ctx context.Context, i workflow.Instance) {
+// start begins to count, as of some time ago. ctx is kept until stop.
+func (c *clock) start(ctx context.Context, i workflow.Instance, ago time.Duration) {
 	c.minutes, c.grace = i.TimeoutMinutes, i.CancelTimeout
 	if !(c.minutes > 0) {
 		c.minutes = defaultTimeout
@@ -39,7 +40,7 @@ func (c *clock) start(ctx context.Context, i workflow.Instance) {
 	if !(c.grace > 0) {
 		c.grace = defaultCancelTimeout
 	}
-	job, cancelJob := context.WithTimeoutCause(ctx, minutes(c.minutes), ErrTimeout)
+	job, cancelJob := context.WithTimeoutCause(ctx, left(c.minutes, ago), ErrTimeout)
 	hard, cancelHard := context.WithCancelCause(context.WithoutCancel(ctx))
 	c.job, c.hard = job, hard
 	var windUp *time.Timer
@@ -98,7 +99,11 @@ func (c *clock) limit(base context.Context, timeout float64) (context.Context, c
 	if timeout <= 0 {
 		return context.WithCancel(base)
 	}
-	return context.WithTimeoutCause(base, minutes(timeout), errStepTimeout)
+	ago := time.Duration(0)
+	if c.behind != nil {
+		ago = c.behind()
+	}
+	return context.WithTimeoutCause(base, left(timeout, ago), errStepTimeout)
 }
 
 // cancellable makes the context of a step's own process, which ends with the job unless the step survives that.
@@ -113,6 +118,17 @@ func (c *clock) cancellable(limit context.Context, survives bool) (context.Conte
 		cancel(nil)
 	}
 }
+
+// left is what is left of a number of minutes. What began some time ago has at least the time to be replayed, so that the
+// process whose time is up is found, and ended.
+func left(m float64, ago time.Duration) time.Duration {
+	if ago == 0 {
+		return minutes(m)
+	}
+	return max(minutes(m)-ago, replayTime)
+}
+
+const replayTime = 2 * time.Second
 
 // minutes turns a number of minutes, which may have a fraction, into a duration.
 func minutes(m float64) time.Duration {
