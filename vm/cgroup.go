@@ -150,12 +150,7 @@ func (c *Cgroups) Make(r *Record, l Limits) (*Cgroup, error) {
 			}
 			g.dirs = append(g.dirs, dir)
 		}
-		if controller == "cpu" {
-			g.cpu = cgroupRoot{dir, root.v2}
-		}
-		if controller == "memory" {
-			g.oom = filepath.Join(dir, map[bool]string{true: "memory.events", false: "memory.oom_control"}[root.v2])
-		}
+		g.note(controller, dir, root.v2)
 		for file, value := range l.files(controller, root.v2) {
 			if err := os.WriteFile(filepath.Join(dir, file), []byte(value), 0); err != nil {
 				return nil, fmt.Errorf("cgroup of machine %s: %s: %w", e.ID, file, err)
@@ -163,6 +158,32 @@ func (c *Cgroups) Make(r *Record, l Limits) (*Cgroup, error) {
 		}
 	}
 	return g, nil
+}
+
+// Find returns the group that Make made for a machine; nil: it has none.
+func (c *Cgroups) Find(r *Record) *Cgroup {
+	g := &Cgroup{dirs: r.Entry().Cgroups}
+	for controller, root := range c.roots {
+		for _, dir := range g.dirs {
+			if filepath.Dir(dir) == filepath.Clean(root.path) {
+				g.note(controller, dir, root.v2)
+			}
+		}
+	}
+	if len(g.dirs) == 0 {
+		return nil
+	}
+	return g
+}
+
+// note keeps the files of a controller that are wanted later.
+func (g *Cgroup) note(controller, dir string, v2 bool) {
+	switch controller {
+	case "cpu":
+		g.cpu = cgroupRoot{dir, v2}
+	case "memory":
+		g.oom = filepath.Join(dir, map[bool]string{true: "memory.events", false: "memory.oom_control"}[v2])
+	}
 }
 
 // cgroupPeriod is the time that a limit of processors is kept over, in microseconds.

@@ -39,6 +39,7 @@ type Entry struct {
 	Processes []Process `json:"processes,omitempty"`
 	Network   []NetItem `json:"network,omitempty"`
 	Cgroups   []string  `json:"cgroups,omitempty"`
+	Needs     []string  `json:"needs,omitempty"` // ids of other entries, of things that are to live as long
 }
 
 // Reaped is a machine that Reap freed, or tried to.
@@ -78,6 +79,7 @@ type line struct {
 	Owner   *Process `json:"owner,omitempty"`
 	Network *NetItem `json:"network,omitempty"`
 	Cgroup  string   `json:"cgroup,omitempty"`
+	Need    string   `json:"need,omitempty"`
 }
 
 // Open makes the folder of a new machine and writes its first line. The caller ends it with Record.Free.
@@ -163,13 +165,25 @@ func (j Journal) List() ([]Entry, error) {
 	return entries, nil
 }
 
-// Reap frees every machine whose owner is gone and that keep (which may be nil) does not ask for: its
-// processes, never a recycled pid, its paths, its folder. It goes on after a failure, which it reports in the
-// Reaped; the error is the journal's own, or ctx's.
+// Reap frees every machine whose owner is gone and that keep (which may be nil) does not ask for, and nothing that a
+// machine needs which is kept: its processes, never a recycled pid, its paths, its folder. It goes on after a failure,
+// which it reports in the Reaped; the error is the journal's own, or ctx's.
 func (j Journal) Reap(ctx context.Context, keep func(id string) bool) ([]Reaped, error) {
 	names, err := j.folders()
 	if err != nil {
 		return nil, err
+	}
+	kept := map[string]bool{}
+	for _, name := range names {
+		if keep == nil || !keep(name) {
+			continue
+		}
+		kept[name] = true
+		if e, err := readEntry(filepath.Join(j.Dir, name)); err == nil {
+			for _, id := range e.Needs {
+				kept[id] = true
+			}
+		}
 	}
 	var reaped []Reaped
 	for _, name := range names {
@@ -185,7 +199,7 @@ func (j Journal) Reap(ctx context.Context, keep func(id string) bool) ([]Reaped,
 			}
 			continue
 		}
-		if e.Owner.Alive() || keep != nil && keep(name) {
+		if e.Owner.Alive() || kept[name] {
 			continue
 		}
 		r := &Record{dir: dir, entry: e}
@@ -236,6 +250,7 @@ func (r *Record) Entry() Entry {
 	defer r.mu.Unlock()
 	e := r.entry
 	e.Paths, e.Processes, e.Network = slices.Clone(e.Paths), slices.Clone(e.Processes), slices.Clone(e.Network)
+	e.Cgroups, e.Needs = slices.Clone(e.Cgroups), slices.Clone(e.Needs)
 	return e
 }
 
@@ -266,6 +281,19 @@ func (r *Record) AddNetwork(items ...NetItem) error {
 			return fmt.Errorf("journal of machine %s: %w", r.entry.ID, err)
 		}
 		r.entry.Network = append(r.entry.Network, n)
+	}
+	return nil
+}
+
+// AddNeed writes down that another entry of the journal is to live as long as this machine: Reap keeps both or none.
+func (r *Record) AddNeed(ids ...string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range ids {
+		if err := appendLine(filepath.Join(r.dir, journalFile), line{Need: id}, false); err != nil {
+			return fmt.Errorf("journal of machine %s: %w", r.entry.ID, err)
+		}
+		r.entry.Needs = append(r.entry.Needs, id)
 	}
 	return nil
 }
@@ -356,7 +384,7 @@ func decodeEntry(r io.Reader) (Entry, error) {
 	if err := d.Decode(&e); err != nil {
 		return Entry{}, fmt.Errorf("first line of %s: %w", journalFile, err)
 	}
-	e.Paths, e.Processes, e.Network, e.Cgroups = nil, nil, nil, nil // which have lines of their own
+	e.Paths, e.Processes, e.Network, e.Cgroups, e.Needs = nil, nil, nil, nil, nil // which have lines of their own
 	if !ValidID(e.ID) {
 		return Entry{}, fmt.Errorf("first line of %s: machine id %q", journalFile, e.ID)
 	}
@@ -370,6 +398,9 @@ func decodeEntry(r io.Reader) (Entry, error) {
 		}
 		if filepath.IsAbs(l.Cgroup) && filepath.Clean(l.Cgroup) == l.Cgroup {
 			e.Cgroups = append(e.Cgroups, l.Cgroup)
+		}
+		if ValidID(l.Need) {
+			e.Needs = append(e.Needs, l.Need)
 		}
 		if l.Process != nil {
 			e.Processes = append(e.Processes, *l.Process)

@@ -59,7 +59,10 @@ type waiting struct {
 	stop context.CancelFunc // of its watch
 }
 
-var _ Provider = (*Pool)(nil)
+var (
+	_ Provider = (*Pool)(nil)
+	_ Adopter  = (*Pool)(nil)
+)
 
 // errPoolClosed is the cause of what Close ends.
 var errPoolClosed = errors.New("the pool was closed")
@@ -124,6 +127,11 @@ func (p *Pool) Start(ctx context.Context, s Spec) (VM, error) {
 		return w.VM, nil
 	}
 	return p.startNow(ctx, s)
+}
+
+// Adopt is the provider's, if it can do that: machines that were given out belong to no pool. It obeys Adopter.
+func (p *Pool) Adopt(ctx context.Context, id string) (VM, error) {
+	return Adopt(ctx, p.cfg.Provider, id)
 }
 
 // startNow starts a machine where none waits.
