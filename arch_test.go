@@ -27,8 +27,8 @@ var rooms = map[string][]string{
 	"vm/container":           {"vm", "vm/network"},
 	"vm/vmtest":              {"vm", "guest"},
 	"vmapi":                  {"vm", "guest"},
-	"vmapi/vmapitest":        {}, // a server with the original's habits, for the tests of two rooms
-	"image":                  {},
+	"vmapi/vmapitest":        {},     // a server with the original's habits, for the tests of two rooms
+	"image":                  {"vm"}, // the disks and locks of images are files as those of machines are
 	"runner":                 {".", "expr", "workflow", "guest"},
 	"dispatch":               {".", "workflow", "runner", "guest", "vm", "image"},
 	"store":                  {"."},

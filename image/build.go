@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/terraphim/tgr/vm"
 )
 
 const maxAgent = 128 << 20
@@ -37,7 +39,7 @@ func (s *Store) Build(ctx context.Context, b BuildConfig) (*Image, error) {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return nil, fmt.Errorf("build image %s: %w", b.Name, err)
 	}
-	unlock, err := lockExclusive(ctx, dir+".lock")
+	unlock, err := vm.LockFile(ctx, dir+".lock")
 	if err != nil {
 		return nil, fmt.Errorf("build image %s: %w", b.Name, err)
 	}

@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 
-	"golang.org/x/sys/unix"
+	"github.com/terraphim/tgr/vm"
 )
 
 // The bounds of a writable disk in bytes.
@@ -43,7 +42,7 @@ func (im *Image) OverlayTemplate(ctx context.Context, size int64) (string, error
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("image: %w", err)
 	}
-	unlock, err := lockExclusive(ctx, path+".lock")
+	unlock, err := vm.LockFile(ctx, path+".lock")
 	if err != nil {
 		return "", fmt.Errorf("image: blank disk: %w", err)
 	}
@@ -84,66 +83,8 @@ func (im *Image) CloneOverlay(ctx context.Context, dst string, size int64) error
 	if err != nil {
 		return err
 	}
-	if err := cloneFile(dst, src); err != nil {
+	if err := vm.CopySparse(ctx, dst, src); err != nil {
 		return fmt.Errorf("image: blank disk: %w", err)
 	}
 	return nil
-}
-
-// cloneFile copies a file: by reference where the file system can, otherwise only what is not a hole.
-func cloneFile(dst, src string) (err error) {
-	in, err := os.Open(src)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	fi, err := in.Stat()
-	if err != nil {
-		return err
-	}
-	out, err := os.OpenFile(dst, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if cerr := out.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			os.Remove(dst)
-		}
-	}()
-	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) == nil {
-		return nil
-	}
-	if err := out.Truncate(fi.Size()); err != nil {
-		return err
-	}
-	return copyExtents(out, in)
-}
-
-// copyExtents copies the parts of in that hold data to the same places in out.
-func copyExtents(out, in *os.File) error {
-	for pos := int64(0); ; {
-		start, err := in.Seek(pos, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) { // nothing but a hole up to the end
-			return nil
-		} else if err != nil {
-			return err
-		}
-		end, err := in.Seek(start, unix.SEEK_HOLE)
-		if err != nil {
-			return err
-		}
-		if _, err := in.Seek(start, io.SeekStart); err != nil {
-			return err
-		}
-		if _, err := out.Seek(start, io.SeekStart); err != nil {
-			return err
-		}
-		if _, err := io.CopyN(out, in, end-start); err != nil {
-			return err
-		}
-		pos = end
-	}
 }

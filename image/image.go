@@ -17,6 +17,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/terraphim/tgr/vm"
 )
 
 // DefaultName is the image that is built when no other is named.
@@ -197,7 +199,8 @@ func (s *Store) List(ctx context.Context) ([]Listed, error) {
 		if !e.IsDir() || !nameRE.MatchString(e.Name()) {
 			continue
 		}
-		l := Listed{Name: e.Name(), Bytes: diskUsage(filepath.Join(dir, e.Name()))}
+		l := Listed{Name: e.Name()}
+		l.Bytes, _ = vm.Allocated(filepath.Join(dir, e.Name()))
 		im, err := s.Open(ctx, e.Name())
 		if err != nil {
 			l.Problem = err.Error()
@@ -220,7 +223,7 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 	if _, err := os.Stat(dir); err != nil {
 		return fmt.Errorf("image %s: %w", name, ErrNotBuilt)
 	}
-	unlock, err := lockExclusive(ctx, dir+".lock")
+	unlock, err := vm.LockFile(ctx, dir+".lock")
 	if err != nil {
 		return fmt.Errorf("image: remove %s: %w", name, err)
 	}
@@ -246,35 +249,25 @@ func (s *Store) Prune(ctx context.Context) (int64, error) {
 	freed := int64(0)
 	for _, l := range list {
 		folder := filepath.Join(dir, l.Name)
-		unlock, err := lockExclusive(ctx, folder+".lock")
+		unlock, err := vm.LockFile(ctx, folder+".lock")
 		if err != nil {
 			return freed, fmt.Errorf("image: prune %s: %w", l.Name, err)
 		}
 		if m, err := readManifest(folder); err == nil {
-			before := diskUsage(folder)
+			before, _ := vm.Allocated(folder)
 			prune(folder, m)
-			freed += before - diskUsage(folder)
+			after, _ := vm.Allocated(folder)
+			freed += before - after
 		}
 		unlock()
 	}
 	blank := filepath.Join(dir, blankDisks)
-	freed += diskUsage(blank)
+	blanks, _ := vm.Allocated(blank)
+	freed += blanks
 	if err := os.RemoveAll(blank); err != nil {
 		return freed, fmt.Errorf("image: prune: %w", err)
 	}
 	return freed, nil
-}
-
-// diskUsage adds up the blocks of the files in a folder.
-func diskUsage(dir string) int64 {
-	var sum int64
-	entries, _ := os.ReadDir(dir)
-	for _, e := range entries {
-		if fi, err := e.Info(); err == nil {
-			sum += blocks(fi)
-		}
-	}
-	return sum
 }
 
 // counted reports the bytes that pass through it.

@@ -5,12 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -176,30 +174,6 @@ func holdShared(path string) (*os.File, error) {
 	return f, nil
 }
 
-// lockExclusive waits for the lock file at path, or for ctx.
-func lockExclusive(ctx context.Context, path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("waiting for the lock %s, which another process holds: %w", path, context.Cause(ctx))
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-}
-
 // prune deletes what neither the manifest names nor anybody holds open by holdShared: leftovers of earlier builds.
 func prune(dir string, m Manifest) {
 	keep := map[string]bool{manifestName: true}
@@ -221,12 +195,4 @@ func prune(dir string, m Manifest) {
 		}
 		f.Close()
 	}
-}
-
-// blocks returns the bytes that a file takes on the disk.
-func blocks(fi os.FileInfo) int64 {
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		return st.Blocks * 512
-	}
-	return fi.Size()
 }

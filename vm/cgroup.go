@@ -123,7 +123,8 @@ func (r cgroupRoot) prepare(controller string) error {
 	return nil
 }
 
-// Cgroup is the group of one machine, in each hierarchy that has a controller for it.
+// Cgroup is the group of one machine, in each hierarchy that has a controller for it. A nil Cgroup is that of a machine
+// without limits: its methods do nothing.
 type Cgroup struct {
 	dirs []string
 	cpu  cgroupRoot // the group's own folder for processors; path "" where there is none
@@ -209,6 +210,9 @@ func (l Limits) files(controller string, v2 bool) map[string]string {
 
 // Add moves a process with all its threads into the group.
 func (g *Cgroup) Add(pid int) error {
+	if g == nil {
+		return nil
+	}
 	for _, dir := range g.dirs {
 		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
 			return fmt.Errorf("cgroup %s: process %d: %w", dir, pid, err)
@@ -221,6 +225,8 @@ func (g *Cgroup) Add(pid int) error {
 func (g *Cgroup) Yield(back bool) error {
 	file, value := "cpu.shares", map[bool]string{true: "2", false: "1024"}[back]
 	switch {
+	case g == nil:
+		return nil
 	case g.cpu.path == "":
 		return errors.New("there is no cgroup controller of processors")
 	case g.cpu.v2:
@@ -231,6 +237,9 @@ func (g *Cgroup) Yield(back bool) error {
 
 // OutOfMemory reports whether the kernel has killed a process of the group because of its limit of memory.
 func (g *Cgroup) OutOfMemory() bool {
+	if g == nil {
+		return false
+	}
 	b, err := os.ReadFile(g.oom)
 	if err != nil {
 		return false

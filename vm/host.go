@@ -50,7 +50,7 @@ func LockFile(ctx context.Context, path string) (unlock func(), err error) {
 		select {
 		case <-ctx.Done():
 			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, context.Cause(ctx))
+			return nil, fmt.Errorf("waiting for the lock %s, which another process holds: %w", path, context.Cause(ctx))
 		case <-tick.C:
 		}
 	}

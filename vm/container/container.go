@@ -122,7 +122,7 @@ func (p *Provider) Start(ctx context.Context, s vm.Spec) (vm.VM, error) {
 	if err != nil {
 		return nil, &vm.InfraError{Op: "container: journal", Err: err}
 	}
-	m := &machine{id: s.ID, rec: rec, done: make(chan struct{})}
+	m := &machine{id: s.ID, rec: rec, Ending: vm.NewEnding()}
 	if err := m.start(ctx, p, s); err != nil {
 		return nil, errors.Join(m.startError(ctx, err), m.Close())
 	}

@@ -33,6 +33,7 @@ var (
 
 // machine is a container, with the process of the runtime that waits for it.
 type machine struct {
+	*vm.Ending
 	id      string
 	rec     *vm.Record
 	dir     *os.File // the machine's folder; the socket is reached through it whatever its path's length
@@ -42,12 +43,10 @@ type machine struct {
 	pid     int       // of the agent, on the host
 	boot    time.Duration
 	console vm.Console
-	done    chan struct{} // closed when err is set
 
 	mu     sync.Mutex
 	conn   net.Conn // the last one of Dial
 	closed bool
-	err    error // Wait's
 
 	closeOnce sync.Once
 	closeErr  error
@@ -148,7 +147,7 @@ func (m *machine) journal(pid int) error {
 		return nil
 	}
 	if _, gone := vm.FindProcess(pid); gone != nil {
-		<-m.done
+		<-m.Ended()
 		return m.refusal()
 	}
 	return err
@@ -181,14 +180,15 @@ func (m *machine) reap(output *os.File) {
 	<-drained
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	var err error
 	switch {
 	case m.closed, exit == nil:
 	case m.cgroup.OutOfMemory():
-		m.err = &vm.BootError{ID: m.id, Console: m.console.String(), Err: errMemory}
+		err = &vm.BootError{ID: m.id, Console: m.console.String(), Err: errMemory}
 	default:
-		m.err = &vm.BootError{ID: m.id, Console: m.console.String(), Err: fmt.Errorf("the agent ended: %w", exit)}
+		err = &vm.BootError{ID: m.id, Console: m.console.String(), Err: fmt.Errorf("the agent ended: %w", exit)}
 	}
-	close(m.done)
+	m.Settle(err)
 }
 
 // awaitAgent waits until the runtime has started the agent.
@@ -204,7 +204,7 @@ func (m *machine) awaitAgent(ctx context.Context) error {
 			return m.journal(m.pid) // were the runtime killed alone, nobody else would know of it
 		}
 		select {
-		case <-m.done:
+		case <-m.Ended():
 			return m.refusal()
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -249,16 +249,6 @@ func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
-// Wait obeys vm.VM.
-func (m *machine) Wait(ctx context.Context) error {
-	select {
-	case <-m.done:
-		return m.err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
 // Close obeys vm.VM.
 func (m *machine) Close() error {
 	m.closeOnce.Do(func() {
@@ -273,16 +263,14 @@ func (m *machine) Close() error {
 		m.closeErr = m.rec.Free(ctx)
 		if m.cmd != nil {
 			m.cmd.Process.Kill() // the journal did, unless it failed
-			<-m.done
+			<-m.Ended()
 		} else {
-			close(m.done)
+			m.Settle(nil)
 		}
 		if m.dir != nil {
 			m.dir.Close()
 		}
-		if m.slot != nil {
-			m.closeErr = errors.Join(m.closeErr, m.slot.Close())
-		}
+		m.closeErr = errors.Join(m.closeErr, m.slot.Close())
 		if m.closeErr != nil {
 			m.closeErr = &vm.InfraError{Op: "container: close machine " + m.id, Err: m.closeErr}
 		}
@@ -290,13 +278,8 @@ func (m *machine) Close() error {
 	return m.closeErr
 }
 
-// SetEgress obeys vm.Networked. A machine without a network has nothing to be changed.
-func (m *machine) SetEgress(id string, e vm.Egress) error {
-	if m.slot == nil {
-		return nil
-	}
-	return m.slot.SetEgress(id, e)
-}
+// SetEgress obeys vm.Networked.
+func (m *machine) SetEgress(id string, e vm.Egress) error { return m.slot.SetEgress(id, e) }
 
 // Info describes the machine.
 func (m *machine) Info() vm.Info {

@@ -250,7 +250,7 @@ func (p *Provider) bootPlan(s vm.Spec) plan {
 	return plan{
 		files: func(ctx context.Context, j *jail) error {
 			for name, path := range map[string]string{kernelFile: p.cfg.Image.Kernel, initrdFile: p.cfg.Image.Initrd, rootFile: p.cfg.Image.Root} {
-				if err := j.link(path, name); err != nil {
+				if err := j.link(ctx, path, name); err != nil {
 					return err
 				}
 			}

@@ -452,33 +452,6 @@ func TestArgv(t *testing.T) {
 	}
 }
 
-func TestCopySparse(t *testing.T) {
-	dir := t.TempDir()
-	src, dst := filepath.Join(dir, "src"), filepath.Join(dir, "dst")
-	f, err := os.Create(src)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.WriteAt([]byte("start"), 0)
-	f.WriteAt([]byte("middle"), 5<<20)
-	f.Truncate(64 << 20)
-	f.Close()
-	if err := copySparse(dst, src); err != nil {
-		t.Fatal(err)
-	}
-	want, _ := os.ReadFile(src)
-	got, err := os.ReadFile(dst)
-	if err != nil || !bytes.Equal(want, got) {
-		t.Errorf("the copy differs: %d bytes, %v", len(got), err)
-	}
-	if n := blocks(dst); n > 1<<20 {
-		t.Errorf("the copy takes %d bytes of the disk", n)
-	}
-	if err := copySparse(dst, src); !errors.Is(err, os.ErrExist) {
-		t.Errorf("onto a file: %v", err)
-	}
-}
-
 // A machine has its slot's tap device, by name and in the slot's namespace, and so has one that is restored or rolled
 // back; its guest, which is only a process here, is in that namespace.
 func TestNetwork(t *testing.T) {

@@ -318,12 +318,3 @@ func prune(root, keep string) error {
 	}
 	return nil
 }
-
-// blocks is how many bytes a file takes on its disk.
-func blocks(path string) int64 {
-	var st unix.Stat_t
-	if unix.Lstat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return 0
-	}
-	return st.Blocks * 512
-}

@@ -46,7 +46,7 @@ func (j *jail) path(name string) string { return filepath.Join(j.root, name) }
 
 // link makes a file of the host appear in the jail, to be read. Where it is on another file system it is copied, which
 // takes as long as its size.
-func (j *jail) link(path, name string) error {
+func (j *jail) link(ctx context.Context, path, name string) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return err
@@ -58,7 +58,7 @@ func (j *jail) link(path, name string) error {
 	if !errors.Is(err, unix.EXDEV) && !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
-	if err := copySparse(j.path(name), path); err != nil {
+	if err := vm.CopySparse(ctx, j.path(name), path); err != nil {
 		return err
 	}
 	return os.Chmod(j.path(name), 0o444)
@@ -154,52 +154,4 @@ func (p *Provider) reserveUID(rec *vm.Record) (int, error) {
 		return uid, os.Link(mine, path)
 	}
 	return 0, fmt.Errorf("all %d users for machines are taken", p.cfg.UIDs[1])
-}
-
-// copySparse copies what a file holds besides holes.
-func copySparse(dst, src string) (err error) {
-	in, err := os.Open(src)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	info, err := in.Stat()
-	if err != nil {
-		return err
-	}
-	out, err := os.OpenFile(dst, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) == nil {
-		return nil
-	}
-	if err := out.Truncate(info.Size()); err != nil {
-		return err
-	}
-	for pos := int64(0); pos < info.Size(); {
-		start, err := unix.Seek(int(in.Fd()), pos, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		end, err := unix.Seek(int(in.Fd()), start, unix.SEEK_HOLE)
-		if err != nil {
-			return err
-		}
-		for pos = start; pos < end; {
-			from, to := pos, pos
-			n, err := unix.CopyFileRange(int(in.Fd()), &from, int(out.Fd()), &to, int(min(end-pos, 1<<30)), 0)
-			if err != nil {
-				return err
-			}
-			if n == 0 {
-				return fmt.Errorf("%s became shorter while it was copied", src)
-			}
-			pos += int64(n)
-		}
-	}
-	return nil
 }

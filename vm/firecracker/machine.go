@@ -33,6 +33,7 @@ var (
 
 // machine is a Firecracker process with its jail; a rollback replaces both.
 type machine struct {
+	*vm.Ending
 	p             *Provider
 	id, isolation string
 	size          vm.Spec
@@ -42,7 +43,6 @@ type machine struct {
 	boot          time.Duration
 	restored      bool       // from a golden snapshot
 	console       vm.Console // what the guest wrote, and what the process said
-	done          chan struct{}
 	rolling       sync.Mutex // held by Snapshot and Rollback, one at a time
 	snapshots     []taken    // guarded by rolling
 
@@ -51,8 +51,6 @@ type machine struct {
 	jails  int      // that there have been
 	conn   net.Conn // the last one of Dial
 	closed bool     // Close was called
-	ended  bool     // done is closed
-	err    error    // Wait's, once done is closed
 
 	closeOnce sync.Once
 	closeErr  error
@@ -77,7 +75,7 @@ type process struct {
 }
 
 func newMachine(p *Provider, s vm.Spec, rec *vm.Record) *machine {
-	return &machine{p: p, id: s.ID, isolation: p.isolation(), size: s, rec: rec, uid: -1, done: make(chan struct{})}
+	return &machine{p: p, id: s.ID, isolation: p.isolation(), size: s, rec: rec, uid: -1, Ending: vm.NewEnding()}
 }
 
 // launch makes the machine's process, and returns when the agent in it accepts connections.
@@ -124,13 +122,8 @@ func (m *machine) prepare(ctx context.Context) (err error) {
 	return m.slot.HandOver(uid)
 }
 
-// SetEgress obeys vm.Networked. A machine without a network has nothing to be changed.
-func (m *machine) SetEgress(id string, e vm.Egress) error {
-	if m.slot == nil {
-		return nil
-	}
-	return m.slot.SetEgress(id, e)
-}
+// SetEgress obeys vm.Networked.
+func (m *machine) SetEgress(id string, e vm.Egress) error { return m.slot.SetEgress(id, e) }
 
 // spawn makes the jail and the process.
 func (m *machine) spawn(ctx context.Context, do plan) (*process, error) {
@@ -205,21 +198,18 @@ func (m *machine) reap(proc *process) {
 
 // end settles how the machine ended; m.mu is held.
 func (m *machine) end(exit error) {
-	if m.ended {
-		return
-	}
-	m.ended = true
+	var err error
 	switch {
 	case m.closed:
 	case strings.Contains(m.console.String(), "Kernel panic - not syncing"):
-		m.err = &vm.BootError{ID: m.id, Console: m.console.String(), Err: errPanic} // the process exits with 0 then as well
+		err = &vm.BootError{ID: m.id, Console: m.console.String(), Err: errPanic} // the process exits with 0 then as well
 	case exit != nil:
 		if said := lastLine(m.console.String()); said != "" {
 			exit = fmt.Errorf("%w: %s", exit, said)
 		}
-		m.err = &vm.InfraError{Op: "firecracker: machine " + m.id, Err: exit}
+		err = &vm.InfraError{Op: "firecracker: machine " + m.id, Err: exit}
 	}
-	close(m.done)
+	m.Settle(err)
 }
 
 func lastLine(s string) string {
@@ -349,12 +339,12 @@ func (m *machine) startError(ctx context.Context, err error) error {
 // Dial opens the stream to the agent and ends the one before. It obeys vm.VM.
 func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
 	m.mu.Lock()
-	proc, ended, closed := m.proc, m.ended, m.closed
+	proc, closed := m.proc, m.closed
 	m.mu.Unlock()
 	switch {
 	case closed:
 		return nil, fmt.Errorf("dial machine %s: %w", m.id, errClosed)
-	case ended:
+	case m.HasEnded():
 		return nil, fmt.Errorf("dial machine %s: it has ended", m.id)
 	}
 	conn, err := connect(ctx, proc.jail)
@@ -368,16 +358,6 @@ func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
 	}
 	m.conn = conn
 	return conn, nil
-}
-
-// Wait obeys vm.VM.
-func (m *machine) Wait(ctx context.Context) error {
-	select {
-	case <-m.done:
-		return m.err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // Close obeys vm.VM. It waits until the process is gone and the folder removed.
@@ -404,9 +384,7 @@ func (m *machine) Close() error {
 			m.end(nil)
 			m.mu.Unlock()
 		}
-		if m.slot != nil {
-			m.closeErr = errors.Join(m.closeErr, m.slot.Close())
-		}
+		m.closeErr = errors.Join(m.closeErr, m.slot.Close())
 		if m.closeErr != nil {
 			m.closeErr = &vm.InfraError{Op: "firecracker: close machine " + m.id, Err: m.closeErr}
 		}

@@ -74,8 +74,8 @@ func (p *Provider) boots(ctx context.Context) error {
 	defer cancel()
 	s := vm.Spec{ID: "probe-" + strings.ToLower(rand.Text()[:12]), VCPUs: 1, Memory: 256 << 20}
 	m, err := p.start(ctx, s, plan{
-		files: func(_ context.Context, j *jail) error {
-			return errors.Join(j.link(p.cfg.Image.Kernel, kernelFile), j.link(p.cfg.Image.Initrd, initrdFile))
+		files: func(ctx context.Context, j *jail) error {
+			return errors.Join(j.link(ctx, p.cfg.Image.Kernel, kernelFile), j.link(ctx, p.cfg.Image.Initrd, initrdFile))
 		},
 		run: func(ctx context.Context, c *Client) error {
 			err := c.PutMachine(ctx, Machine{VCPUs: s.VCPUs, MemoryMiB: s.Memory >> 20})

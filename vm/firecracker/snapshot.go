@@ -43,7 +43,7 @@ func (m *machine) save(ctx context.Context, dir string, goOn bool) (paused time.
 	}
 	err = proc.api.CreateSnapshot(ctx, SnapshotFiles{State: stateFile, Memory: memoryFile, Type: "Full"})
 	if err == nil {
-		err = copySparse(filepath.Join(dir, overlayFile), proc.jail.path(overlayFile))
+		err = vm.CopySparse(ctx, filepath.Join(dir, overlayFile), proc.jail.path(overlayFile))
 	}
 	if goOn {
 		// Also when ctx has ended: a machine that stands still is of no use to anybody.
@@ -73,11 +73,11 @@ func (p *Provider) loadPlan(f files) plan {
 			for name, path := range map[string]string{
 				rootFile: p.cfg.Image.Root, stateFile: f.path(stateFile), memoryFile: f.path(memoryFile),
 			} {
-				if err := j.link(path, name); err != nil {
+				if err := j.link(ctx, path, name); err != nil {
 					return err
 				}
 			}
-			if err := copySparse(j.path(overlayFile), f.path(overlayFile)); err != nil {
+			if err := vm.CopySparse(ctx, j.path(overlayFile), f.path(overlayFile)); err != nil {
 				return err
 			}
 			return errors.Join(j.own(overlayFile), j.empty(metricsFile), j.empty(logFile))
@@ -124,7 +124,9 @@ func (m *machine) Snapshot(ctx context.Context, name string) (vm.Snapshot, error
 	if s.Paused, err = m.save(ctx, s.dir, true); err != nil {
 		return vm.Snapshot{}, &vm.InfraError{Op: "firecracker: snapshot of machine " + m.id, Err: errors.Join(err, os.RemoveAll(s.dir))}
 	}
-	s.Bytes = diskUse(s.dir)
+	if s.Bytes, err = vm.Allocated(s.dir); err != nil {
+		return vm.Snapshot{}, &vm.InfraError{Op: "firecracker: snapshot of machine " + m.id, Err: errors.Join(err, os.RemoveAll(s.dir))}
+	}
 	m.snapshots = append(m.snapshots, s)
 	for len(m.snapshots) > keepSnapshots {
 		if err := os.RemoveAll(m.snapshots[0].dir); err != nil {
@@ -179,7 +181,7 @@ func (m *machine) alive() error {
 	if m.closed {
 		return fmt.Errorf("machine %s: %w", m.id, errClosed)
 	}
-	if m.ended {
+	if m.HasEnded() {
 		return fmt.Errorf("machine %s: it has ended", m.id)
 	}
 	return nil
@@ -202,23 +204,8 @@ func (m *machine) fail(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.proc.cmd.Process.Kill()
-	if m.ended {
-		return
+	if m.closed {
+		err = nil
 	}
-	m.ended = true
-	if !m.closed {
-		m.err = err
-	}
-	close(m.done)
-}
-
-// diskUse is how many bytes the files of a folder take.
-func diskUse(dir string) (sum int64) {
-	filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
-		if err == nil {
-			sum += blocks(path)
-		}
-		return nil
-	})
-	return sum
+	m.Settle(err)
 }

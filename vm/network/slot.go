@@ -229,8 +229,11 @@ func (s *Slot) Inside(fn func() error) error {
 }
 
 // SetEgress changes what the machine may reach, at once; connections that it has are cut where the new policy does not
-// let them be made. id is the machine's, for denials.
+// let them be made. id is the machine's, for denials. A machine without a slot, which is nil, has nothing to be changed.
 func (s *Slot) SetEgress(id string, e vm.Egress) error {
+	if s == nil {
+		return nil
+	}
 	p, err := newPolicy(e)
 	if err != nil {
 		return err
@@ -251,8 +254,11 @@ func (s *Slot) SetEgress(id string, e vm.Egress) error {
 
 // Close ends the slot: nothing is told of the machine any more, and its proxied connections are cut. What the slot has
 // on the host goes in the background, because the kernel takes its time; Pool.Close waits for that. The machine itself
-// is to be gone. It is idempotent.
+// is to be gone. It is idempotent, and a nil slot has nothing to close.
 func (s *Slot) Close() error {
+	if s == nil {
+		return nil
+	}
 	s.closeOnce.Do(func() {
 		if s.serve != nil {
 			s.serve.close()

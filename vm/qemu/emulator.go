@@ -52,7 +52,7 @@ func (m *machine) launch(ctx context.Context, a args, inherit []*os.File) (*emul
 	if err := e.spawn(m.binary, a.argv(), inherit); err != nil {
 		return nil, err
 	}
-	limited := m.limit(e.cmd.Process.Pid)
+	limited := m.cgroup.Add(e.cmd.Process.Pid) // before the guest runs
 	conn, err := m.dialSocket(ctx, qmpSocket)
 	if err == nil {
 		e.qmp = newQMP(conn, e.onEvent)
@@ -134,7 +134,7 @@ func (e *emulator) reap() {
 		if exit == nil {
 			exit = errors.New("ended")
 		}
-		if e.m.cgroup != nil && e.m.cgroup.OutOfMemory() {
+		if e.m.cgroup.OutOfMemory() {
 			exit = fmt.Errorf("out of memory: it took more than its limit on the host: %w", exit)
 		}
 		if said := strings.TrimSpace(e.stderr.String()); said != "" {
@@ -144,14 +144,6 @@ func (e *emulator) reap() {
 	}
 	e.mu.Unlock()
 	close(e.done)
-}
-
-// limit puts the process into the machine's control group, if it has one, before the guest runs.
-func (m *machine) limit(pid int) error {
-	if m.cgroup == nil {
-		return nil
-	}
-	return m.cgroup.Add(pid)
 }
 
 // whyReset says of a machine that the guest reset what its kernel said last.

@@ -24,6 +24,7 @@ var (
 
 // machine is a virtual machine. Its fields above mu are set before it is shared.
 type machine struct {
+	*vm.Ending
 	id, isolation string
 	binary        string
 	args          args // of a machine that goes on from a snapshot of this one
@@ -35,7 +36,6 @@ type machine struct {
 	memory        *os.File      // what its memory is mapped from: its own if that is shared, otherwise a golden snapshot's
 	slot          *network.Slot // nil: it has no network of its own
 	cgroup        *vm.Cgroup    // nil: it has no limits
-	done          chan struct{} // closed when the machine has ended and err is settled
 
 	snapshots snapshots
 
@@ -44,7 +44,6 @@ type machine struct {
 	emu    *emulator // nil: none was started
 	paused bool      // for a rollback: the end of emu is not the machine's
 	closed bool      // Close was called
-	err    error     // Wait's, once done is closed
 
 	closeOnce sync.Once
 	closeErr  error
@@ -69,7 +68,7 @@ func (p *Provider) newMachine(ctx context.Context, a args, s vm.Spec, disk diskM
 	if err != nil {
 		return nil, &vm.InfraError{Op: "qemu: journal", Err: err}
 	}
-	m = &machine{id: s.ID, isolation: a.isolation(), binary: binary, args: a, rec: rec, done: make(chan struct{})}
+	m = &machine{id: s.ID, isolation: a.isolation(), binary: binary, args: a, rec: rec, Ending: vm.NewEnding()}
 	if err := p.connect(ctx, m); err != nil {
 		return m, err
 	}
@@ -108,19 +107,9 @@ func (m *machine) install(e *emulator) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if m.emu == e && !m.paused {
-			m.end(e.err)
+			m.Settle(e.err)
 		}
 	}()
-}
-
-// end is called with mu held.
-func (m *machine) end(err error) {
-	select {
-	case <-m.done:
-	default:
-		m.err = err
-		close(m.done)
-	}
 }
 
 // emulator is the one that runs now, or that ran last.
@@ -172,10 +161,8 @@ func (m *machine) startError(ctx context.Context, err error) error {
 func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	select {
-	case <-m.done:
+	if m.HasEnded() {
 		return nil, fmt.Errorf("dial machine %s: it has ended", m.id)
-	default:
 	}
 	if m.closed {
 		return nil, fmt.Errorf("dial machine %s: %w", m.id, errClosed)
@@ -189,16 +176,6 @@ func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
 	}
 	m.conn = conn
 	return conn, nil
-}
-
-// Wait obeys vm.VM.
-func (m *machine) Wait(ctx context.Context) error {
-	select {
-	case <-m.done:
-		return m.err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // Close obeys vm.VM. It waits until the process is gone and the folder removed.
@@ -221,7 +198,7 @@ func (m *machine) Close() error {
 		m.closeErr = m.rec.Free(ctx)
 		if e != nil {
 			e.end() // the journal has killed it, unless it failed
-			<-m.done
+			<-m.Ended()
 		}
 		if m.args.Backing == shared && m.memory != nil {
 			m.memory.Close()
@@ -229,9 +206,7 @@ func (m *machine) Close() error {
 		if m.dir != nil {
 			m.dir.Close()
 		}
-		if m.slot != nil {
-			m.closeErr = errors.Join(m.closeErr, m.slot.Close())
-		}
+		m.closeErr = errors.Join(m.closeErr, m.slot.Close())
 		if m.closeErr != nil {
 			m.closeErr = &vm.InfraError{Op: "qemu: close machine " + m.id, Err: m.closeErr}
 		}
@@ -239,21 +214,11 @@ func (m *machine) Close() error {
 	return m.closeErr
 }
 
-// SetEgress obeys vm.Networked. A machine without a network of its own has nothing to be changed.
-func (m *machine) SetEgress(id string, e vm.Egress) error {
-	if m.slot == nil {
-		return nil
-	}
-	return m.slot.SetEgress(id, e)
-}
+// SetEgress obeys vm.Networked.
+func (m *machine) SetEgress(id string, e vm.Egress) error { return m.slot.SetEgress(id, e) }
 
 // Yield obeys vm.Yielder. A machine without a control group goes on as it is.
-func (m *machine) Yield(back bool) error {
-	if m.cgroup == nil {
-		return nil
-	}
-	return m.cgroup.Yield(back)
-}
+func (m *machine) Yield(back bool) error { return m.cgroup.Yield(back) }
 
 // Info describes the machine.
 func (m *machine) Info() vm.Info {

@@ -5,13 +5,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/terraphim/tgr/vm"
 )
 
 // region is where a part of a file is mapped into a process.
@@ -71,7 +70,7 @@ func (m *machine) saveMemory(ctx context.Context, path string) error {
 		return err
 	}
 	if m.args.Backing == shared {
-		return copyExtents(ctx, f, m.memory, m.args.mib()<<20)
+		return vm.CopyData(ctx, f, m.memory)
 	}
 	return m.emulator().copyOwnPages(ctx, f)
 }
@@ -157,7 +156,12 @@ func (e *emulator) loadMemory(ctx context.Context, path string) error {
 		return err
 	}
 	defer mem.Close()
-	return eachExtent(ctx, path, func(b []byte, at int64) error {
+	kept, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer kept.Close()
+	return vm.EachData(ctx, kept, func(b []byte, at int64) error {
 		for len(b) > 0 {
 			addr, n := place(all, at)
 			if n == 0 {
@@ -181,92 +185,4 @@ func place(all []region, at int64) (addr, n int64) {
 		}
 	}
 	return 0, 0
-}
-
-// copySparse makes a file that is a copy of another, where the file system can without copying anything.
-func copySparse(ctx context.Context, to, from string) error {
-	src, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	f, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if unix.IoctlFileClone(int(f.Fd()), int(src.Fd())) == nil {
-		return nil
-	}
-	fi, err := src.Stat()
-	if err == nil {
-		err = f.Truncate(fi.Size())
-	}
-	if err == nil {
-		err = copyExtents(ctx, f, src, fi.Size())
-	}
-	return errors.Join(err, f.Close())
-}
-
-// copyData copies what of the file at path is not a hole to its place in f.
-func copyData(ctx context.Context, f *os.File, path string) error {
-	return eachExtent(ctx, path, func(b []byte, at int64) error {
-		_, err := f.WriteAt(b, at)
-		return err
-	})
-}
-
-func eachExtent(ctx context.Context, path string, fn func(b []byte, at int64) error) error {
-	src, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	fi, err := src.Stat()
-	if err != nil {
-		return err
-	}
-	return extents(ctx, src, fi.Size(), fn)
-}
-
-// copyExtents copies what of the first size bytes of a file is not a hole to its place in another.
-func copyExtents(ctx context.Context, to, from *os.File, size int64) error {
-	return extents(ctx, from, size, func(b []byte, at int64) error {
-		_, err := to.WriteAt(b, at)
-		return err
-	})
-}
-
-// extents reads what of the first size bytes of a file is not a hole, in pieces that are valid until fn returns.
-func extents(ctx context.Context, f *os.File, size int64, fn func(b []byte, at int64) error) error {
-	buf := make([]byte, packChunk)
-	for pos := int64(0); pos < size; {
-		start, end, err := nextData(f, pos, size)
-		if err != nil {
-			return err
-		}
-		for pos = start; pos < end; {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			b := buf[:min(int64(len(buf)), end-pos)]
-			if _, err := f.ReadAt(b, pos); err != nil {
-				return err
-			}
-			if err := fn(b, pos); err != nil {
-				return err
-			}
-			pos += int64(len(b))
-		}
-	}
-	return nil
-}
-
-// allocated is what a file takes on the host, in bytes.
-func allocated(path string) (int64, error) {
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return 0, err
-	}
-	return st.Blocks * 512, nil
 }

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"io"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -55,35 +53,5 @@ func TestOwnPages(t *testing.T) {
 	}
 	if err := ownPages(bytes.NewReader(nil), region{size: pageSize}, nil); err != io.EOF {
 		t.Errorf("no pagemap: %v", err)
-	}
-}
-
-// TestCopySparse copies what is there, and no holes.
-func TestCopySparse(t *testing.T) {
-	dir := t.TempDir()
-	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
-	f, err := os.Create(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	for at, s := range map[int64]string{5: "begin", 7<<20 + 1: "middle", 64<<20 - 3: "end"} {
-		if _, err := f.WriteAt([]byte(s), at); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := copySparse(t.Context(), to, from); err != nil {
-		t.Fatal(err)
-	}
-	a, err1 := os.ReadFile(from)
-	b, err2 := os.ReadFile(to)
-	if err1 != nil || err2 != nil || !bytes.Equal(a, b) {
-		t.Errorf("%d bytes became %d: %v %v", len(a), len(b), err1, err2)
-	}
-	if n, err := allocated(to); err != nil || n > 1<<20 {
-		t.Errorf("the copy takes %d bytes, %v", n, err)
-	}
-	if err := copySparse(t.Context(), to, from); err == nil {
-		t.Error("it was copied over a file that is there")
 	}
 }

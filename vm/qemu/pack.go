@@ -3,17 +3,18 @@ package qemu
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 
-	"golang.org/x/sys/unix"
+	"github.com/terraphim/tgr/vm"
 )
 
 // A packed file is what a sparse file holds besides zeros: records of an offset and a length, both 64 bits,
-// big-endian, with as many bytes; the last record is the file's size with length 0. Offsets rise.
+// big-endian, with as many bytes, at most packChunk; the last record is the file's size with length 0. Offsets rise.
 const (
 	pageSize  = 4096
 	packChunk = 256 * pageSize
@@ -21,44 +22,16 @@ const (
 )
 
 // pack writes f packed.
-func pack(w io.Writer, f *os.File) error {
+func pack(ctx context.Context, w io.Writer, f *os.File) error {
 	fi, err := f.Stat()
 	if err != nil {
 		return err
 	}
 	b := bufio.NewWriterSize(w, packChunk)
-	buf := make([]byte, packChunk)
-	for pos := int64(0); pos < fi.Size(); {
-		start, end, err := nextData(f, pos, fi.Size())
-		if err != nil {
-			return err
-		}
-		for pos = start; pos < end; {
-			n := min(int64(packChunk), end-pos)
-			if _, err := f.ReadAt(buf[:n], pos); err != nil {
-				return err
-			}
-			if err := packPages(b, buf[:n], pos); err != nil {
-				return err
-			}
-			pos += n
-		}
+	if err := vm.EachData(ctx, f, func(data []byte, at int64) error { return packPages(b, data, at) }); err != nil {
+		return err
 	}
 	return errors.Join(packRecord(b, fi.Size(), nil), b.Flush())
-}
-
-// nextData finds the next part of f that is not a hole, in whole pages; start is size where there is none.
-func nextData(f *os.File, pos, size int64) (start, end int64, err error) {
-	start, err = f.Seek(pos, unix.SEEK_DATA)
-	if errors.Is(err, unix.ENXIO) {
-		return size, size, nil
-	} else if err != nil {
-		return 0, 0, err
-	}
-	if end, err = f.Seek(start, unix.SEEK_HOLE); err != nil {
-		return 0, 0, err
-	}
-	return start - start%pageSize, min(size, (end+pageSize-1)/pageSize*pageSize), nil
 }
 
 var zeroPage [pageSize]byte

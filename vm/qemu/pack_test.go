@@ -56,7 +56,7 @@ func TestPack(t *testing.T) {
 				}
 			}
 			var packed bytes.Buffer
-			if err := pack(&packed, in); err != nil {
+			if err := pack(t.Context(), &packed, in); err != nil {
 				t.Fatal(err)
 			}
 			if packed.Len() > tt.most {
@@ -75,7 +75,7 @@ func TestPack(t *testing.T) {
 				}
 			}
 			var again bytes.Buffer
-			if err := pack(&again, out); err != nil || !bytes.Equal(again.Bytes(), packed.Bytes()) {
+			if err := pack(t.Context(), &again, out); err != nil || !bytes.Equal(again.Bytes(), packed.Bytes()) {
 				t.Errorf("packed again it is different: %v", err)
 			}
 		})
@@ -119,7 +119,7 @@ func FuzzUnpack(f *testing.F) {
 			return
 		}
 		var packed bytes.Buffer
-		if err := pack(&packed, out); err != nil {
+		if err := pack(t.Context(), &packed, out); err != nil {
 			t.Fatal(err)
 		}
 		again := tempFile(t)
@@ -233,9 +233,9 @@ func TestLoadGolden(t *testing.T) {
 		}
 		memory.WriteAt([]byte("memory"), 8192)
 		err := errors.Join(
-			man.write(dir, goldenMemory, func(w io.Writer) error { return pack(w, memory) }),
+			man.write(dir, goldenMemory, func(w io.Writer) error { return pack(t.Context(), w, memory) }),
 			man.write(dir, goldenState, func(w io.Writer) error { _, err := io.WriteString(w, "state"); return err }),
-			man.write(dir, goldenDisk, func(w io.Writer) error { return pack(w, memory) }),
+			man.write(dir, goldenDisk, func(w io.Writer) error { return pack(t.Context(), w, memory) }),
 			man.save(dir),
 		)
 		if err != nil {

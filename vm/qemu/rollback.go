@@ -63,7 +63,7 @@ func (m *machine) Snapshot(ctx context.Context, name string) (vm.Snapshot, error
 		s.Paused, err = m.keep(ctx, dir)
 	}
 	if err == nil {
-		s.Bytes, err = blocksBelow(dir)
+		s.Bytes, err = vm.Allocated(dir)
 	}
 	if err != nil {
 		return vm.Snapshot{}, &vm.InfraError{Op: "qemu: snapshot of machine " + m.id, Err: errors.Join(err, os.RemoveAll(dir))}
@@ -83,10 +83,8 @@ func (m *machine) Snapshot(ctx context.Context, name string) (vm.Snapshot, error
 
 // alive says why nothing can be done with the machine, if so.
 func (m *machine) alive(ctx context.Context) error {
-	select {
-	case <-m.done:
-		return errors.Join(errors.New("it has ended"), m.err)
-	default:
+	if m.HasEnded() {
+		return errors.Join(errors.New("it has ended"), m.Wait(ctx))
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -129,7 +127,7 @@ func (m *machine) keep(ctx context.Context, dir string) (still time.Duration, er
 	if err := m.saveMemory(ctx, filepath.Join(dir, snapshotMemory)); err != nil {
 		return 0, fmt.Errorf("memory: %w", err)
 	}
-	if err := copySparse(ctx, filepath.Join(dir, snapshotDisk), m.diskPath()); err != nil {
+	if err := vm.CopySparse(ctx, filepath.Join(dir, snapshotDisk), m.diskPath()); err != nil {
 		return 0, fmt.Errorf("disk: %w", err)
 	}
 	return 0, nil
@@ -177,9 +175,7 @@ func (m *machine) Rollback(ctx context.Context, id string) error {
 	old.end()
 	if err := m.replace(ctx, m.snapshotDir(id)); err != nil {
 		err = &vm.InfraError{Op: "qemu: roll back machine " + m.id, Err: err}
-		m.mu.Lock()
-		m.end(err)
-		m.mu.Unlock()
+		m.Settle(err)
 		return err
 	}
 	return nil
@@ -190,7 +186,7 @@ func (m *machine) replace(ctx context.Context, dir string) error {
 	if err := os.Remove(m.diskPath()); err != nil {
 		return err
 	}
-	if err := copySparse(ctx, m.diskPath(), filepath.Join(dir, snapshotDisk)); err != nil {
+	if err := vm.CopySparse(ctx, m.diskPath(), filepath.Join(dir, snapshotDisk)); err != nil {
 		return fmt.Errorf("disk: %w", err)
 	}
 	if m.args.Backing == shared {
@@ -241,26 +237,20 @@ func (m *machine) takeOver(e *emulator) error {
 
 // renewMemory gives the machine new memory of its own with what a snapshot kept.
 func (m *machine) renewMemory(ctx context.Context, path string) error {
+	kept, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer kept.Close()
 	f, err := m.args.memoryFile()
 	if err != nil {
 		return err
 	}
-	if err := copyData(ctx, f, path); err != nil {
+	if err := vm.CopyData(ctx, f, kept); err != nil {
 		f.Close()
 		return err
 	}
 	m.memory.Close()
 	m.memory = f
 	return nil
-}
-
-// blocksBelow is what the files in a folder take on the host, in bytes.
-func blocksBelow(dir string) (int64, error) {
-	var sum int64
-	list, err := os.ReadDir(dir)
-	for _, d := range list {
-		n, serr := allocated(filepath.Join(dir, d.Name()))
-		sum, err = sum+n, errors.Join(err, serr)
-	}
-	return sum, err
 }

@@ -147,13 +147,13 @@ func (p *Provider) bootGolden(ctx context.Context, dir string, man *manifest, a 
 		err = m.save(ctx, state)
 	}
 	if err == nil {
-		err = m.packDisk(dir, man)
+		err = m.packDisk(ctx, dir, man)
 	}
 	if err = errors.Join(err, m.Close()); err != nil { // from here on nobody writes to its memory
 		return fmt.Errorf("snapshot: %w", err)
 	}
 	return errors.Join(
-		man.write(dir, goldenMemory, func(w io.Writer) error { return pack(w, memory) }),
+		man.write(dir, goldenMemory, func(w io.Writer) error { return pack(ctx, w, memory) }),
 		man.write(dir, goldenState, func(w io.Writer) error {
 			return copyAll(w, io.NewSectionReader(state, 0, maxState))
 		}),
@@ -232,13 +232,13 @@ func (e *emulator) awaitRest(ctx context.Context) error {
 }
 
 // packDisk keeps the disk of a machine that has stopped.
-func (m *machine) packDisk(dir string, man *manifest) error {
+func (m *machine) packDisk(ctx context.Context, dir string, man *manifest) error {
 	f, err := os.Open(m.diskPath())
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return man.write(dir, goldenDisk, func(w io.Writer) error { return pack(w, f) })
+	return man.write(dir, goldenDisk, func(w io.Writer) error { return pack(ctx, w, f) })
 }
 
 // write makes a file of the snapshot, only to be read, and notes what it is.
