@@ -8,9 +8,9 @@ import (
 // Adopter is a Provider whose machines can outlive the server that started them. It is found by type assertion.
 type Adopter interface {
 	// Adopt takes over a machine that an earlier server has left running, by its entry in the journal, which Reap was
-	// told to keep. The machine is as Start would have returned it, and its agent waits to be dialled; of its network the
-	// policy is none until SetEgress is called. After an error nothing of it is left. ErrNotAdoptable is a provider that
-	// cannot do that.
+	// told to keep. The machine is as Start would have returned it, and its agent waits to be dialled; its network keeps the
+	// policy it had, but for names, of which none is let through until SetEgress is called. After an error nothing of it is
+	// left. ErrNotAdoptable is a provider that cannot do that.
 	Adopt(ctx context.Context, id string) (VM, error)
 }
 

@@ -124,6 +124,13 @@ func killAndWait(ctx context.Context, ps []Process) error {
 	return nil
 }
 
+// Wait returns when this very process is dead, whoever its parent is. It does not tell how it ended.
+func (p Process) Wait() {
+	for p.Alive() {
+		p.await(time.Minute)
+	}
+}
+
 // await returns when the process is dead, or after d.
 func (p Process) await(d time.Duration) {
 	fd, err := unix.PidfdOpen(p.PID, 0)

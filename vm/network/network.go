@@ -61,11 +61,13 @@ type Pool struct {
 	stop  context.CancelCauseFunc
 	work  sync.WaitGroup
 
-	mu     sync.Mutex
-	closed bool
-	last   int     // number of the slot that was made last
-	users  int     // slots that are not closed, and this pool until it is
-	faults []error // of slots that were freed in the background
+	mu        sync.Mutex
+	closed    bool
+	last      int                // number of the slot that was made last
+	users     int                // slots that are not closed, and this pool until it is
+	inherited bool               // slots were left to another server, with what all share
+	faults    []error            // of slots that were freed in the background
+	others    map[string]*others // pools of servers that have ended, by tag
 }
 
 var errPoolClosed = errors.New("the network was closed")
@@ -324,7 +326,7 @@ func (p *Pool) leave() error {
 
 func (p *Pool) release() error {
 	var err error
-	if p.rec != nil {
+	if p.rec != nil && !p.inherited {
 		err = p.rec.Free(context.Background())
 	}
 	if p.link != nil {

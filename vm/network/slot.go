@@ -30,6 +30,8 @@ type Slot struct {
 	mu   sync.Mutex    // of changes of the policy
 	mode vm.EgressMode // that the rules are for
 
+	adopted bool // an earlier server made it
+
 	guard *guard // decides what is let through by name
 	serve *service
 
@@ -196,6 +198,9 @@ func (s *Slot) ResolvConf() string { return "nameserver " + Gateway().String() +
 // headers (IFF_VNET_HDR).
 func (s *Slot) Tap() *os.File { return s.tap }
 
+// SetTap gives an adopted slot its tap device, which it closes.
+func (s *Slot) SetTap(tap *os.File) { s.tap = tap }
+
 // TapName is the name of a slot's tap device in its namespace.
 const TapName = tapName
 
@@ -270,8 +275,24 @@ func (s *Slot) Close() error {
 	return s.closeErr
 }
 
-// free removes the slot from the host.
-func (s *Slot) free() error {
+// Leave lets go of the slot, which stays as it is on the host: for a server that ends, and is followed by one that adopts
+// the machine. Nothing else may be called after it. It is idempotent, and a nil slot may be left.
+func (s *Slot) Leave() {
+	if s == nil {
+		return
+	}
+	s.closeOnce.Do(func() {
+		s.serve.close()
+		s.let()
+		s.pool.mu.Lock()
+		s.pool.users--
+		s.pool.inherited = true
+		s.pool.mu.Unlock()
+	})
+}
+
+// let closes what this process has of the slot.
+func (s *Slot) let() {
 	if s.tap != nil {
 		s.tap.Close()
 	}
@@ -283,5 +304,14 @@ func (s *Slot) free() error {
 			ns.Close()
 		}
 	}
-	return errors.Join(s.rec.Free(context.Background()), s.pool.leave())
+}
+
+// free removes the slot from the host.
+func (s *Slot) free() error {
+	s.let()
+	err := s.rec.Free(context.Background())
+	if s.adopted {
+		err = errors.Join(err, s.pool.part(s.tag()))
+	}
+	return errors.Join(err, s.pool.leave())
 }

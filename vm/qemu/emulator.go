@@ -21,7 +21,8 @@ import (
 // before it is shared.
 type emulator struct {
 	m        *machine
-	cmd      *exec.Cmd
+	process  *os.Process  // which need not be a child of ours
+	wait     func() error // for its end
 	qmp      *qmp
 	stderr   vm.Console // what QEMU said
 	ready    chan struct{}
@@ -52,7 +53,7 @@ func (m *machine) launch(ctx context.Context, a args, inherit []*os.File) (*emul
 	if err := e.spawn(m.binary, a.argv(), inherit); err != nil {
 		return nil, err
 	}
-	limited := m.cgroup.Add(e.cmd.Process.Pid) // before the guest runs
+	limited := m.cgroup.Add(e.process.Pid) // before the guest runs
 	conn, err := m.dialSocket(ctx, qmpSocket)
 	if err == nil {
 		e.qmp = newQMP(conn, e.onEvent)
@@ -68,8 +69,8 @@ func (m *machine) launch(ctx context.Context, a args, inherit []*os.File) (*emul
 	if err != nil {
 		return e, &vm.InfraError{Op: "qemu: control socket", Err: err}
 	}
-	if err := m.rec.AddProcess(e.cmd.Process.Pid); err != nil {
-		if _, gone := vm.FindProcess(e.cmd.Process.Pid); gone != nil {
+	if err := m.rec.AddProcess(e.process.Pid); err != nil {
+		if _, gone := vm.FindProcess(e.process.Pid); gone != nil {
 			<-e.done // its end says more
 			return e, e.err
 		}
@@ -99,25 +100,26 @@ func (e *emulator) spawn(binary string, argv []string, inherit []*os.File) error
 		}
 		files = append(files, f)
 	}
-	e.cmd = exec.Command(binary, argv...)
-	e.cmd.Dir = e.m.rec.Dir()
-	e.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TMPDIR=" + e.m.rec.Dir(), e.m.rec.Env()}
-	e.cmd.ExtraFiles = append(files[:len(files):len(files)], inherit...)
-	e.cmd.Stdout, e.cmd.Stderr = &e.m.console, &e.stderr
-	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	start := e.cmd.Start
+	cmd := exec.Command(binary, argv...)
+	cmd.Dir = e.m.rec.Dir()
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TMPDIR=" + e.m.rec.Dir(), e.m.rec.Env()}
+	cmd.ExtraFiles = append(files[:len(files):len(files)], inherit...)
+	cmd.Stdout, cmd.Stderr = &e.m.console, &e.stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	start := cmd.Start
 	if e.m.slot != nil { // what breaks out of the emulator reaches what the machine does, or less
-		start = func() error { return e.m.slot.Start(e.cmd) }
+		start = func() error { return e.m.slot.Start(cmd) }
 	}
 	if err := start(); err != nil {
 		return &vm.InfraError{Op: "qemu: start", Err: err}
 	}
+	e.process, e.wait = cmd.Process, cmd.Wait
 	return nil
 }
 
 // reap waits for the process's end and settles how it ended.
 func (e *emulator) reap() {
-	exit := e.cmd.Wait()
+	exit := e.wait()
 	if e.qmp != nil {
 		<-e.qmp.done // its last events may tell why
 	}
@@ -188,7 +190,7 @@ func (e *emulator) onEvent(name string, data json.RawMessage) {
 		if e.cause == nil {
 			e.cause = &vm.InfraError{Op: "qemu: " + d.Operation + " disk " + d.Node, Err: errors.New(d.Reason)}
 		}
-		e.cmd.Process.Kill() // it is paused, and nothing would ever resume it
+		e.process.Kill() // it is paused, and nothing would ever resume it
 	}
 }
 
@@ -232,7 +234,7 @@ func (e *emulator) end() {
 	e.mu.Lock()
 	e.ending = true
 	e.mu.Unlock()
-	e.cmd.Process.Kill()
+	e.process.Kill()
 	<-e.done
 	if e.qmp != nil {
 		e.qmp.conn.Close()

@@ -29,6 +29,7 @@ type machine struct {
 	binary        string
 	args          args // of a machine that goes on from a snapshot of this one
 	rec           *vm.Record
+	adopted       bool // it was started by an earlier server
 	boot          time.Duration
 	phases        []vm.Phase    // of boot
 	dir           *os.File      // the machine's folder; sockets are reached through it whatever its path's length
@@ -55,6 +56,7 @@ var (
 	_ vm.Networked   = (*machine)(nil)
 	_ vm.Yielder     = (*machine)(nil)
 	_ vm.Snapshotter = (*machine)(nil)
+	_ vm.Survivor    = (*machine)(nil)
 )
 
 // newMachine journals a machine and gives it its folder, its network and its disk. The caller closes it, also when
@@ -200,7 +202,7 @@ func (m *machine) Close() error {
 			e.end() // the journal has killed it, unless it failed
 			<-m.Ended()
 		}
-		if m.args.Backing == shared && m.memory != nil {
+		if (m.adopted || m.args.Backing == shared) && m.memory != nil {
 			m.memory.Close()
 		}
 		if m.dir != nil {
@@ -224,7 +226,7 @@ func (m *machine) Yield(back bool) error { return m.cgroup.Yield(back) }
 func (m *machine) Info() vm.Info {
 	i := vm.Info{ID: m.id, Isolation: m.isolation, Boot: m.boot, Phases: m.phases, Console: m.console.String()}
 	if e := m.emulator(); e != nil {
-		i.PID = e.cmd.Process.Pid
+		i.PID = e.process.Pid
 	}
 	return i
 }

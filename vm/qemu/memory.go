@@ -77,7 +77,7 @@ func (m *machine) saveMemory(ctx context.Context, path string) error {
 
 // copyOwnPages copies the pages that the process has written since it mapped the snapshot.
 func (e *emulator) copyOwnPages(ctx context.Context, to *os.File) error {
-	pid := e.cmd.Process.Pid
+	pid := e.process.Pid
 	all, err := regions(pid)
 	if err != nil {
 		return err
@@ -146,7 +146,7 @@ func ownPages(pagemap io.ReaderAt, r region, fn func(at, n int64) error) error {
 
 // loadMemory writes the pages that a snapshot kept over the process's mapping. The machine stands still.
 func (e *emulator) loadMemory(ctx context.Context, path string) error {
-	pid := e.cmd.Process.Pid
+	pid := e.process.Pid
 	all, err := regions(pid)
 	if err != nil {
 		return err

@@ -31,7 +31,7 @@ type Image struct {
 	Initrd string // holds the agent, which boots by guest.Boot
 	Root   string // ext4, only read
 	// Overlay makes a blank ext4 disk of size bytes at path, which does not exist.
-	Overlay func(ctx context.Context, path string, size int64) error
+	Overlay func(ctx context.Context, path string, size int64) error `json:"-"`
 	// Hash identifies the contents of the three files; "": there are no snapshots, and every machine is booted.
 	Hash string
 }
@@ -82,6 +82,7 @@ type Provider struct {
 var (
 	_ vm.Provider = (*Provider)(nil)
 	_ vm.Warmer   = (*Provider)(nil)
+	_ vm.Adopter  = (*Provider)(nil)
 )
 
 // New checks cfg and returns a Provider. It starts nothing: what is missing on the host shows in Start.
@@ -157,6 +158,9 @@ func (p *Provider) Start(ctx context.Context, s vm.Spec) (vm.VM, error) {
 		return nil, err
 	}
 	m.boot = time.Since(begin)
+	if err := m.remember(); err != nil {
+		return nil, errors.Join(&vm.InfraError{Op: "qemu: machine " + s.ID, Err: err}, m.Close())
+	}
 	verb := "machine booted"
 	if m.args.Backing == private {
 		verb = "machine restored"
@@ -232,8 +236,10 @@ func (p *Provider) connect(ctx context.Context, m *machine) (err error) {
 	if p.cfg.Slots == nil {
 		return nil
 	}
-	m.slot, err = p.cfg.Slots.Acquire(ctx, m.id, vm.Egress{})
-	return err
+	if m.slot, err = p.cfg.Slots.Acquire(ctx, m.id, vm.Egress{}); err != nil {
+		return err
+	}
+	return m.rec.AddNeed(m.slot.Needs()...)
 }
 
 func orDefault(v, def int64) int64 {

@@ -311,26 +311,7 @@ func TestConsoleFlood(t *testing.T) {
 // TestOutlivesServer kills a server with -9: the machine goes on until the next one reaps it.
 func TestOutlivesServer(t *testing.T) {
 	cfg := config(t)
-	cmd := exec.Command(os.Args[0], "-test.run=^TestServerThatDies$")
-	cmd.Env = append(os.Environ(), "TGR_QEMU_JOURNAL="+cfg.Journal.Dir)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	buf := make([]byte, 4096)
-	for said := ""; !strings.Contains(said, "started"); {
-		n, err := out.Read(buf)
-		if err != nil {
-			t.Fatalf("the server said %q: %v", said, err)
-		}
-		said += string(buf[:n])
-	}
-	cmd.Process.Kill()
-	cmd.Wait()
+	killServer(t, cfg.Journal.Dir)
 	entries, err := cfg.Journal.List()
 	if err != nil || len(entries) != 1 || len(entries[0].Processes) != 1 || !entries[0].Processes[0].Alive() {
 		t.Errorf("journal: %+v, %v: want one machine that is alive", entries, err)

@@ -212,7 +212,7 @@ func (e *emulator) awaitRest(ctx context.Context) error {
 	defer tick.Stop()
 	last := time.Duration(-1)
 	for begin := time.Now(); time.Since(begin) < restWithin; {
-		used, err := vm.CPUTime(e.cmd.Process.Pid)
+		used, err := vm.CPUTime(e.process.Pid)
 		if err != nil {
 			return &vm.InfraError{Op: "qemu: snapshot", Err: err}
 		}
