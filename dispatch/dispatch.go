@@ -49,9 +49,9 @@ type Runs interface {
 	Nudged() []tgr.RunID
 	// Unsettled lists the runs that are not completed.
 	Unsettled(ctx context.Context) ([]tgr.RunID, error)
-	// Expire takes back the jobs whose lease has ended, or that owner held (if not ""): queued again while a try is
-	// left, else completed as our failure.
-	Expire(ctx context.Context, owner string) ([]tgr.Job, error)
+	// Expire takes back the jobs whose lease has ended, or that owner held (if not ""), but for those of except: queued
+	// again while a try is left, else completed as our failure.
+	Expire(ctx context.Context, owner string, except ...tgr.JobID) ([]tgr.Job, error)
 }
 
 // Source is where repositories come from.
@@ -104,7 +104,16 @@ type Machine struct {
 	Ended func(c tgr.Conclusion) string
 	// Before, if not nil, is called before each step; what it returns, if anything, is a line of the job's log.
 	Before func(ctx context.Context, number int, name string) string
+	// Leave, if not nil, lets go of the machine, which goes on, for the next server to adopt; the release that Acquire
+	// returned does nothing after it.
+	Leave func() error
 	Place
+}
+
+// Adopter is a Machines that can take over a machine which an earlier server has left running.
+type Adopter interface {
+	// Adopt takes over the machine of this id, which a job as in s runs on. After an error nothing of it is left.
+	Adopt(ctx context.Context, s Spec, id string) (m *Machine, release func(), err error)
 }
 
 // Place is what a job has to know of the inside of a machine.
@@ -125,6 +134,10 @@ type Logs interface {
 // Log is the log of one job. Append may be called from one goroutine at a time.
 type Log interface {
 	Append(lines ...tgr.LogLine) error
+	// Flush returns when the lines so far outlive this process.
+	Flush() error
+	// Steps is how many lines are in the log that are of a step, and not the server's own.
+	Steps() (int, error)
 	io.Closer
 }
 
@@ -170,16 +183,23 @@ type Config struct {
 	// Labels are those that Machines has machines for; a job that asks for another fails before it is queued. nil: any.
 	Labels Labels
 
-	Annotate Annotator              // nil: none
-	Learn    Learner                // nil: none
-	Vault    Vault                  // nil: there are no secrets, no variables and no environments
-	Tokens   Tokens                 // nil: jobs get no token
-	Hold     func(tgr.Event) string // why a run waits until somebody approves it, or ""; nil: none does
-	Services Services               // nil: there are no caches, artifacts and identity tokens
+	Annotate Annotator                                     // nil: none
+	Learn    Learner                                       // nil: none
+	Vault    Vault                                         // nil: there are no secrets, no variables and no environments
+	Tokens   Tokens                                        // nil: jobs get no token
+	Revoke   func(ctx context.Context, token string) error // ends a token's life; nil: it expires
+	Hold     func(tgr.Event) string                        // why a run waits until somebody approves it, or ""; nil: none does
+	Services Services                                      // nil: there are no caches, artifacts and identity tokens
 	// Egress says what the jobs of a run may reach of the network, where machines have one; nil: nothing.
 	Egress func(run tgr.Run) vm.Egress
 	// CheckRun finds GitHub's id of a job's check run, for the job context; 0: it is not known, or not yet. nil: none.
 	CheckRun func(ctx context.Context, job tgr.JobID) int64
+	// Tapes is where running jobs are kept for a server that starts again, and Resume are those that this one goes on with.
+	// Leave reports, when the server's context has ended, whether it is followed by another, so that machines are left
+	// running. nil: jobs end with their server.
+	Tapes    *Tapes
+	Resume   []*Resumption
+	Leave    func() bool
 	Observe  Observer
 	Log      *slog.Logger
 	Owner    string        // this server's name in leases; "": a random one
@@ -226,6 +246,9 @@ func (c Config) orDefaults() Config {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Leave == nil {
+		c.Leave = func() bool { return false }
 	}
 	if c.Vault == nil {
 		c.Vault = noVault{}

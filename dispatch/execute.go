@@ -14,8 +14,8 @@ import (
 	"github.com/terraphim/tgr/workflow"
 )
 
-// execute runs one job on a machine of its own and records how it ended.
-func (d *Dispatcher) execute(ctx context.Context, l *Lease) {
+// execute runs one job on a machine of its own, or goes on with it, and records how it ended.
+func (d *Dispatcher) execute(ctx context.Context, l *Lease, from *Resumption) {
 	log := d.c.Log.With("run", l.Run.ID, "job", l.Job.ID, "try", l.Job.Tries)
 	// The work does not end with the server's context: then its machine is killed at once, rather than given time for
 	// the steps that run on a cancellation.
@@ -24,7 +24,7 @@ func (d *Dispatcher) execute(ctx context.Context, l *Lease) {
 	endBeats := d.keep(ctx, l, stop)
 
 	d.settle(ctx, l.Run.ID) // the reports say that it runs
-	result, err := d.runJob(ctx, work, l, log)
+	result, err := d.runJob(ctx, work, l, from, log)
 	cause := context.Cause(work)
 	endBeats()
 
@@ -33,6 +33,9 @@ func (d *Dispatcher) execute(ctx context.Context, l *Lease) {
 	switch {
 	case errors.Is(cause, ErrLeaseLost):
 		log.Warn("the job was given to another worker; what happened here is dropped")
+		return
+	case errors.Is(err, errLeft):
+		log.Info("the job goes on, and is left to the next server")
 		return
 	case err != nil && ctx.Err() != nil:
 		d.release(record, l, "the server was stopped", true, log)
@@ -62,16 +65,23 @@ func (d *Dispatcher) release(ctx context.Context, l *Lease, reason string, excus
 	}
 }
 
-// runJob gets a machine and runs the job on it. The error is a fault of ours.
-// When server ends the machine is killed; when work ends the job is wound up as its workflow says.
-func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Logger) (result JobResult, err error) {
-	job, token, err := d.jobOf(work, l)
+// errLeft is what became of a job that goes on with the next server.
+var errLeft = errors.New("the job was left to the next server")
+
+// runJob gets a machine and runs the job on it, or goes on with one. The error is a fault of ours, or errLeft.
+// When server ends the machine is killed, or left; when work ends the job is wound up as its workflow says.
+func (d *Dispatcher) runJob(server, work context.Context, l *Lease, from *Resumption, log *slog.Logger) (result JobResult, err error) {
+	job, token, err := d.jobToRun(work, l, from)
 	if blame := blameOf(err); blame != "" && blame != tgr.BlameOurs {
 		return JobResult{Conclusion: tgr.Failure, Blame: blame, Reason: tgr.MessageOf(err)}, nil
 	} else if err != nil {
 		return result, err
 	}
-	defer d.revoke(server, token, log)
+	defer func() {
+		if !errors.Is(err, errLeft) {
+			d.revoke(server, token, log)
+		}
+	}()
 	out, err := d.c.Logs.Create(l.Job.ID, l.Job.Tries)
 	if err != nil {
 		return result, fmt.Errorf("create the job's log: %w", err)
@@ -83,8 +93,15 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Lo
 		}
 	}()
 
+	if from != nil {
+		if err := from.prepare(out); err != nil {
+			return result, err
+		}
+		defer func() { from.close(errors.Is(err, errLeft)) }()
+		s.say("The server started again, and goes on with the job")
+	}
 	asked := d.c.Now()
-	m, release, err := d.acquire(server, work, l, job.Job)
+	m, release, err := d.acquire(server, work, l, job.Job, from)
 	if err != nil {
 		if errors.Is(context.Cause(work), errCancelled) {
 			return JobResult{Conclusion: tgr.Cancelled, Reason: context.Cause(work).Error()}, nil
@@ -92,42 +109,48 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Lo
 		return result, fmt.Errorf("get a machine: %w", err)
 	}
 	defer release()
-	defer context.AfterFunc(server, release)()
+	stay := context.AfterFunc(server, release)
+	defer stay()
 	defer context.AfterFunc(work, func() {
 		if errors.Is(context.Cause(work), ErrLeaseLost) {
 			release()
 		}
 	})()
-	log.Info("machine", "vm", m.ID, "isolation", m.Isolation, "boot", m.Boot)
-	if d.c.Observe.Acquired != nil {
+	log.Info("machine", "vm", m.ID, "isolation", m.Isolation, "boot", m.Boot, "resumed", from != nil)
+	if d.c.Observe.Acquired != nil && from == nil {
 		d.c.Observe.Acquired(m.Isolation, d.c.Now().Sub(asked), m.Boot)
 	}
 	s.progress(Progress{Machine: m.ID, Isolation: m.Isolation})
 	if err := d.connect(m, l, s); err != nil {
 		return result, fmt.Errorf("give the machine its network: %w", err)
 	}
-	notes := []string{m.note()}
-	if token.Note != "" {
-		notes = append(notes, token.Note)
-	}
-	if job.Job.TimeoutMinutes == "" && job.Instance.TimeoutMinutes < workflow.DefaultTimeout {
-		notes = append(notes, fmt.Sprintf("Time-out: %.1f minutes, learnt from earlier runs, as the workflow states none", job.Instance.TimeoutMinutes))
-	}
-
-	actionEnv, end, err := d.serve(work, m, l, job, s)
+	p, end, err := d.provide(work, m, l, job, s, from)
 	if err != nil {
 		if tgr.BlameOf(err) == tgr.BlameWorkflow {
 			return JobResult{Conclusion: tgr.Failure, Blame: tgr.BlameWorkflow, Reason: tgr.MessageOf(err)}, nil
 		}
 		return result, err
 	}
-	defer end()
-	res, err := runner.Run(work, runner.Config{
-		Machine: m.Machine, Before: before(m, s), Dirs: m.Dirs, Nodes: m.Nodes, Engines: m.Engines, Env: m.Env, ActionEnv: actionEnv, User: m.User, Sink: s,
-		Checkout: d.c.Source.Checkout(l.Run.Event), Actions: d.c.Source.Actions(l.Run.Event),
-		Runner: runner.RunnerInfo{Name: m.ID, Notes: notes},
-		Now:    d.c.Now, Log: log.With("vm", m.ID),
-	}, job)
+	if from == nil {
+		p.Notes = d.notes(m, token, job)
+	}
+	w := d.tape(l, m, job, &p, from, log)
+	leave := sync.OnceValue(func() bool { return w.leave(d.c.Leave, s, m) })
+	stay()
+	defer context.AfterFunc(server, func() {
+		if !leave() {
+			release()
+		}
+	})()
+	res, err := runner.Run(work, d.runnerConfig(l, m, s, p, w, log), w.job)
+	left := server.Err() != nil && leave()
+	if cerr := w.close(left); cerr != nil {
+		log.Warn("the tape of the job", "error", cerr)
+	}
+	if left { // whatever it came to, the next server comes to the same
+		return result, errLeft
+	}
+	end()
 	if err != nil {
 		s.say("##[error]This is not your workflow's fault: %v", err)
 	} else if m.Ended != nil {
@@ -137,6 +160,32 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Lo
 	}
 	return JobResult{Conclusion: res.Conclusion, Blame: res.Blame, Reason: res.Reason,
 		Outputs: res.Outputs, Steps: res.Steps, Annotations: res.Annotations, Summary: summary(res.Summaries)}, err
+}
+
+// notes are what Set up job shows of the machine.
+func (d *Dispatcher) notes(m *Machine, token Token, job runner.Job) []string {
+	notes := []string{m.note()}
+	if token.Note != "" {
+		notes = append(notes, token.Note)
+	}
+	if job.Job.TimeoutMinutes == "" && job.Instance.TimeoutMinutes < workflow.DefaultTimeout {
+		notes = append(notes, fmt.Sprintf("Time-out: %.1f minutes, learnt from earlier runs, as the workflow states none", job.Instance.TimeoutMinutes))
+	}
+	return notes
+}
+
+// runnerConfig is what a job runs with on its machine.
+func (d *Dispatcher) runnerConfig(l *Lease, m *Machine, s *sink, p provided, w *witness, log *slog.Logger) runner.Config {
+	c := runner.Config{
+		Machine: m.Machine, Before: before(m, s), Dirs: m.Dirs, Nodes: m.Nodes, Engines: m.Engines, Env: m.Env, ActionEnv: p.ActionEnv, User: m.User, Sink: s,
+		Checkout: d.c.Source.Checkout(l.Run.Event), Actions: d.c.Source.Actions(l.Run.Event),
+		Runner: runner.RunnerInfo{Name: m.ID, Notes: p.Notes},
+		Now:    d.c.Now, Log: log.With("vm", m.ID),
+	}
+	if w.tape != nil {
+		c.Tape, c.Resume, c.Logged = w.tape, w.recording, w.logged
+	}
+	return c
 }
 
 // before is the runner's Before for a machine that wants to know.
@@ -170,12 +219,17 @@ func summary(steps []runner.Summary) string {
 	return b.String()
 }
 
-// acquire gets a machine, unless either context or the time for it ends.
-func (d *Dispatcher) acquire(server, work context.Context, l *Lease, j *workflow.Job) (*Machine, func(), error) {
+// acquire gets a machine, or takes over the one that a job has, unless either context or the time for it ends.
+func (d *Dispatcher) acquire(server, work context.Context, l *Lease, j *workflow.Job, from *Resumption) (*Machine, func(), error) {
 	ctx, cancel := context.WithTimeoutCause(work, d.c.Acquire, fmt.Errorf("no machine within %s", d.c.Acquire))
 	defer cancel()
 	defer context.AfterFunc(server, cancel)()
-	m, release, err := d.c.Machines.Acquire(ctx, Spec{ID: machineID(l), Labels: l.Job.Labels, Run: l.Run, Engine: engineFor(j)})
+	spec := Spec{ID: machineID(l), Labels: l.Job.Labels, Run: l.Run, Engine: engineFor(j)}
+	if from != nil {
+		m, release, err := Adopt(ctx, d.c.Machines, spec, from.Machine)
+		return m, sync.OnceFunc(release), err
+	}
+	m, release, err := d.c.Machines.Acquire(ctx, spec)
 	return m, sync.OnceFunc(release), err
 }
 

@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/vm"
 )
 
 // Kind is what machine labels ask for. What is zero is as the server's default machine has it.
@@ -146,18 +147,40 @@ type opening struct {
 
 // Acquire implements Machines.
 func (f *Fleet) Acquire(ctx context.Context, s Spec) (*Machine, func(), error) {
-	kind, err := f.Labels.Kind(s.Labels)
-	if err != nil {
-		return nil, func() {}, err
-	}
-	if s.Engine {
-		kind.Image = cmp.Or(kind.Image, f.Engine)
-	}
-	m, err := f.of(ctx, kind)
+	m, err := f.wanted(ctx, s)
 	if err != nil {
 		return nil, func() {}, err
 	}
 	return m.Acquire(ctx, s)
+}
+
+// wanted returns the machines of the kind that a job wants.
+func (f *Fleet) wanted(ctx context.Context, s Spec) (Machines, error) {
+	kind, err := f.Labels.Kind(s.Labels)
+	if err != nil {
+		return nil, err
+	}
+	if s.Engine {
+		kind.Image = cmp.Or(kind.Image, f.Engine)
+	}
+	return f.of(ctx, kind)
+}
+
+// Adopt implements Adopter.
+func (f *Fleet) Adopt(ctx context.Context, s Spec, id string) (*Machine, func(), error) {
+	m, err := f.wanted(ctx, s)
+	if err != nil {
+		return nil, func() {}, err
+	}
+	return Adopt(ctx, m, s, id)
+}
+
+// Adopt takes over a machine of m, if that is an Adopter.
+func Adopt(ctx context.Context, m Machines, s Spec, id string) (*Machine, func(), error) {
+	if a, ok := m.(Adopter); ok {
+		return a.Adopt(ctx, s, id)
+	}
+	return nil, func() {}, vm.ErrNotAdoptable
 }
 
 // Of returns the machines that have all of the labels.

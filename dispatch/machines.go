@@ -46,19 +46,46 @@ func (p *Local) Acquire(ctx context.Context, s Spec) (*Machine, func(), error) {
 		release()
 		return nil, func() {}, err
 	}
-	free := func() {
+	out, free := p.give(m, client, s.ID, began)
+	return out, free, nil
+}
+
+// Adopt takes over a machine that an earlier server has left running. It obeys Adopter.
+func (p *Local) Adopt(ctx context.Context, _ Spec, id string) (*Machine, func(), error) {
+	began := time.Now()
+	m, err := vm.Adopt(ctx, p.Provider, id)
+	if err != nil {
+		return nil, func() {}, withConsole(err)
+	}
+	client, err := guest.Dial(ctx, m.Dial)
+	if err != nil {
+		err = withConsole(diagnose(m, err))
+		return nil, func() {}, errors.Join(err, m.Close())
+	}
+	out, free := p.give(m, client, id, began)
+	return out, free, nil
+}
+
+// give makes what a job gets of a machine whose agent has answered.
+func (p *Local) give(m vm.VM, client *guest.Client, id string, began time.Time) (out *Machine, free func()) {
+	free = func() {
 		// The machine is killed first: an agent that does not answer must not delay it.
-		release()
+		if err := m.Close(); err != nil {
+			p.Log.Error("free a machine", "vm", id, "error", err)
+		}
 		client.Close()
 	}
-	out := &Machine{Machine: client, ID: s.ID, Isolation: "unknown", Kernel: client.Hello().Kernel, Boot: time.Since(began)}
+	out = &Machine{Machine: client, ID: id, Isolation: "unknown", Kernel: client.Hello().Kernel, Boot: time.Since(began)}
 	if i, ok := m.(vm.Infoer); ok {
 		info := i.Info() // a machine that has waited has an id of its own
 		out.ID, out.Isolation = info.ID, info.Isolation
 	}
+	if s, ok := m.(vm.Survivor); ok {
+		out.Leave = func() error { return errors.Join(s.Leave(), client.Close()) }
+	}
 	out.Network, _ = m.(vm.Networked)
 	out.Place = p.Place(m)
-	return out, free, nil
+	return out, free
 }
 
 // note is the line about a machine in the log of its job; BootOf reads it.

@@ -256,7 +256,7 @@ func (m *Memory) Unsettled(context.Context) ([]tgr.RunID, error) {
 }
 
 // Expire implements Runs. A lease in memory is never left behind by another process.
-func (m *Memory) Expire(context.Context, string) ([]tgr.Job, error) { return nil, nil }
+func (m *Memory) Expire(context.Context, string, ...tgr.JobID) ([]tgr.Job, error) { return nil, nil }
 
 func (m *Memory) newRun(ev tgr.Event) *tgr.Run {
 	r := &tgr.Run{ID: tgr.RunID(len(m.runs) + 1), Number: 1, Attempt: 1, Event: ev, Status: tgr.Queued, Created: time.Now()}

@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -38,27 +39,29 @@ type Forwarder interface {
 
 // serve starts the services of a job on a port of its machine, if it has actions that may want them or may have
 // identity tokens. end is never nil.
-func (d *Dispatcher) serve(ctx context.Context, m *Machine, l *Lease, job runner.Job, s *sink) (env map[string]string, end func(), err error) {
+//
+// at is where they were in an earlier life of the server; "": nowhere.
+func (d *Dispatcher) serve(ctx context.Context, m *Machine, l *Lease, job runner.Job, s *sink, at string) (env map[string]string, port string, end func(), err error) {
 	end = func() {}
 	g := grant(l, job)
 	if d.c.Services == nil || !g.IDToken && !usesActions(job.Job.Steps) {
-		return nil, end, nil
+		return nil, "", end, nil
 	}
 	f, ok := m.Machine.(Forwarder)
 	if !ok {
 		s.say("##[warning]There are no caches, artifacts and identity tokens on this machine: its ports do not reach the server")
-		return nil, end, nil
+		return nil, "", end, nil
 	}
-	port, err := f.Listen(ctx, "127.0.0.1:0")
+	listener, err := f.Listen(ctx, cmp.Or(at, "127.0.0.1:0"))
 	if err != nil {
-		return nil, end, fmt.Errorf("open the port for caches and artifacts in the machine: %w", err)
+		return nil, "", end, fmt.Errorf("open the port for caches and artifacts in the machine: %w", err)
 	}
-	env, stop, err := d.c.Services.Begin(ctx, g, port)
+	env, stop, err := d.c.Services.Begin(ctx, g, listener)
 	if err != nil {
-		port.Close()
-		return nil, end, fmt.Errorf("start the services of the job: %w", err)
+		listener.Close()
+		return nil, "", end, fmt.Errorf("start the services of the job: %w", err)
 	}
-	return env, stop, nil
+	return env, listener.Addr().String(), stop, nil
 }
 
 // grant says what a job may ask of the services. A pull request from a fork gets no identity tokens.

@@ -142,11 +142,14 @@ func TestServe(t *testing.T) {
 	job := runner.Job{Plan: compile(t, "on: push\njobs: {a: {runs-on: x, steps: [{parallel: [{uses: ./x}]}]}}\n")}
 	job.Job = &job.Plan.Jobs[0]
 	s := h.d.newSink(l, h.log, h.d.c.Log)
-	env, end, err := h.d.serve(t.Context(), m, l, job, s)
+	env, port, end, err := h.d.serve(t.Context(), m, l, job, s, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	address := strings.TrimSuffix(strings.TrimPrefix(env["ACTIONS_RESULTS_URL"], "http://"), "/")
+	if address != port {
+		t.Errorf("actions are told of %s, and the port is %s", address, port)
+	}
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +167,7 @@ func TestServe(t *testing.T) {
 	}
 	bare := *m
 	bare.Machine = struct{ runner.Machine }{m.Machine}
-	if env, _, err := h.d.serve(t.Context(), &bare, l, job, s); env != nil || err != nil || !h.log.has("There are no caches") {
+	if env, _, _, err := h.d.serve(t.Context(), &bare, l, job, s, ""); env != nil || err != nil || !h.log.has("There are no caches") {
 		t.Errorf("a machine without ports: %v, %v", env, err)
 	}
 	if err := s.close(); err != nil {

@@ -20,6 +20,7 @@ type sink struct {
 
 	mu    sync.Mutex // guards what follows, and the order of lines
 	err   error      // the first error of the log
+	over  bool       // nothing is taken any more: the job goes on with another server
 	steps []tgr.Step
 	next  Progress // what the store has not been told yet
 
@@ -44,6 +45,9 @@ func (d *Dispatcher) newSink(l *Lease, out Log, log *slog.Logger) *sink {
 func (s *sink) Line(l tgr.LogLine) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.over {
+		return
+	}
 	if err := s.out.Append(l); err != nil && s.err == nil {
 		s.err = err
 		s.log.Error("append to the job's log", "error", err)
@@ -51,6 +55,20 @@ func (s *sink) Line(l tgr.LogLine) {
 	if s.d.c.Observe.Line != nil {
 		s.d.c.Observe.Line(s.l.Job, l)
 	}
+}
+
+// Flush implements runner.Flusher.
+func (s *sink) Flush() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.out.Flush()
+}
+
+// freeze keeps the log and the steps as they are.
+func (s *sink) freeze() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
 }
 
 // say puts a line of the server's own into the job's log.
@@ -62,6 +80,10 @@ func (s *sink) say(format string, args ...any) {
 func (s *sink) Steps(steps []tgr.Step) {
 	steps = slices.Clone(steps)
 	s.mu.Lock()
+	if s.over {
+		s.mu.Unlock()
+		return
+	}
 	s.observe(steps)
 	s.steps = steps
 	s.mu.Unlock()

@@ -45,7 +45,8 @@ func (d *Dispatcher) Wake() {
 }
 
 // Run works until ctx ends, and returns when all its jobs have ended or were put back into the queue.
-// At its start it takes back the jobs that a server of the same Owner left behind.
+// At its start it goes on with the jobs of Config.Resume, and takes back the others that a server of the same Owner left
+// behind.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	if err := d.recover(ctx); err != nil {
 		return err
@@ -54,8 +55,15 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	for range d.c.Planners {
 		wg.Go(func() { d.loop(ctx, d.planners, []tgr.JobKind{tgr.PlanJob}, d.plan) })
 	}
-	for range d.c.Workers {
-		wg.Go(func() { d.loop(ctx, d.workers, []tgr.JobKind{tgr.WorkJob}, d.execute) })
+	for i := range max(d.c.Workers, len(d.c.Resume)) {
+		wg.Go(func() {
+			if i < len(d.c.Resume) {
+				d.execute(ctx, d.c.Resume[i].Lease, d.c.Resume[i])
+			}
+			if i < d.c.Workers {
+				d.loop(ctx, d.workers, []tgr.JobKind{tgr.WorkJob}, func(ctx context.Context, l *Lease) { d.execute(ctx, l, nil) })
+			}
+		})
 	}
 	wg.Go(func() { d.reconcile(ctx) })
 	wg.Wait()
@@ -64,7 +72,11 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 
 // recover takes back what an earlier life of this server left running.
 func (d *Dispatcher) recover(ctx context.Context) error {
-	jobs, err := d.c.Runs.Expire(ctx, d.c.Owner)
+	var kept []tgr.JobID
+	for _, r := range d.c.Resume {
+		kept = append(kept, r.Lease.Job.ID)
+	}
+	jobs, err := d.c.Runs.Expire(ctx, d.c.Owner, kept...)
 	if err != nil {
 		return err
 	}

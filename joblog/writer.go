@@ -1,6 +1,7 @@
 package joblog
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -242,6 +243,27 @@ func (w *Writer) changed() {
 			}
 		})
 	}
+}
+
+// Flush returns when all lines so far would be found by another process after the end of this one.
+func (w *Writer) Flush() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.closed && w.err == nil {
+		w.fail(w.flush())
+	}
+	return w.err
+}
+
+// Steps counts the lines in the log that are of a step.
+func (w *Writer) Steps() (n int, err error) {
+	_, err = w.view(false).each(context.Background(), Range{}, func(l Line) error {
+		if l.Step > 0 {
+			n++
+		}
+		return nil
+	})
+	return n, err
 }
 
 // Close flushes, syncs and ends the log; those who follow it see its end. It returns the first error of any write.

@@ -62,6 +62,9 @@ func ReadRecording(r io.Reader) (*Recording, error) {
 	return rec, nil
 }
 
+// Spoils reports whether a line that a Tape was given says that the job cannot go on from it.
+func Spoils(line []byte) bool { return bytes.HasPrefix(line, []byte(`{"op":"`+opSpoilt+`"`)) }
+
 // Operations of entries.
 const (
 	opBegin    = "begin"

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -204,11 +205,34 @@ func (s *Store) Expire(ctx context.Context) ([]tgr.Job, error) {
 	})
 }
 
-// OwnerGone releases every running job of an owner whatever its lease says, and returns them as they are then:
-// for a node that starts and knows that its former self is dead.
-func (s *Store) OwnerGone(ctx context.Context, owner string) ([]tgr.Job, error) {
+// Retake extends a lease that an earlier life of its owner had, also one that has ended, and returns it. An error of
+// [tgr.Conflict] means that the job belongs to another, or to nobody.
+func (s *Store) Retake(ctx context.Context, id tgr.JobID, owner, token string, lease time.Duration) (*Lease, error) {
+	if owner == "" || token == "" || lease <= 0 {
+		return nil, tgr.Errorf("store.retake", tgr.Invalid, "a lease has an owner, a token and a duration")
+	}
+	var l *Lease
+	err := s.change(ctx, "retake", id, token, func(t *tx, j *job) error {
+		if j.owner != owner {
+			return tgr.Errorf("store.retake", tgr.Conflict, "job %d belongs to %s", id, j.owner)
+		}
+		j.until = t.now.Add(lease)
+		run, err := findRun(context.Background(), t, j.Run, true)
+		l = &Lease{Job: j.Job, Run: run, Token: token, Until: j.until}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// OwnerGone releases every running job of an owner whatever its lease says, but for those of except, and returns them as
+// they are then: for a node that starts and knows that its former self is dead.
+func (s *Store) OwnerGone(ctx context.Context, owner string, except ...tgr.JobID) ([]tgr.Job, error) {
 	return s.reclaim(ctx, "owner gone", func(t *tx) ([]*job, error) {
-		return findJobs(context.Background(), t, "WHERE status = 'in_progress' AND owner = $1 ORDER BY id", owner)
+		jobs, err := findJobs(context.Background(), t, "WHERE status = 'in_progress' AND owner = $1 ORDER BY id", owner)
+		return slices.DeleteFunc(jobs, func(j *job) bool { return slices.Contains(except, j.ID) }), err
 	}, func(j *job, _ time.Time) string {
 		return fmt.Sprintf("its worker %s was stopped while it ran", j.owner)
 	})

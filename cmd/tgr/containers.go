@@ -48,6 +48,11 @@ func (m mixed) Acquire(ctx context.Context, s dispatch.Spec) (*dispatch.Machine,
 	return m.vms.Acquire(ctx, s)
 }
 
+// Adopt implements dispatch.Adopter. Containers end with their server.
+func (m mixed) Adopt(ctx context.Context, s dispatch.Spec, id string) (*dispatch.Machine, func(), error) {
+	return dispatch.Adopt(ctx, m.vms, s, id)
+}
+
 // openContainers runs some jobs in containers. The rest has virtual machines, which are made ready now where they are
 // the rule, and otherwise when the first is wanted.
 func openContainers(ctx context.Context, c machineConfig, journal vm.Journal, log *slog.Logger) (*machines, error) {

@@ -136,6 +136,14 @@ func openTokens(c *config, client *github.Client) (jobTokens, error) {
 	return t, err
 }
 
+// revoke ends the life of a job's token, if it was made for the job.
+func (t jobTokens) revoke(ctx context.Context, token string) error {
+	if token == t.server || !t.client.CanMakeTokens() {
+		return nil
+	}
+	return t.client.RevokeToken(ctx, token)
+}
+
 // token implements dispatch.Tokens.
 func (t jobTokens) token(ctx context.Context, r dispatch.TokenRequest) (dispatch.Token, error) {
 	if !t.client.CanMakeTokens() {

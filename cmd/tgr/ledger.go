@@ -92,9 +92,9 @@ func (l ledger) Settle(ctx context.Context, run tgr.RunID, fn func(tgr.Run, []tg
 }
 
 // Expire implements dispatch.Runs.
-func (l ledger) Expire(ctx context.Context, owner string) ([]tgr.Job, error) {
+func (l ledger) Expire(ctx context.Context, owner string, except ...tgr.JobID) ([]tgr.Job, error) {
 	if owner != "" {
-		return l.OwnerGone(ctx, owner)
+		return l.OwnerGone(ctx, owner, except...)
 	}
 	return l.Store.Expire(ctx)
 }

@@ -26,8 +26,9 @@ type machineConfig struct {
 	image     string
 	network   string // auto, slots, none or user
 	egress    func(tgr.Run) vm.Egress
-	dir       string // state of the machines
-	mortal    bool   // the machines are of no use to anybody when this process has ended
+	dir       string               // state of the machines
+	keep      func(id string) bool // of those that an earlier server left: do not reap it; nil: reap all
+	mortal    bool                 // the machines are of no use to anybody when this process has ended
 	size      vm.Spec
 	labels    dispatch.Labels
 	pool      int64 // bytes of memory that waiting machines may take; 0: none wait
@@ -83,6 +84,11 @@ type machines struct {
 	ready  func(context.Context) error
 }
 
+// Adopt implements dispatch.Adopter.
+func (m *machines) Adopt(ctx context.Context, s dispatch.Spec, id string) (*dispatch.Machine, func(), error) {
+	return dispatch.Adopt(ctx, m.Machines, s, id)
+}
+
 // Close frees what all machines share.
 func (m *machines) Close() error { return m.close() }
 
@@ -95,7 +101,7 @@ func openMachines(ctx context.Context, c machineConfig, log *slog.Logger) (*mach
 		return openRemote(ctx, c, log)
 	}
 	journal := vm.Journal{Dir: c.dir, Volatile: c.mortal}
-	reaped, err := journal.Reap(ctx, nil)
+	reaped, err := journal.Reap(ctx, c.keep)
 	if err != nil {
 		return nil, fmt.Errorf("reap the machines that an earlier server left: %w", err)
 	}

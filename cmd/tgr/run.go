@@ -352,6 +352,12 @@ func (noLogs) Create(tgr.JobID, int) (dispatch.Log, error) { return noLogs{}, ni
 // Append implements dispatch.Log.
 func (noLogs) Append(...tgr.LogLine) error { return nil }
 
+// Flush implements dispatch.Log.
+func (noLogs) Flush() error { return nil }
+
+// Steps implements dispatch.Log.
+func (noLogs) Steps() (int, error) { return 0, nil }
+
 // Close implements dispatch.Log.
 func (noLogs) Close() error { return nil }
 

@@ -82,7 +82,10 @@ type server struct {
 	web      *web.Server
 	results  *results.Service
 	advice   *advisor
-	learner  *learner // nil: off
+	learner  *learner               // nil: off
+	tapes    *dispatch.Tapes        // nil: jobs end with this server
+	resume   []*dispatch.Resumption // jobs of the server before
+	leave    func() bool            // machines that run go on, for the next server
 	watch    watchers
 	url      string // where people reach it
 	closers  []func() error
@@ -103,7 +106,7 @@ func serve(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer l.Close()
-	s := &server{c: c, log: log, metrics: web.NewMetrics(version()), url: c.get("public-url")}
+	s := &server{c: c, log: log, metrics: web.NewMetrics(version()), url: c.get("public-url"), leave: func() bool { return followed(ctx) }}
 	if s.url == "" {
 		s.url = "http://" + l.Addr().String()
 	}
@@ -162,22 +165,32 @@ func (s *server) open(ctx context.Context, secrets [][]byte) error {
 		return err
 	}
 	s.closers = append(s.closers, s.results.Close)
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	// The lock on the data folder makes sure that no other server of this name lives.
+	owner := host + ":" + dir
+	if err := s.openTapes(ctx, owner); err != nil {
+		return err
+	}
 	mc, err := machinesOf(s.c)
 	if err != nil {
 		return err
 	}
+	mc.keep = s.kept
 	machines, err := openMachines(ctx, mc, s.log)
 	if err != nil {
 		return err
 	}
 	s.closers = append(s.closers, machines.Close)
-	if err := s.openDispatch(machines); err != nil {
+	if err := s.openDispatch(machines, owner); err != nil {
 		return err
 	}
 	return s.openWeb(secrets, machines)
 }
 
-func (s *server) openDispatch(machines *machines) error {
+func (s *server) openDispatch(machines *machines, owner string) error {
 	workers, err := s.c.number("max-concurrent-workflows", 1, 1000)
 	if err != nil {
 		return err
@@ -185,10 +198,6 @@ func (s *server) openDispatch(machines *machines) error {
 	if machines.most > 0 && machines.most < workers {
 		s.log.Warn("the host's memory has room for fewer machines than jobs were to run at once", "machines", machines.most, "asked", workers)
 		workers = machines.most
-	}
-	host, err := os.Hostname()
-	if err != nil {
-		return err
 	}
 	source, err := newGitSource(s.c, s.reports.auth, s.log)
 	if err != nil {
@@ -232,8 +241,7 @@ func (s *server) openDispatch(machines *machines) error {
 			return github.CheckRunID(id)
 		},
 		Observe: s.observer(), Annotate: s.advice, Learn: s.learner.forDispatch(), Log: s.log, Workers: workers, Planners: max(2, workers/2),
-		// The lock on the data folder makes sure that no other server of this name lives.
-		Owner: host + ":" + s.c.get("data-dir"),
+		Owner: owner, Tapes: s.tapes, Resume: s.resume, Leave: s.leave, Revoke: tokens.revoke,
 		Server: dispatch.Server{URL: s.c.get("github-server-url"), API: s.c.get("github-api-url"),
 			GraphQL: strings.TrimSuffix(s.c.get("github-api-url"), "/v3") + "/graphql"},
 	})
@@ -296,7 +304,11 @@ func (s *server) run(ctx context.Context, l net.Listener) error {
 		})
 	}
 	<-ctx.Done()
-	s.log.Info("stopping: jobs that run are put back into the queue")
+	if s.leave() {
+		s.log.Info("stopping: jobs that can outlive this server go on, the others are put back into the queue; SIGINT ends all")
+	} else {
+		s.log.Info("stopping: jobs that run are put back into the queue")
+	}
 	wg.Wait()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause

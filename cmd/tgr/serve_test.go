@@ -595,10 +595,10 @@ jobs:
 					}
 				}
 			}
-			if !retried {
+			if tt.isolation == "process" && !retried { // virtual machines go on
 				t.Error("no job was retried: was any interrupted?")
 			}
-			if !strings.Contains(s.logged(), "the server was interrupted while this job ran") {
+			if tt.isolation == "process" && !strings.Contains(s.logged(), "the server was interrupted while this job ran") {
 				t.Error("the log does not say that jobs were interrupted")
 			}
 			s.stop() // machines that wait for jobs end with the server
