@@ -459,3 +459,41 @@ func BenchmarkAppend(b *testing.B) {
 		appendAll(b, w, batch...)
 	}
 }
+
+// TestFlush is what a server relies on that may be killed: what was flushed is there for the next one, which counts the
+// lines of steps and goes on behind them.
+func TestFlush(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, joblog.Limits{})
+	w := create(t, s, 1, 1)
+	appendAll(t, w, tgr.LogLine{Text: "the server's own"}, tgr.LogLine{Step: 1, Text: "one"}, tgr.LogLine{Step: 2, Text: "two\nthree"})
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	appendAll(t, w, tgr.LogLine{Step: 2, Text: "lost"}) // another process sees what is in the files
+	next := create(t, open(t, copied(t, dir), joblog.Limits{}), 1, 1)
+	n, err := next.Steps()
+	if err != nil || n != 3 {
+		t.Errorf("%d lines of steps, %v; want 3", n, err)
+	}
+	appendAll(t, next, tgr.LogLine{Step: 2, Text: "four"})
+	if n, err := next.Steps(); err != nil || n != 4 {
+		t.Errorf("%d lines of steps, %v; want 4", n, err)
+	}
+	if err := next.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Flush(); err != nil {
+		t.Errorf("flush of a log that is closed: %v", err)
+	}
+}
+
+// copied is a copy of a folder of logs, as a server finds it whose predecessor was killed.
+func copied(t *testing.T, dir string) string {
+	t.Helper()
+	to := t.TempDir()
+	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}

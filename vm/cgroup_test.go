@@ -120,6 +120,9 @@ func TestCgroup(t *testing.T) {
 	if err := g.Add(1 << 30); err == nil {
 		t.Error("a process was added that is not there")
 	}
+	if found := c.Find(r); found == nil || !cmp.Equal(found.dirs, g.dirs) || found.cpu != g.cpu || found.oom != g.oom {
+		t.Errorf("found again: %+v; want %+v", found, g)
+	}
 	// The process is in no record: the group leads to it, as after a crash.
 	again, err := readEntry(r.Dir())
 	if err != nil || !cmp.Equal(again.Cgroups, g.dirs) {
