@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -66,10 +65,15 @@ const unfinished = ".new-"
 // unfinishedAge is how old a folder without a record must be before Reap takes it for the rest of a crash.
 const unfinishedAge = time.Minute
 
-var machineID = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
-
 // ValidID reports whether id may name a machine: letters, digits and '-', at most 64.
-func ValidID(id string) bool { return machineID.MatchString(id) }
+func ValidID(id string) bool {
+	for _, c := range []byte(id) {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	return len(id) > 0 && len(id) <= 64
+}
 
 // line is one line of a record after the first: exactly one field is set.
 type line struct {
