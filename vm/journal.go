@@ -224,6 +224,7 @@ type Record struct {
 
 	mu    sync.Mutex
 	entry Entry
+	ended bool
 	freed bool
 }
 
@@ -303,6 +304,14 @@ func (r *Record) AddProcess(pid int) error {
 	return nil
 }
 
+// Ended says that the journalled processes have ended, and that the last of them left nothing running below them: Free,
+// which would otherwise look at every process of the host, looks for none.
+func (r *Record) Ended() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = true
+}
+
 // Free kills the machine's processes with all that descend from them, removes its paths and, last, its folder.
 // It is idempotent, and may be called again after an error. Children of this process are killed, not reaped:
 // that is for the one who started them.
@@ -318,7 +327,7 @@ func (r *Record) free(ctx context.Context) (killed int, err error) {
 		return 0, nil
 	}
 	processes := r.entry.Processes
-	if !slices.ContainsFunc(processes, Process.Alive) { // there may be one that was not written down yet
+	if !r.ended && !slices.ContainsFunc(processes, Process.Alive) { // there may be one that was not written down yet
 		processes = findMarked(r.entry.Mark)
 	}
 	killed, err = KillTrees(ctx, processes)
