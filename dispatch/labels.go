@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -27,7 +26,17 @@ type Kind struct {
 // Labels maps the labels of runs-on, in lower case, to kinds of machines. Its zero value knows no label.
 type Labels map[string]Kind
 
-var labelName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$`)
+// validLabel reports whether a label may be one of ours: a letter or digit, and up to 99 of these and of ._/- behind it.
+func validLabel(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		plain := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !plain && (i == 0 || !strings.ContainsRune("._/-", rune(c))) {
+			return false
+		}
+	}
+	return len(s) > 0 && len(s) <= 100
+}
 
 // HostedLabels are the labels that any server knows: those of GitHub's own Linux machines, and those that self-hosted
 // runners of this kind have of themselves. All mean the default machine.
@@ -54,7 +63,7 @@ func ParseLabels(text string) (Labels, error) {
 	l := Labels{}
 	for _, field := range strings.Fields(text) {
 		name, kind, ok := strings.Cut(field, "=")
-		if !ok || !labelName.MatchString(name) {
+		if !ok || !validLabel(name) {
 			return nil, fmt.Errorf("label %q: expected name=key:value,key:value", field)
 		}
 		name = strings.ToLower(name)

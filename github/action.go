@@ -77,7 +77,7 @@ func (c *clone) remembered(ref string, err error) string {
 		return ""
 	}
 	sha, err := os.ReadFile(c.refFile(ref))
-	if err != nil || !shaPattern.Match(sha) {
+	if err != nil || !shaPattern().Match(sha) {
 		return ""
 	}
 	return string(sha)

@@ -25,7 +25,7 @@ func (s *Source) Changed(ctx context.Context, ev tgr.Event) ([]string, error) {
 		return nil, err
 	}
 	for _, sha := range []string{ev.SHA, ev.HeadSHA, ev.BaseSHA} {
-		if sha != "" && !shaPattern.MatchString(sha) {
+		if sha != "" && !shaPattern().MatchString(sha) {
 			return nil, tgr.Errorf("source.changed", tgr.Invalid, "%q is not a SHA", clip(sha, 100))
 		}
 	}
@@ -112,7 +112,7 @@ func (c *clone) ancestor(ctx context.Context, a, b tip) (string, error) {
 			}
 		}
 		out, err := c.git(ctx, "merge-base", a.sha, b.sha)
-		if sha := strings.TrimSpace(string(out)); err == nil && shaPattern.MatchString(sha) {
+		if sha := strings.TrimSpace(string(out)); err == nil && shaPattern().MatchString(sha) {
 			return sha, nil
 		}
 	}

@@ -88,7 +88,7 @@ func (s *Source) Checkout(ctx context.Context, spec CheckoutSpec) (*Checkout, er
 }
 
 func (p *CheckoutSpec) validate() error {
-	if shaPattern.MatchString(p.Ref) && p.SHA == "" {
+	if shaPattern().MatchString(p.Ref) && p.SHA == "" {
 		p.SHA, p.Ref = p.Ref, ""
 	}
 	if p.Depth < 0 {
@@ -115,7 +115,7 @@ func (p *CheckoutSpec) validate() error {
 		return bad("lfs is not supported: the files of Git LFS are not in the repository; run git lfs pull in a step")
 	case full != "" && !validRef(full):
 		return bad("%q is not a ref", clip(p.Ref, 100))
-	case p.SHA != "" && !shaPattern.MatchString(p.SHA):
+	case p.SHA != "" && !shaPattern().MatchString(p.SHA):
 		return bad("%q is not a SHA", clip(p.SHA, 100))
 	case p.Submodules != "" && p.Submodules != "true" && p.Submodules != "recursive":
 		return bad("submodules is %q; it can be false, true or recursive", clip(p.Submodules, 100))

@@ -3,7 +3,6 @@ package github
 import (
 	"fmt"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,7 +22,7 @@ const (
 )
 
 // sectionBegin is written by section; nothing hostile can hold it, because "<" is escaped everywhere else.
-var sectionBegin = regexp.MustCompile(`^<!-- tgr:begin file=(\S*) run=(\d+) attempt=(\d+) -->$`)
+var sectionBegin = lazily(`^<!-- tgr:begin file=(\S*) run=(\d+) attempt=(\d+) -->$`)
 
 // comment builds this workflow's part of the pull request's comment.
 func (b *builder) comment(jobs []tgr.Job) {
@@ -158,7 +157,7 @@ func parseSections(comment string) []section {
 	var cur *section
 	var body []string
 	for line := range strings.SplitSeq(strings.ReplaceAll(comment, "\r\n", "\n"), "\n") {
-		m := sectionBegin.FindStringSubmatch(line)
+		m := sectionBegin().FindStringSubmatch(line)
 		switch {
 		case m != nil:
 			file, err := url.PathUnescape(m[1])

@@ -7,16 +7,22 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/terraphim/tgr"
 )
 
 var (
-	namePattern     = regexp.MustCompile(`^[a-z][a-z_]{0,63}$`)
-	repoPattern     = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}$`)
-	shaPattern      = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
-	deliveryPattern = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+	namePattern     = lazily(`^[a-z][a-z_]{0,63}$`)
+	repoPattern     = lazily(`^[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}$`)
+	shaPattern      = lazily(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+	deliveryPattern = lazily(`^[A-Za-z0-9_-]{1,64}$`)
 )
+
+// lazily compiles an expression when it is first needed: most commands of the program never are where these are.
+func lazily(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 // wanted are the fields of a payload that Decode reads; everything else is only checked.
 var wanted = []string{
@@ -83,7 +89,7 @@ func Triggers(event string) bool { return derivers[event] != nil }
 //
 // The error is a *tgr.Error with code Invalid and names the place. body is kept as the Event's Payload.
 func Decode(event string, body []byte) (tgr.Event, error) {
-	if !namePattern.MatchString(event) {
+	if !namePattern().MatchString(event) {
 		return tgr.Event{}, tgr.Errorf("webhook.decode", tgr.Invalid, "%q is not the name of an event", clip(event, 80))
 	}
 	f, err := parseFields(body, wanted)
@@ -211,7 +217,7 @@ func (d *decoder) check() {
 	for _, s := range []struct{ path, sha string }{
 		{"the commit", d.ev.SHA}, {"the head commit", d.ev.HeadSHA}, {"the base commit", d.ev.BaseSHA},
 	} {
-		if s.sha != "" && !shaPattern.MatchString(s.sha) {
+		if s.sha != "" && !shaPattern().MatchString(s.sha) {
 			d.fail("%s is not a SHA: %q", s.path, clip(s.sha, 100))
 		}
 	}
@@ -282,7 +288,7 @@ func (d *decoder) deployment() {
 	switch {
 	case d.ev.SHA == "":
 		d.fail("a deployment needs sha")
-	case shaPattern.MatchString(ref): // made for a commit: github.ref is empty
+	case shaPattern().MatchString(ref): // made for a commit: github.ref is empty
 	case strings.HasPrefix(ref, "refs/"):
 		d.ev.Ref = ref
 	default:
@@ -323,7 +329,7 @@ func zeroSHA(sha string) bool { return sha != "" && strings.Trim(sha, "0") == ""
 // validRepo reports whether name is owner/name, and can be a path: no part of it is "." or "..".
 func validRepo(name string) bool {
 	owner, repo, _ := strings.Cut(name, "/")
-	return repoPattern.MatchString(name) && owner != "." && owner != ".." && repo != "." && repo != ".."
+	return repoPattern().MatchString(name) && owner != "." && owner != ".." && repo != "." && repo != ".."
 }
 
 // validRef applies git's check-ref-format to a full name: what passes is no option, no revision and no path out.

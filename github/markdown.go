@@ -2,7 +2,6 @@ package github
 
 import (
 	"html"
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -11,8 +10,8 @@ import (
 )
 
 var (
-	escapeSequence = regexp.MustCompile("\x1b(\\[[0-9;:?]*[ -/]*[@-~]|\\][^\x07\x1b]*(\x07|\x1b\\\\)?|.)?")
-	autoLink       = regexp.MustCompile(`(?i)(https?:|ftp:|www\.|gh-)`)
+	escapeSequence = lazily("\x1b(\\[[0-9;:?]*[ -/]*[@-~]|\\][^\x07\x1b]*(\x07|\x1b\\\\)?|.)?")
+	autoLink       = lazily(`(?i)(https?:|ftp:|www\.|gh-)`)
 )
 
 // plain makes one line of text of something hostile: no control characters, no escape sequences, nothing that
@@ -23,7 +22,7 @@ func plain(s string) string { return strings.TrimSpace(visible(s)) }
 const maxText = 16 << 10
 
 func visible(s string) string {
-	s = escapeSequence.ReplaceAllString(clip(s, maxText), "")
+	s = escapeSequence().ReplaceAllString(clip(s, maxText), "")
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\t' || r == '\n' || r == '\r':
@@ -39,7 +38,7 @@ func visible(s string) string {
 func escape(s string) string {
 	s = plain(s)
 	var b strings.Builder
-	for _, r := range autoLink.ReplaceAllString(s, "$1\u200b") {
+	for _, r := range autoLink().ReplaceAllString(s, "$1\u200b") {
 		switch r {
 		case '@', '#': // an entity is a mention all the same; a character after it ends that
 			b.WriteString(string(r) + "\u200b")

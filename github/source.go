@@ -251,7 +251,7 @@ func (s *Source) Fetch(ctx context.Context, repo tgr.Repo, sha, ref string) (str
 	switch {
 	case sha == "" && ref == "":
 		return "", tgr.Errorf("source.fetch", tgr.Invalid, "neither a commit nor a ref of %s was asked for", c.name)
-	case sha != "" && !shaPattern.MatchString(sha):
+	case sha != "" && !shaPattern().MatchString(sha):
 		return "", tgr.Errorf("source.fetch", tgr.Invalid, "%q is not a SHA", clip(sha, 100))
 	case ref != "" && !validRef(ref):
 		return "", tgr.Errorf("source.fetch", tgr.Invalid, "%q is not the full name of a ref", clip(ref, 100))
@@ -460,7 +460,7 @@ func (s *Source) Resolve(ctx context.Context, repo tgr.Repo, ref string) (string
 
 // resolve also returns the full name, "" for a SHA. No ref is the remote's default branch.
 func (c *clone) resolve(ctx context.Context, ref string) (full, sha string, err error) {
-	if shaPattern.MatchString(ref) {
+	if shaPattern().MatchString(ref) {
 		return "", ref, nil
 	}
 	names := []string{ref}
@@ -492,7 +492,7 @@ func (c *clone) resolve(ctx context.Context, ref string) (full, sha string, err 
 		if target, name, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok && name == "HEAD" && strings.HasPrefix(target, "ref: ") {
 			names = append(names, strings.TrimPrefix(target, "ref: ")) // HEAD's own name, for what is returned
 		}
-		if sha, name, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok && shaPattern.MatchString(sha) {
+		if sha, name, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok && shaPattern().MatchString(sha) {
 			found[name] = sha
 		}
 	}

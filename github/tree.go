@@ -97,7 +97,7 @@ func (s *Source) RemoteFile(ctx context.Context, name, ref, file string) (full, 
 
 // list returns what the tree has at a path (a directory's entries, if it ends in a slash) and the objects' names.
 func (c *clone) list(ctx context.Context, sha, name string) (files []File, ids []string, err error) {
-	if !shaPattern.MatchString(sha) {
+	if !shaPattern().MatchString(sha) {
 		return nil, nil, tgr.Errorf("source.list", tgr.Invalid, "%q is not a SHA", clip(sha, 100))
 	}
 	if name == "./" {

@@ -217,9 +217,9 @@ func (h *WebhookHandler) handle(r *http.Request, media string, body []byte) *ans
 	id := r.Header.Get("X-GitHub-Delivery")
 	event := r.Header.Get("X-GitHub-Event")
 	switch {
-	case !deliveryPattern.MatchString(id):
+	case !deliveryPattern().MatchString(id):
 		return refuse(http.StatusBadRequest, "X-GitHub-Delivery is missing or malformed")
-	case !namePattern.MatchString(event):
+	case !namePattern().MatchString(event):
 		return refuse(http.StatusBadRequest, "X-GitHub-Event is missing or malformed")
 	}
 	if media == "application/x-www-form-urlencoded" {

@@ -68,6 +68,9 @@ func Main(args []string, version string, stderr io.Writer) int {
 func run(cfg ServerConfig, fd int, port string, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
+	// The agent waits for pipes and its stream, and computes next to nothing: threads that wake each other for it cost more
+	// than they do, most of all where each is woken across the processors of an emulator.
+	runtime.GOMAXPROCS(1)
 	var err error
 	switch {
 	case fd < 0 && os.Getpid() == 1:

@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/terraphim/tgr/vm"
@@ -27,7 +28,9 @@ const DefaultName = "debian-12"
 // ErrNotBuilt is returned (wrapped) by Open for an image that is not in the store.
 var ErrNotBuilt = errors.New("image not built")
 
-var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+var nameRE = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+})
 
 // Progress is told what a build is doing: step is for a person; done and total are bytes, and total is 0 where
 // it is not known. It is called from one goroutine at a time.
@@ -90,7 +93,7 @@ func (s *Store) dir() (string, error) {
 
 // path returns the folder of an image and refuses names that would leave the store.
 func (s *Store) path(name string) (string, error) {
-	if !nameRE.MatchString(name) {
+	if !nameRE().MatchString(name) {
 		return "", fmt.Errorf("image: %q is not a name: want lower-case letters, digits, '.', '_' and '-', at most 64", name)
 	}
 	dir, err := s.dir()
@@ -196,7 +199,7 @@ func (s *Store) List(ctx context.Context) ([]Listed, error) {
 	}
 	var out []Listed
 	for _, e := range entries {
-		if !e.IsDir() || !nameRE.MatchString(e.Name()) {
+		if !e.IsDir() || !nameRE().MatchString(e.Name()) {
 			continue
 		}
 		l := Listed{Name: e.Name()}

@@ -114,14 +114,40 @@ func find(frames []frame, line int64) int {
 	return sort.Search(len(frames), func(i int) bool { return frames[i].next() > line })
 }
 
-// appendLine adds a line, which holds no line feed, as it is stored.
-func appendLine(b []byte, l tgr.LogLine) []byte {
-	b = strconv.AppendInt(b, l.Time.UnixNano(), 10)
+// span notes that a line of l's step and time is in f, whose lines are those before it.
+func (f *frame) span(l tgr.LogLine) {
+	if f.lines == 0 {
+		f.minStep, f.maxStep, f.start, f.end = l.Step, l.Step, l.Time, l.Time
+		return
+	}
+	f.minStep, f.maxStep = min(f.minStep, l.Step), max(f.maxStep, l.Step)
+	if l.Time.Before(f.start) {
+		f.start = l.Time
+	}
+	if l.Time.After(f.end) {
+		f.end = l.Time
+	}
+}
+
+// lineHead is what a line begins with where it is stored: its time and step. After it come the text, which holds no line
+// feed, and a line feed.
+type lineHead struct {
+	nanos int64
+	step  int
+	text  []byte // nil: of no line
+}
+
+// set makes h that of l, and reports whether it was already.
+func (h *lineHead) set(l tgr.LogLine) (same bool) {
+	nanos := l.Time.UnixNano()
+	if h.text != nil && nanos == h.nanos && l.Step == h.step {
+		return true
+	}
+	b := strconv.AppendInt(h.text[:0], nanos, 10)
 	b = append(b, ' ')
 	b = strconv.AppendInt(b, int64(l.Step), 10)
-	b = append(b, ' ')
-	b = append(b, l.Text...)
-	return append(b, '\n')
+	h.nanos, h.step, h.text = nanos, l.Step, append(b, ' ')
+	return false
 }
 
 // cutLine takes the first line off b. ok is false where there is no whole line, or it is not one of ours.

@@ -106,11 +106,14 @@ func FuzzLog(f *testing.F) {
 	var next int64
 	for i := range 3 {
 		l := tgr.LogLine{Time: time.Unix(int64(i), 0), Step: i, Text: strings.Repeat("a", i)}
-		raw := appendLine(appendLine(nil, l), l)
+		var h lineHead
+		h.set(l)
+		line := string(h.text) + l.Text + "\n"
+		raw := []byte(line + line)
 		data := s.enc.EncodeAll(raw, nil)
-		h := frame{size: len(data), raw: len(raw), first: next, lines: 2, minStep: i, maxStep: i, start: l.Time, end: l.Time}
-		whole = append(append(whole, h.header()...), data...)
-		next = h.next()
+		fr := frame{size: len(data), raw: len(raw), first: next, lines: 2, minStep: i, maxStep: i, start: l.Time, end: l.Time}
+		whole = append(append(whole, fr.header()...), data...)
+		next = fr.next()
 	}
 	f.Add(whole, []byte("#6\n1 2 text\n"))
 	f.Add(whole[:len(whole)-5], []byte("#4\n1 2 text\n1 2 te"))

@@ -13,23 +13,31 @@ import (
 // follows when the step, or the job, has ended.
 type meter struct {
 	limits Limits
-	job    int64         // bytes passed
-	steps  map[int]int64 // bytes passed, by step
-	rings  map[int]*ring // of the steps beyond their limit
-	whole  *ring         // of the job beyond its limit; nil: not yet
-	last   int           // step of the line before
+	job    int64 // bytes passed
+	steps  map[int]*gauge
+	whole  *ring  // of the job beyond its limit; nil: not yet
+	last   int    // step of the line before
+	now    *gauge // its own; nil: there was none
+}
+
+// gauge is one step's.
+type gauge struct {
+	bytes int64 // passed
+	ring  *ring // of what is beyond its limit; nil: not yet
 }
 
 func newMeter(l Limits) meter {
-	return meter{limits: l, steps: make(map[int]int64), rings: make(map[int]*ring)}
+	return meter{limits: l, steps: make(map[int]*gauge)}
 }
 
 // pass hands l, and whatever has to come before it, to add, unless it is beyond a limit.
 func (m *meter) pass(l tgr.LogLine, add func(tgr.LogLine)) {
 	if m.whole == nil && l.Step > m.last {
-		m.drain(m.last, add)
+		m.drain(add)
 	}
-	m.last = l.Step
+	if m.now == nil || l.Step != m.last {
+		m.turn(l.Step)
+	}
 	size := int64(len(l.Text)) + 1
 	switch {
 	case m.whole != nil:
@@ -38,37 +46,49 @@ func (m *meter) pass(l tgr.LogLine, add func(tgr.LogLine)) {
 		m.whole = &ring{}
 		add(mark(l.Time, l.Step, "the log of this job is truncated here: it is longer than %d bytes", m.limits.Job))
 		m.whole.put(l, m.limits.Ring)
-	case m.rings[l.Step] != nil:
-		m.rings[l.Step].put(l, m.limits.Ring)
-	case m.steps[l.Step]+size > m.limits.Step:
-		m.rings[l.Step] = &ring{}
+	case m.now.ring != nil:
+		m.now.ring.put(l, m.limits.Ring)
+	case m.now.bytes+size > m.limits.Step:
+		m.now.ring = &ring{}
 		add(mark(l.Time, l.Step, "the log of this step is truncated here: it is longer than %d bytes", m.limits.Step))
-		m.rings[l.Step].put(l, m.limits.Ring)
+		m.now.ring.put(l, m.limits.Ring)
 	default:
 		m.job += size
-		m.steps[l.Step] += size
+		m.now.bytes += size
 		add(l)
 	}
 }
 
-// drain writes what the ring of a step holds. The step stays beyond its limit.
-func (m *meter) drain(step int, add func(tgr.LogLine)) {
-	if r := m.rings[step]; r != nil {
-		m.job += r.bytes
-		r.drain(add)
-		m.rings[step] = &ring{}
+// turn makes a step the one that lines come from.
+func (m *meter) turn(step int) {
+	m.last, m.now = step, m.steps[step]
+	if m.now == nil {
+		m.now = &gauge{}
+		m.steps[step] = m.now
+	}
+}
+
+// drain writes what the ring of the step holds that lines came from last. The step stays beyond its limit.
+func (m *meter) drain(add func(tgr.LogLine)) {
+	if m.now != nil && m.now.ring != nil {
+		m.job += m.now.ring.bytes
+		m.now.ring.drain(add)
+		m.now.ring = &ring{}
 	}
 }
 
 // end writes what the rings hold.
 func (m *meter) end(add func(tgr.LogLine)) {
-	for _, step := range slices.Sorted(maps.Keys(m.rings)) {
-		m.rings[step].drain(add)
+	for _, step := range slices.Sorted(maps.Keys(m.steps)) {
+		if r := m.steps[step].ring; r != nil {
+			r.drain(add)
+			m.steps[step].ring = nil
+		}
 	}
 	if m.whole != nil {
 		m.whole.drain(add)
 	}
-	m.rings, m.whole = nil, nil
+	m.whole = nil
 }
 
 // ring keeps the latest lines within a number of bytes.

@@ -17,10 +17,9 @@ import (
 	"github.com/terraphim/tgr"
 )
 
-const (
-	flushEvery = 200 * time.Millisecond // at most this long a line is only in memory
-	flushSize  = 64 << 10               // at most these many bytes are
-)
+// flushEvery is how long a line may be only in memory. A chunk that is full before that becomes a frame and never is in
+// the tail.
+const flushEvery = 200 * time.Millisecond
 
 // Writer appends to one log. Its methods may be called concurrently.
 type Writer struct {
@@ -37,7 +36,9 @@ type Writer struct {
 	buf     []byte   // the lines since the last frame; only appended to while shared
 	cur     frame    // what buf holds
 	shared  bool     // a reader holds buf
-	flushed int      // bytes of buf that are in tail
+	flushed int      // bytes of buf that are in tail; 0: the tail may hold the lines of an earlier frame
+	head    lineHead // of the line before
+	packed  []byte   // scratch of seal
 	timer   *time.Timer
 	meter   meter
 	err     error         // of a write: the log ended there
@@ -94,7 +95,7 @@ func (w *Writer) recover() error {
 }
 
 // Append adds lines in order. It returns when they are in the log's buffer, which is flushed every 200 ms or
-// 64 KiB; it never waits for readers. A line that holds line feeds becomes several. An error is that of a flush: the
+// 256 KiB; it never waits for readers. A line that holds line feeds becomes several. An error is that of a flush: the
 // log has ended there.
 func (w *Writer) Append(lines ...tgr.LogLine) error {
 	w.mu.Lock()
@@ -136,17 +137,14 @@ func cutText(text string, limit int) (line, rest string, more bool) {
 	return text[:n], text[n:], true
 }
 
-// add stores a line, and flushes or seals when there is enough.
+// add stores a line, and seals when there is enough.
 func (w *Writer) add(l tgr.LogLine) {
 	if w.err != nil {
 		return
 	}
 	w.put(l)
-	switch {
-	case len(w.buf) >= chunk:
+	if len(w.buf) >= chunk {
 		w.fail(w.seal())
-	case len(w.buf)-w.flushed >= flushSize:
-		w.fail(w.flush())
 	}
 }
 
@@ -155,18 +153,11 @@ func (w *Writer) put(l tgr.LogLine) {
 	if w.buf == nil {
 		w.buf = make([]byte, 0, chunk+chunk/4)
 	}
-	w.buf = appendLine(w.buf, l)
-	if c := &w.cur; c.lines == 0 {
-		c.minStep, c.maxStep, c.start, c.end = l.Step, l.Step, l.Time, l.Time
-	} else {
-		c.minStep, c.maxStep = min(c.minStep, l.Step), max(c.maxStep, l.Step)
-		if l.Time.Before(c.start) {
-			c.start = l.Time
-		}
-		if l.Time.After(c.end) {
-			c.end = l.Time
-		}
+	// Of a flood, many lines in a row come at one time.
+	if same := w.head.set(l); !same || w.cur.lines == 0 {
+		w.cur.span(l)
 	}
+	w.buf = append(append(append(w.buf, w.head.text...), l.Text...), '\n')
 	w.cur.lines++
 }
 
@@ -176,6 +167,9 @@ func (w *Writer) flush() error {
 	if len(b) == 0 {
 		return nil
 	}
+	if w.flushed == 0 {
+		return w.restartTail()
+	}
 	if _, err := w.tail.Write(b); err != nil {
 		return err
 	}
@@ -183,14 +177,17 @@ func (w *Writer) flush() error {
 	return nil
 }
 
-// seal makes a frame of buf. Only when it is written does the tail lose its lines.
+// seal makes a frame of buf. The tail keeps its lines until there are others: they are passed over by number.
 func (w *Writer) seal() error {
 	if len(w.buf) == 0 {
 		return nil
 	}
 	f := w.cur
-	out := make([]byte, headerLen, headerLen+len(w.buf)/2)
-	out = w.s.enc.EncodeAll(w.buf, out)
+	if w.packed == nil {
+		w.packed = make([]byte, headerLen, chunk/2)
+	}
+	out := w.s.enc.EncodeAll(w.buf, w.packed[:headerLen])
+	w.packed = out
 	f.offset, f.size, f.raw = w.end+headerLen, len(out)-headerLen, len(w.buf)
 	copy(out, f.header())
 	if _, err := w.file.WriteAt(out, w.end); err != nil {
@@ -204,7 +201,8 @@ func (w *Writer) seal() error {
 	} else {
 		w.buf = w.buf[:0]
 	}
-	return w.restartTail()
+	w.flushed = 0
+	return nil
 }
 
 // restartTail makes the tail hold buf.

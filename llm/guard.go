@@ -9,19 +9,25 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 )
 
+// lazily compiles an expression when it is first needed: most commands of the program never are where these are.
+func lazily(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
+
 // escapes are the terminal's: CSI, OSC, and the two-byte ones.
-var escapes = regexp.MustCompile("\x1b(?:\\[[0-9;:<=>?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|[@-_])")
+var escapes = lazily("\x1b(?:\\[[0-9;:<=>?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|[@-_])")
 
 // Strip drops what controls a display and what is not seen: terminal escapes, control characters but line feeds and
 // tabs, direction marks, characters without width. Carriage returns become line feeds: what they overwrite is text too.
 func Strip(s string) string {
 	s = strings.ToValidUTF8(s, "\ufffd")
 	if strings.ContainsRune(s, '\x1b') {
-		s = escapes.ReplaceAllString(s, "")
+		s = escapes().ReplaceAllString(s, "")
 	}
 	s = strings.ReplaceAll(s, "\r\n", "\n")
 	return strings.Map(func(r rune) rune {
@@ -42,7 +48,7 @@ func Strip(s string) string {
 const hidden = "[redacted]"
 
 // tokens are secrets that show by their form.
-var tokens = regexp.MustCompile(strings.Join([]string{
+var tokens = lazily(strings.Join([]string{
 	`-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\z)`,
 	`\b(?:gh[pousr]_|github_pat_)[A-Za-z0-9_]{16,}`,
 	`\bgl(?:pat|ptt|dt|rt|cbt|ft|soat)-[A-Za-z0-9_-]{16,}`,
@@ -61,13 +67,13 @@ var tokens = regexp.MustCompile(strings.Join([]string{
 }, "|"))
 
 // named are values behind a name that says what they are. An expression of ours is not a secret.
-var named = regexp.MustCompile(`(?i)((?:[a-z0-9_.-]*(?:password|passwd|passphrase|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential|client[_-]?key|auth)[a-z0-9_]*)["']?\s*(?:=|:|=>)\s*|--?(?:password|token|secret|api-key)[= ]|authorization:\s*(?:basic|bearer|token)\s+|\bbearer\s+)("[^"\n]*"|'[^'\n]*'|[^\s"',;&]+)`)
+var named = lazily(`(?i)((?:[a-z0-9_.-]*(?:password|passwd|passphrase|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential|client[_-]?key|auth)[a-z0-9_]*)["']?\s*(?:=|:|=>)\s*|--?(?:password|token|secret|api-key)[= ]|authorization:\s*(?:basic|bearer|token)\s+|\bbearer\s+)("[^"\n]*"|'[^'\n]*'|[^\s"',;&]+)`)
 
 // userinfo is the password in an address.
-var userinfo = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://[^\s/:@]*:)[^\s/@]+@`)
+var userinfo = lazily(`([a-zA-Z][a-zA-Z0-9+.-]*://[^\s/:@]*:)[^\s/@]+@`)
 
 // words are what might be random: long runs of the characters of base64 and hex.
-var words = regexp.MustCompile(`[A-Za-z0-9+_=-]{20,}`)
+var words = lazily(`[A-Za-z0-9+_=-]{20,}`)
 
 // Redactor replaces secrets: those that it knows, in the encodings in which they get printed, and those that look like
 // secrets. It is safe for concurrent use. The zero value knows none and finds the rest.
@@ -119,17 +125,17 @@ func (r *Redactor) Redact(s string) string {
 	if r != nil && r.known != nil {
 		s = r.known.Replace(s)
 	}
-	s = tokens.ReplaceAllString(s, hidden)
-	s = userinfo.ReplaceAllString(s, "${1}"+hidden+"@")
-	s = named.ReplaceAllStringFunc(s, func(m string) string {
-		at := named.FindStringSubmatchIndex(m)
+	s = tokens().ReplaceAllString(s, hidden)
+	s = userinfo().ReplaceAllString(s, "${1}"+hidden+"@")
+	s = named().ReplaceAllStringFunc(s, func(m string) string {
+		at := named().FindStringSubmatchIndex(m)
 		value := m[at[4]:]
 		if v := strings.Trim(value, `"'`); strings.HasPrefix(v, "${{") || strings.HasPrefix(v, "$") || v == "" || v == hidden || harmless(v) {
 			return m
 		}
 		return m[:at[4]] + hidden
 	})
-	return words.ReplaceAllStringFunc(s, func(w string) string {
+	return words().ReplaceAllStringFunc(s, func(w string) string {
 		if random(w) {
 			return hidden
 		}
@@ -210,13 +216,13 @@ func middleOut(s string, limit int) string {
 }
 
 // links are addresses, with what Markdown would make of them without a scheme.
-var links = regexp.MustCompile(`(?i)\b(?:[a-z][a-z0-9+.-]{1,20}://|www\.|mailto:)\S+`)
+var links = lazily(`(?i)\b(?:[a-z][a-z0-9+.-]{1,20}://|www\.|mailto:)\S+`)
 
 // Say makes text of a model's fit to be shown: one line of at most limit runes, stripped and redacted again, without
 // addresses, mentions, images or HTML. Who shows it still escapes it.
 func (r *Redactor) Say(s string, limit int) string {
 	s = strings.Join(strings.Fields(r.Redact(Strip(s))), " ")
-	s = links.ReplaceAllString(s, "[address removed]")
+	s = links().ReplaceAllString(s, "[address removed]")
 	s = strings.NewReplacer("@", "＠", "![", "! [", "](", "] (", "<", "‹", ">", "›", "`", "'").Replace(s)
 	if n := utf8.RuneCountInString(s); n > limit {
 		s = string([]rune(s)[:limit-1]) + "…"

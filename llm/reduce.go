@@ -48,19 +48,19 @@ func (k *Known) Learn(lines []LogLine) {
 }
 
 // variable is what differs between two runs of the same thing: times, hex, numbers, temporary names.
-var variable = regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[0-9.,:+Z-]*|\b[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F-]{22}\b|\b0x[0-9a-fA-F]+\b|\b[0-9a-f]{7,64}\b|/tmp/[A-Za-z0-9._-]+|\d+(?:\.\d+)?(?:ns|µs|ms|s|m|h|B|kB|KB|MB|GB|KiB|MiB|GiB|%)?\b`)
+var variable = lazily(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[0-9.,:+Z-]*|\b[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F-]{22}\b|\b0x[0-9a-fA-F]+\b|\b[0-9a-f]{7,64}\b|/tmp/[A-Za-z0-9._-]+|\d+(?:\.\d+)?(?:ns|µs|ms|s|m|h|B|kB|KB|MB|GB|KiB|MiB|GiB|%)?\b`)
 
 // template is a line without what differs between runs.
 func template(s string) string {
 	if len(s) > 2*longLine {
 		s = s[:2*longLine]
 	}
-	return variable.ReplaceAllString(strings.Join(strings.Fields(s), " "), "#")
+	return variable().ReplaceAllString(strings.Join(strings.Fields(s), " "), "#")
 }
 
 // sign is a form of words, and what it says about a line being the cause.
 type sign struct {
-	re    *regexp.Regexp
+	re    func() *regexp.Regexp
 	worth int
 }
 
@@ -68,29 +68,29 @@ type sign struct {
 // A line has the worth of its best sign, and of its worst.
 var (
 	good = []sign{
-		{regexp.MustCompile(`^(?:E\s{2,}\S|\s*panic: |fatal error: |\s*thread '.*' .*panicked)`), 12},
-		{regexp.MustCompile(`\berror(?:\[E\d+\])?: |\bTS\d{4,5}\b|: error\b|^\s*Error: |^error\b|\bERROR: `), 10},
-		{regexp.MustCompile(`\b[A-Za-z_.]*(?:Error|Exception|Panic)\b(?:\s\[\w+\])?(?::|$)`), 10},
-		{regexp.MustCompile(`(?i)\bundefined reference\b|multiple definition|\bNo rule to make\b|missing separator|segmentation fault|core dumped|double free|out of memory|\bOOM\b|cannot allocate`), 11},
-		{regexp.MustCompile(`(?i)\bno such file|not found\b|cannot (?:find|open|import|load|use|access|reach)|could not (?:find|resolve|open|connect)|connection refused|ECONNREFUSED|ENOENT|permission denied|access denied|unauthorized|timed out|time-?out|no space left|\bkilled\b|\bdenied\b`), 9},
-		{regexp.MustCompile(`^npm (?:error|ERR!) (?:code|Missing|request|JSON|notsup|E[A-Z]+)`), 9},
-		{regexp.MustCompile(`^\[ERROR\] .*(?:\.java:|symbol|expected|Tests? |Failed|Could not|Non-|Malformed|exist)`), 9},
-		{regexp.MustCompile(`^\s*(?:\S*/)?[\w.-]+\.(?:go|py|rs|ts|tsx|js|mjs|jsx|c|cc|cpp|h|java|kt|rb|php|cs|tf|swift|scala):\d+(?::\d+)?:?\s`), 9},
-		{regexp.MustCompile(`(?i)\bassert(?:ion)?\b.*(?:fail|==|!=|left|right)|\bexpected\b.*\b(?:got|but|was|saw|received|actual)\b|\bwant\b|!==|values to be`), 8},
-		{regexp.MustCompile(`(?i)^\s*\d+:\d+\s+error\s`), 11},
-		{regexp.MustCompile(`(?i)\b(?:fatal|exception|panic|abort(?:ed)?|invalid|illegal|unexpected|undefined|undeclared|unresolved|unsupported|unknown|missing|mismatch(?:ed)?|incompatible|not allowed|does not|doesn't|did not|cannot|can't|unable|refused|failed to|terminate)\b`), 6},
-		{regexp.MustCompile(`(?i)^\s*(?:--- FAIL|not ok|✖|×|FAILED?\b)|\bfail(?:ed|ure|ures|ing)?\b|\berrors?\b`), 4},
-		{regexp.MustCompile(`(?i)\bwarn(?:ing)?\b`), 1},
+		{lazily(`^(?:E\s{2,}\S|\s*panic: |fatal error: |\s*thread '.*' .*panicked)`), 12},
+		{lazily(`\berror(?:\[E\d+\])?: |\bTS\d{4,5}\b|: error\b|^\s*Error: |^error\b|\bERROR: `), 10},
+		{lazily(`\b[A-Za-z_.]*(?:Error|Exception|Panic)\b(?:\s\[\w+\])?(?::|$)`), 10},
+		{lazily(`(?i)\bundefined reference\b|multiple definition|\bNo rule to make\b|missing separator|segmentation fault|core dumped|double free|out of memory|\bOOM\b|cannot allocate`), 11},
+		{lazily(`(?i)\bno such file|not found\b|cannot (?:find|open|import|load|use|access|reach)|could not (?:find|resolve|open|connect)|connection refused|ECONNREFUSED|ENOENT|permission denied|access denied|unauthorized|timed out|time-?out|no space left|\bkilled\b|\bdenied\b`), 9},
+		{lazily(`^npm (?:error|ERR!) (?:code|Missing|request|JSON|notsup|E[A-Z]+)`), 9},
+		{lazily(`^\[ERROR\] .*(?:\.java:|symbol|expected|Tests? |Failed|Could not|Non-|Malformed|exist)`), 9},
+		{lazily(`^\s*(?:\S*/)?[\w.-]+\.(?:go|py|rs|ts|tsx|js|mjs|jsx|c|cc|cpp|h|java|kt|rb|php|cs|tf|swift|scala):\d+(?::\d+)?:?\s`), 9},
+		{lazily(`(?i)\bassert(?:ion)?\b.*(?:fail|==|!=|left|right)|\bexpected\b.*\b(?:got|but|was|saw|received|actual)\b|\bwant\b|!==|values to be`), 8},
+		{lazily(`(?i)^\s*\d+:\d+\s+error\s`), 11},
+		{lazily(`(?i)\b(?:fatal|exception|panic|abort(?:ed)?|invalid|illegal|unexpected|undefined|undeclared|unresolved|unsupported|unknown|missing|mismatch(?:ed)?|incompatible|not allowed|does not|doesn't|did not|cannot|can't|unable|refused|failed to|terminate)\b`), 6},
+		{lazily(`(?i)^\s*(?:--- FAIL|not ok|✖|×|FAILED?\b)|\bfail(?:ed|ure|ures|ing)?\b|\berrors?\b`), 4},
+		{lazily(`(?i)\bwarn(?:ing)?\b`), 1},
 	}
 	poor = []sign{ // what only says that something failed, or is noise beside it
-		{regexp.MustCompile(`^##\[error\]Process completed|exit(?:ed with)? (?:code|status) |Error \d+$|^make(?:\[\d+\])?: \*\*\*.*Error`), -9},
-		{regexp.MustCompile(`^(?:FAIL\s|FAILED$|FAIL$|ok\s|PASS\b|--- PASS|=== )|test result: FAILED|error: test failed|\d+ target failed|To rerun|could not compile|aborting due to|For more information|Some errors have detailed|previous error`), -7},
-		{regexp.MustCompile(`^\[ERROR\] (?:-> )?\[Help|Re-run Maven|full stack trace|Failed to execute goal|please read|^\[ERROR\]\s*$|^\[INFO\]|COMPILATION ERROR|BUILD FAILURE|There are test failures`), -7},
-		{regexp.MustCompile(`complete log of this run|npm (?:verbose|info|http|silly)|npm error (?:path|workspace|location|command|A complete)|Lifecycle script`), -8},
-		{regexp.MustCompile(`(?i)\b(?:0|no) (?:errors?|failures?|failed)\b|Failures?: 0|Errors?: 0|failed=0|error_log|errors? found: 0|-Werror|--error|on_error|\d+ passed; 0 failed`), -8},
-		{regexp.MustCompile(`^\s*at .*\((?:node:|internal/|.*site-packages|java\.|sun\.|jdk\.)|^\s*at (?:java|sun|org\.junit|jdk|node:)|^\s*at async|^\tat `), -7},
-		{regexp.MustCompile(`^\s*\|?\s*(?:note|help|hint): |^\s*= (?:note|help)`), -4},
-		{regexp.MustCompile(`^(?:test \S+ \.\.\. ok|\S+::\S+ PASSED|\s*✔|\s*✓|##\[(?:group|endgroup)\]|[A-Z_]+=)`), -12},
+		{lazily(`^##\[error\]Process completed|exit(?:ed with)? (?:code|status) |Error \d+$|^make(?:\[\d+\])?: \*\*\*.*Error`), -9},
+		{lazily(`^(?:FAIL\s|FAILED$|FAIL$|ok\s|PASS\b|--- PASS|=== )|test result: FAILED|error: test failed|\d+ target failed|To rerun|could not compile|aborting due to|For more information|Some errors have detailed|previous error`), -7},
+		{lazily(`^\[ERROR\] (?:-> )?\[Help|Re-run Maven|full stack trace|Failed to execute goal|please read|^\[ERROR\]\s*$|^\[INFO\]|COMPILATION ERROR|BUILD FAILURE|There are test failures`), -7},
+		{lazily(`complete log of this run|npm (?:verbose|info|http|silly)|npm error (?:path|workspace|location|command|A complete)|Lifecycle script`), -8},
+		{lazily(`(?i)\b(?:0|no) (?:errors?|failures?|failed)\b|Failures?: 0|Errors?: 0|failed=0|error_log|errors? found: 0|-Werror|--error|on_error|\d+ passed; 0 failed`), -8},
+		{lazily(`^\s*at .*\((?:node:|internal/|.*site-packages|java\.|sun\.|jdk\.)|^\s*at (?:java|sun|org\.junit|jdk|node:)|^\s*at async|^\tat `), -7},
+		{lazily(`^\s*\|?\s*(?:note|help|hint): |^\s*= (?:note|help)`), -4},
+		{lazily(`^(?:test \S+ \.\.\. ok|\S+::\S+ PASSED|\s*✔|\s*✓|##\[(?:group|endgroup)\]|[A-Z_]+=)`), -12},
 	}
 )
 
@@ -98,7 +98,7 @@ var (
 func worth(s string) int {
 	up, down := 0, 0
 	for _, g := range good {
-		if g.worth > up && g.re.MatchString(s) {
+		if g.worth > up && g.re().MatchString(s) {
 			up = g.worth
 		}
 	}
@@ -106,7 +106,7 @@ func worth(s string) int {
 		return 0
 	}
 	for _, p := range poor {
-		if p.worth < down && p.re.MatchString(s) {
+		if p.worth < down && p.re().MatchString(s) {
 			down = p.worth
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -67,10 +66,15 @@ const unfinished = ".new-"
 // unfinishedAge is how old a folder without a record must be before Reap takes it for the rest of a crash.
 const unfinishedAge = time.Minute
 
-var machineID = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
-
 // ValidID reports whether id may name a machine: letters, digits and '-', at most 64.
-func ValidID(id string) bool { return machineID.MatchString(id) }
+func ValidID(id string) bool {
+	for _, c := range []byte(id) {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	return len(id) > 0 && len(id) <= 64
+}
 
 // line is one line of a record after the first: exactly one field is set.
 type line struct {
@@ -234,6 +238,7 @@ type Record struct {
 
 	mu    sync.Mutex
 	entry Entry
+	ended bool
 	freed bool
 }
 
@@ -327,6 +332,14 @@ func (r *Record) AddProcess(pid int) error {
 	return nil
 }
 
+// Ended says that the journalled processes have ended, and that the last of them left nothing running below them: Free,
+// which would otherwise look at every process of the host, looks for none.
+func (r *Record) Ended() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = true
+}
+
 // Free kills the machine's processes with all that descend from them, removes its paths and, last, its folder.
 // It is idempotent, and may be called again after an error. Children of this process are killed, not reaped:
 // that is for the one who started them.
@@ -342,7 +355,7 @@ func (r *Record) free(ctx context.Context) (killed int, err error) {
 		return 0, nil
 	}
 	processes := r.entry.Processes
-	if !slices.ContainsFunc(processes, Process.Alive) { // there may be one that was not written down yet
+	if !r.ended && !slices.ContainsFunc(processes, Process.Alive) { // there may be one that was not written down yet
 		processes = findMarked(r.entry.Mark)
 	}
 	killed, err = KillTrees(ctx, processes)

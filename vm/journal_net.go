@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -34,7 +35,9 @@ type NetItem struct {
 // namespaceDir is where network namespaces have names.
 const namespaceDir = "/run/netns"
 
-var netName = regexp.MustCompile(`^tg[A-Za-z0-9_-]{1,13}$`)
+var netName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^tg[A-Za-z0-9_-]{1,13}$`)
+})
 
 // NamespacePath is the file that a network namespace of this name is mounted at.
 func NamespacePath(name string) string { return filepath.Join(namespaceDir, name) }
@@ -42,7 +45,7 @@ func NamespacePath(name string) string { return filepath.Join(namespaceDir, name
 // valid says that nothing but what is ours can ever be removed on the word of a journal: all our names begin with
 // "tg" and have at most 15 bytes, which is what an interface's may have.
 func (n NetItem) valid() error {
-	if !netName.MatchString(n.Name) {
+	if !netName().MatchString(n.Name) {
 		return fmt.Errorf("network item %q: want a name of at most 15 bytes that begins with tg", n.Name)
 	}
 	if n.In != "" && (!filepath.IsAbs(n.In) || n.Kind == NetNamespace) {

@@ -82,7 +82,9 @@ const nobody = "someone over the API"
 var runStatuses = []string{string(tgr.Pending), string(tgr.Queued), string(tgr.InProgress), string(tgr.Completed)}
 
 // repoName is owner/name; the server that it names is decided elsewhere.
-var repoName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,99}/[A-Za-z0-9._-]{1,100}$`)
+var repoName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,99}/[A-Za-z0-9._-]{1,100}$`)
+})
 
 func (s *Server) healthz(w http.ResponseWriter, r *request) error {
 	s.json(w, r.Request, http.StatusOK, Health{Status: "ok", Version: s.cfg.Version})
@@ -405,7 +407,7 @@ func (s *Server) dispatch(w http.ResponseWriter, r *request) error {
 }
 
 func (d *Dispatch) validate() error {
-	if !repoName.MatchString(d.Repo) {
+	if !repoName().MatchString(d.Repo) {
 		return invalid("repo is %q, and should be owner/name", cut(d.Repo, 100))
 	}
 	if d.Workflow == "" || d.Ref == "" {

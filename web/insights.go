@@ -15,7 +15,7 @@ func (s *Server) insights(w http.ResponseWriter, r *request) error {
 	switch {
 	case s.cfg.Learned == nil:
 		return tgr.Errorf("web", tgr.Unavailable, "the learner is off: set TGR_LEARN=true")
-	case !repoName.MatchString(repo):
+	case !repoName().MatchString(repo):
 		return invalid("repo is %q, and should be owner/name", cut(repo, 100))
 	case forks != "" && forks != "true" && forks != "false":
 		return invalid("forks is %q, and should be true or false", cut(forks, 30))

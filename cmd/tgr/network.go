@@ -65,7 +65,7 @@ func openSlots(c machineConfig, journal vm.Journal, log *slog.Logger) (*network.
 	}
 	cfg := network.Config{Journal: journal, Log: log, Inner: c.isolation == "container"}
 	if c.mortal {
-		cfg.Ready = 1
+		cfg.Ready, cfg.Brief = 1, true
 	}
 	slots, err := network.Open(cfg)
 	if err != nil && c.network == "auto" {

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 const (
@@ -116,11 +117,13 @@ func get[T any](ctx context.Context, c *Client, path string) (T, error) {
 }
 
 // deviceID is what the process accepts in a path: no hyphen.
-var deviceID = regexp.MustCompile(`^[A-Za-z0-9_]{1,64}$`)
+var deviceID = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9_]{1,64}$`)
+})
 
 // device is the path of a device, if its ID can be one.
 func device(kind, id string) (string, error) {
-	if !deviceID.MatchString(id) {
+	if !deviceID().MatchString(id) {
 		return "", fmt.Errorf("firecracker: %s %q: an ID has letters, digits and _, 64 at most", kind, id)
 	}
 	return "/" + kind + "/" + id, nil
@@ -359,10 +362,12 @@ func supported(version string) error {
 	return nil
 }
 
-var versionRE = regexp.MustCompile(`^v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?:[-+].*)?$`)
+var versionRE = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?:[-+].*)?$`)
+})
 
 func parseVersion(s string) (v [3]int, ok bool) {
-	m := versionRE.FindStringSubmatch(s)
+	m := versionRE().FindStringSubmatch(s)
 	if m == nil {
 		return v, false
 	}

@@ -304,7 +304,7 @@ func (v *vmm) route(path string) (item *openapi3.PathItem, pattern, id string) {
 	}
 	dir, id := filepath.Split(path)
 	for pattern, item := range v.doc.Paths.Map() {
-		if strings.HasPrefix(pattern, dir+"{") && deviceID.MatchString(id) {
+		if strings.HasPrefix(pattern, dir+"{") && deviceID().MatchString(id) {
 			return item, pattern, id
 		}
 	}

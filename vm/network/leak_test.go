@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -111,6 +112,39 @@ func TestLastSlot(t *testing.T) {
 	must(t, m.Close())
 	if got := left(t, w, w.Journal.Dir); len(got) > 0 {
 		t.Errorf("left: %q", got)
+	}
+}
+
+// A brief pool makes as many slots as it is asked for, and one that nobody asked for goes with it.
+func TestBrief(t *testing.T) {
+	for asked := range 3 {
+		w := networktest.New(t, network.Config{Inner: true, Ready: 1, Brief: true})
+		var names []string
+		for i := range asked {
+			s, err := w.Pool.Acquire(context.Background(), fmt.Sprint("m", i), open())
+			must(t, err)
+			names = append(names, s.Name())
+			must(t, s.Close())
+		}
+		must(t, w.Pool.Close())
+		last := 0
+		for _, n := range names {
+			_, number, _ := strings.Cut(n, "-")
+			k, err := strconv.Atoi(number)
+			must(t, err)
+			last = max(last, k)
+		}
+		if last != asked {
+			t.Errorf("%d slots were asked for, and the last of these has the number %d: %q", asked, last, names)
+		}
+		if got := left(t, w, w.Journal.Dir); len(got) > 0 {
+			t.Errorf("left: %q", got)
+		}
+	}
+	w := networktest.New(t, network.Config{Inner: true, Ready: 1, Brief: true})
+	must(t, w.Pool.Close())
+	if _, err := w.Pool.Acquire(context.Background(), "late", open()); err == nil {
+		t.Error("a closed pool gave a slot")
 	}
 }
 

@@ -37,6 +37,7 @@ type Limits struct {
 type Config struct {
 	Journal vm.Journal
 	Ready   int              // slots that are made ahead; default 4
+	Brief   bool             // only the first Ready are: the pool is of a command that soon ends, and frees all it made
 	Inner   bool             // slots are for containers: with a namespace that has eth0, and no tap device
 	Range   netip.Prefix     // of the addresses between slots and host, two each; default 198.19.0.0/16
 	Uplink  string           // the host's interface that machines leave through; default: whichever the host's routes say
@@ -58,6 +59,7 @@ type Pool struct {
 	dns  *upstream
 
 	ready chan *Slot
+	owed  int // of a brief pool: slots that are made ahead and nobody has asked for; guarded by mu
 	stop  context.CancelCauseFunc
 	work  sync.WaitGroup
 
@@ -94,6 +96,9 @@ func Open(cfg Config) (*Pool, error) {
 	}
 	ctx, stop := context.WithCancelCause(context.Background())
 	p.stop, p.users = stop, 1
+	if cfg.Brief {
+		p.owed = cfg.Ready
+	}
 	p.work.Go(func() { p.fill(ctx) })
 	return p, nil
 }
@@ -206,9 +211,9 @@ func (p *Pool) hostRules() error {
 	return nil
 }
 
-// fill keeps slots ready until ctx ends.
+// fill keeps slots ready until ctx ends, or of a brief pool makes the first.
 func (p *Pool) fill(ctx context.Context) {
-	for ctx.Err() == nil {
+	for n := 0; ctx.Err() == nil && (!p.cfg.Brief || n < p.cfg.Ready); n++ {
 		s, err := p.newSlot()
 		if err != nil {
 			p.cfg.Log.Error("no network slot could be made ahead", "error", err)
@@ -241,24 +246,50 @@ func (p *Pool) Acquire(ctx context.Context, id string, e vm.Egress) (*Slot, erro
 		return nil, err
 	}
 	p.mu.Lock()
-	closed := p.closed
+	closed, owed := p.closed, p.owed > 0
+	if owed {
+		p.owed--
+	}
 	p.mu.Unlock()
 	if closed {
 		return nil, &vm.InfraError{Op: "network", Err: errPoolClosed}
 	}
-	var s *Slot
-	select {
-	case s = <-p.ready:
-	default:
-	}
-	if s == nil {
-		var err error
-		if s, err = p.newSlot(); err != nil {
-			return nil, &vm.InfraError{Op: "network: slot", Err: err}
-		}
+	s, err := p.take(ctx, owed)
+	if err != nil {
+		return nil, err
 	}
 	if err := s.SetEgress(id, e); err != nil {
 		return nil, errors.Join(&vm.InfraError{Op: "network: slot", Err: err}, s.Close())
+	}
+	return s, nil
+}
+
+// take returns a slot that was made ahead, or is being made and owed to the caller, or else a new one.
+func (p *Pool) take(ctx context.Context, owed bool) (*Slot, error) {
+	var s *Slot
+	open := true
+	switch {
+	case owed:
+		select {
+		case s, open = <-p.ready:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	case !p.cfg.Brief: // whose slots are all owed
+		select {
+		case s, open = <-p.ready:
+		default:
+		}
+	}
+	if !open {
+		return nil, &vm.InfraError{Op: "network", Err: errPoolClosed}
+	}
+	if s != nil {
+		return s, nil
+	}
+	s, err := p.newSlot()
+	if err != nil {
+		return nil, &vm.InfraError{Op: "network: slot", Err: err}
 	}
 	return s, nil
 }

@@ -31,7 +31,7 @@ func Probe() (err error) {
 		return err
 	}
 	defer ns.Close()
-	p, err := Open(Config{Journal: vm.Journal{Dir: dir, Volatile: true}, Host: vm.NamespacePath(host.Name), Ready: 1})
+	p, err := Open(Config{Journal: vm.Journal{Dir: dir, Volatile: true}, Host: vm.NamespacePath(host.Name), Ready: 1, Brief: true})
 	if err != nil {
 		return err
 	}

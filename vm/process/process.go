@@ -256,6 +256,9 @@ func (m *Machine) terminate() {
 	defer late.Stop()
 	select {
 	case <-m.died:
+		if m.err == nil { // its word that nothing of what it started, or inherited, is left
+			m.record.Ended()
+		}
 	case <-late.C:
 	}
 }
