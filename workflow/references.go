@@ -140,6 +140,7 @@ func (r *reader) stepReferences(steps *node, s *sight) {
 	}
 	for _, step := range steps.items {
 		r.lookBelow(step, s)
+		r.injections(step)
 		if id := textOf(step.get("id")); id != "" {
 			s.steps[strings.ToLower(id)] = 1
 		}
