@@ -96,11 +96,16 @@ func (g *graph) inside(f *frame, row tgr.Job) (*frame, error) {
 	if err != nil {
 		return nil, err
 	}
-	inner.path, inner.name = row.Key+"/", row.Name+" / "
-	if row.Total > 1 {
-		inner.path = fmt.Sprintf("%s[%d]/", row.Key, row.Index)
-	}
+	inner.path, inner.name = callPath(row), row.Name+" / "
 	return inner, nil
+}
+
+// callPath is what the keys of the jobs that a job calls begin with.
+func callPath(row tgr.Job) string {
+	if row.Total > 1 {
+		return fmt.Sprintf("%s[%d]/", row.Key, row.Index)
+	}
+	return row.Key + "/"
 }
 
 // callGroup gives a call the concurrency group of the workflow that it calls, if that has one: it counts as the job's.

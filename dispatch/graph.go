@@ -1,9 +1,11 @@
 package dispatch
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/terraphim/tgr"
@@ -112,7 +114,8 @@ func (g *graph) settleJob(f *frame, j *workflow.Job) {
 		case row.Status == tgr.Pending && len(row.Instance) == 0:
 			g.pending(f, j, row)
 		case row.Status == tgr.Pending && g.refused(row) != nil:
-			g.change.End[row.ID] = workflowFault(fmt.Errorf("%s:%d:%d: %s", f.plan.File, j.Pos.Line, j.Pos.Column, tgr.MessageOf(g.refused(row))))
+			at := cmp.Or(j.At["runs-on"], j.Pos)
+			g.change.End[row.ID] = workflowFault(fmt.Errorf("%s:%d:%d: %s", f.plan.File, at.Line, at.Column, tgr.MessageOf(g.refused(row))))
 		case row.Status == tgr.Pending && g.run.CancelReason != "": // it waits for its group, or at a gate
 			g.change.Cancel[row.ID] = g.run.CancelReason
 		case row.Gated:
@@ -279,13 +282,21 @@ func (g *graph) outlivesCancel(f *frame, j *workflow.Job) bool {
 	return err == nil && run
 }
 
+// whySkipped says which part of a job's condition does not hold: what is written, or the success() before it.
 func (g *graph) whySkipped(f *frame, j *workflow.Job) string {
+	cond, implicit := strings.CutPrefix(j.If, "success() && (")
+	if implicit {
+		cond = strings.TrimSuffix(cond, ")")
+	}
 	for _, key := range j.Needs {
 		if r := g.need(f.path + key).Result; r != string(tgr.Success) {
-			return fmt.Sprintf("if: %s is false: %s ended as %s", j.If, key, r)
+			if implicit {
+				cond = "success()"
+			}
+			return fmt.Sprintf("if: %s is false: %s ended as %s", cond, key, r)
 		}
 	}
-	return fmt.Sprintf("if: %s is false", j.If)
+	return fmt.Sprintf("if: %s is false", cond)
 }
 
 func failsFast(row tgr.Job) bool {

@@ -101,6 +101,14 @@ jobs:
     steps: [{run: make}]
   after: {needs: test, runs-on: ubuntu-latest, steps: [{run: make}]}
 `
+	const picky = `
+on: push
+jobs:
+  a: {runs-on: x, steps: [{run: make}]}
+  never: {if: false, runs-on: x, steps: [{run: make}]}
+  asked: {needs: a, if: "needs.a.outputs.x == 'y'", runs-on: x, steps: [{run: make}]}
+  failed: {needs: a, if: failure(), runs-on: x, steps: [{run: make}]}
+`
 	const shaky = `
 on: push
 jobs:
@@ -118,6 +126,10 @@ jobs:
 		{"a success frees what needs it", chain, []string{"build@0:1=success", "test", "report", "rescue"}, "", []string{"queue test"}},
 		{"a failure skips", chain, []string{"build@0:1=failure", "test", "report", "rescue"}, "",
 			[]string{"skip test: if: success() is false: build ended as failure"}},
+		{"a condition is told as it is written", picky, []string{"a@0:1=success", "never", "asked", "failed"}, "",
+			[]string{"skip never: if: false is false", "skip asked: if: needs.a.outputs.x == 'y' is false", "skip failed: if: failure() is false"}},
+		{"a condition of a job whose need failed", picky, []string{"a@0:1=failure", "never=skipped", "asked", "failed@0:1=success"}, "",
+			[]string{"skip asked: if: success() is false: a ended as failure"}},
 		{"always and failure run after a failure", chain, []string{"build@0:1=success", "test@0:1=failure", "report", "rescue"}, "",
 			[]string{"queue report", "queue rescue"}},
 		{"failure() looks at all ancestors", chain, []string{"build@0:1=failure", "test=skipped", "report@0:1=success", "rescue"}, "",

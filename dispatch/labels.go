@@ -121,8 +121,8 @@ func (l Labels) Kind(labels []string) (Kind, error) {
 	for _, label := range labels {
 		k, ok := l[strings.ToLower(label)]
 		if !ok {
-			return Kind{}, tgr.Errorf("job.labels", tgr.Invalid, "runs-on: no machine here has the label %q; there are: %s",
-				label, strings.Join(slices.Sorted(maps.Keys(l)), ", "))
+			return Kind{}, tgr.Errorf("job.labels", tgr.Invalid, "runs-on: no machine here has the label %q%s; there are: %s. The setting labels (TGR_LABELS) adds others",
+				label, foreign(label), strings.Join(slices.Sorted(maps.Keys(l)), ", "))
 		}
 		out.CPUs, out.Memory, out.Disk = max(out.CPUs, k.CPUs), max(out.Memory, k.Memory), max(out.Disk, k.Disk)
 		switch {
@@ -135,6 +135,16 @@ func (l Labels) Kind(labels []string) (Kind, error) {
 		}
 	}
 	return out, nil
+}
+
+// foreign says of a label of another system's machines that there are none.
+func foreign(label string) string {
+	for _, system := range []string{"windows", "macos"} {
+		if strings.HasPrefix(strings.ToLower(label), system) {
+			return ": all run Linux"
+		}
+	}
+	return ""
 }
 
 // Fleet gives every job a machine of the kind that its labels ask for. It is safe for concurrent use.

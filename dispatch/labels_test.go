@@ -57,7 +57,7 @@ func TestLabelsKind(t *testing.T) {
 		{"big disk", Kind{CPUs: 4, Memory: 8, Disk: 9}, ""},
 		{"docker docker linux", Kind{Image: "full"}, ""},
 		{"docker alpine", Kind{}, `"docker" and "alpine" are of different images`},
-		{"linux macos-14", Kind{}, `no machine here has the label "macos-14"; there are: alpine, big, disk, docker, linux`},
+		{"linux macos-14", Kind{}, `no machine here has the label "macos-14": all run Linux; there are: alpine, big, disk, docker, linux. The setting labels (TGR_LABELS) adds others`},
 	}
 	for _, tt := range tests {
 		got, err := l.Kind(strings.Fields(tt.labels))
@@ -99,8 +99,8 @@ jobs:
 	}
 	want := []string{
 		"test (ubuntu-latest) queued g-ubuntu-latest",
-		`test (macos-14) pending  ci.yml:4:3: runs-on: no machine here has the label "macos-14"`,
-		`grouped pending  ci.yml:9:3: runs-on: no machine here has the label "farm"`,
+		`test (macos-14) pending  ci.yml:5:14: runs-on: no machine here has the label "macos-14": all run Linux`,
+		`grouped pending  ci.yml:9:22: runs-on: no machine here has the label "farm"`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("jobs (-want +got):\n%s", diff)

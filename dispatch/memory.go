@@ -10,12 +10,15 @@ import (
 )
 
 // Memory keeps runs and jobs in memory, for `tgr run`: what the store promises, but for surviving the process and for
-// concurrency groups, which nobody means who runs a workflow by hand.
+// concurrency groups of whole runs, which nobody means who runs workflows by hand: those of jobs it keeps.
 // Its zero value is ready; it is safe for concurrent use.
 type Memory struct {
 	mu   sync.Mutex
 	runs []*tgr.Run
 	jobs []*memoryJob
+
+	turns  int         // how many jobs came to a concurrency group
+	nudged []tgr.RunID // to be settled, because of a group
 }
 
 type memoryJob struct {
@@ -24,6 +27,7 @@ type memoryJob struct {
 	owner  string
 	until  time.Time
 	cancel string
+	turn   int // in the order in which jobs came to their concurrency groups; 0: it has not
 }
 
 // Accept makes an unplanned run of an event, with its plan job.
@@ -239,9 +243,6 @@ func (m *Memory) apply(id tgr.RunID, c Change) {
 	}
 }
 
-// Nudged implements Runs.
-func (m *Memory) Nudged() []tgr.RunID { return nil }
-
 // Unsettled implements Runs.
 func (m *Memory) Unsettled(context.Context) ([]tgr.RunID, error) {
 	m.mu.Lock()
@@ -299,8 +300,9 @@ func (m *Memory) leased(id tgr.JobID, token string) (*memoryJob, error) {
 	return nil, tgr.Errorf("job.lease", tgr.Conflict, "job %d is not leased under this token", id)
 }
 
-// fold derives the state of a run from its jobs, as the root's Fold does.
+// fold derives the state of a run from its jobs, as the root's Fold does. Every operation ends with it.
 func (m *Memory) fold(id tgr.RunID) {
+	m.regroup()
 	r := m.run(id)
 	if r.Conclusion == tgr.StartupFailure {
 		r.Status, r.Finished = tgr.Completed, time.Now()

@@ -114,3 +114,69 @@ jobs:
 		}
 	}
 }
+
+// Of the jobs of one concurrency group one runs at a time; who comes waits in the place of who waits, or behind.
+func TestJobConcurrency(t *testing.T) {
+	inside := `steps: [{run: 'mkdir "$LOCK" && sleep 0.2 && rmdir "$LOCK"'}]`
+	h := open(t, files{"ci.yml": strings.ReplaceAll(`
+on: push
+env: {LOCK: `+t.TempDir()+`/lock}
+jobs:
+  queued:
+    strategy: {fail-fast: false, matrix: {n: [a, b, c]}}
+    concurrency: {group: Deploy, queue: max}
+    runs-on: x
+    INSIDE
+  other: {concurrency: {group: deploy, queue: max}, runs-on: x, INSIDE}
+  after: {needs: queued, runs-on: x, steps: [{run: "true"}]}
+  replaced:
+    strategy: {fail-fast: false, matrix: {n: [a, b, c]}}
+    concurrency: second
+    runs-on: x
+    steps: [{run: sleep 0.3}]
+  gone:
+    strategy: {fail-fast: false, matrix: {n: [a, b]}}
+    concurrency: {group: third, cancel-in-progress: true}
+    runs-on: x
+    steps: [{run: 'test ${{ matrix.n }} = b || sleep 60'}]
+`, "INSIDE", inside)}, nil, nil)
+	runs, jobs := h.push(nil)
+	got := ends(runs, jobs)
+	slices.Sort(got)
+	want := []string{"after success", "gone (a) cancelled", "gone (b) success", "other success", "queued (a) success", "queued (b) success", "queued (c) success",
+		"replaced (a) success", "replaced (b) cancelled", "replaced (c) success"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("jobs (-want +got):\n%s", diff)
+	}
+	for _, j := range jobs[runs[0].ID] {
+		want := map[string]string{
+			"replaced (b)": `replaced (c) came to the concurrency group "second" later, and waits in its place`,
+			"gone (a)":     `superseded by gone (b) in the concurrency group "third"`,
+		}[j.Name]
+		if !strings.Contains(j.Reason, want) {
+			t.Errorf("%s: the reason is %q, want %q", j.Name, j.Reason, want)
+		}
+	}
+}
+
+// A call and what it calls are not in one group: the called job would wait for ever.
+func TestJobConcurrencyOfACall(t *testing.T) {
+	h := open(t, files{"ci.yml": `
+on: push
+jobs:
+  call: {uses: ./.github/workflows/called.yml, concurrency: one}
+  same: {concurrency: one, needs: call, if: always(), runs-on: x, steps: [{run: "true"}]}
+`, "called.yml": `
+on: workflow_call
+jobs:
+  stuck: {concurrency: one, runs-on: x, steps: [{run: "true"}]}
+  free: {runs-on: x, steps: [{run: "true"}]}
+`}, nil, nil)
+	runs, jobs := h.push(nil)
+	got := ends(runs, jobs)
+	slices.Sort(got)
+	want := []string{"call / free success", "call / stuck cancelled", "same success"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("jobs (-want +got):\n%s", diff)
+	}
+}

@@ -34,6 +34,7 @@ type Error struct {
 	Line    int    // from 1
 	Column  int    // from 1, in characters
 	Message string // as GitHub words it, without the place in the file
+	Token   string // the name or the symbol that the message is about, as written; "" where it is about none
 	Err     error  // what a function or the loader of a context returned, or nil
 }
 
@@ -68,7 +69,9 @@ func (s *source) symbol(kind ErrorKind, what, token string, offset int) *Error {
 	b.WriteString(strconv.Itoa(utf16Len(s.text[:offset-s.base]) + 1))
 	b.WriteString(" within expression: ")
 	b.WriteString(s.text)
-	return s.at(kind, offset, b.String())
+	e := s.at(kind, offset, b.String())
+	e.Token = token
+	return e
 }
 
 // lineColumn returns the place of a byte offset in src: both from 1, the column in characters.

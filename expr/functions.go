@@ -37,6 +37,11 @@ func lookup(name string) *builtin {
 	}
 }
 
+// BuiltIns returns the names of the functions of the language itself.
+func BuiltIns() []string {
+	return []string{"case", "contains", "endsWith", "format", "fromJSON", "join", "startsWith", "toJSON"}
+}
+
 // mismatch says what is wrong with the number of arguments, "" if nothing is known to be. hashFiles is the caller's
 // to provide, but takes the same arguments everywhere.
 func (n *callNode) mismatch() string {

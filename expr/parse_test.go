@@ -71,7 +71,10 @@ func TestParseErrors(t *testing.T) {
 			t.Errorf("%.40q: got %v, %v", test.src, e, err)
 			continue
 		}
-		want := expr.Error{Kind: test.kind, Line: test.line, Column: test.column, Message: got.Message, Offset: got.Offset}
+		want := expr.Error{Kind: test.kind, Line: test.line, Column: test.column, Message: got.Message, Offset: got.Offset, Token: got.Token}
+		if got.Token != "" && !strings.Contains(got.Message, ": '"+got.Token+"'. Located at position ") {
+			t.Errorf("%.40q: the token %q is not that of %s", test.src, got.Token, got.Message)
+		}
 		if diff := cmp.Diff(want, *got); diff != "" || !strings.HasPrefix(got.Message, test.what) {
 			t.Errorf("%.40q: %s\n(-want +got)\n%s", test.src, got.Message, diff)
 		}
@@ -84,7 +87,7 @@ func TestParseErrorText(t *testing.T) {
 	if !ok {
 		t.Fatal(err)
 	}
-	want := &expr.Error{Kind: expr.Lexing, Offset: 18, Line: 2, Column: 9,
+	want := &expr.Error{Kind: expr.Lexing, Offset: 18, Line: 2, Column: 9, Token: ".x",
 		Message: "Unexpected symbol: '.x'. Located at position 16 within expression: 'é' ==\n github..x"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -189,5 +192,37 @@ func checkError(t *testing.T, src string, err error) {
 	want := fmt.Sprint(1+strings.Count(before, "\n"), ":", 1+len([]rune(before[strings.LastIndexByte(before, '\n')+1:])))
 	if got := fmt.Sprint(e.Line, ":", e.Column); got != want {
 		t.Fatalf("%q: error at %s, want %s", src, got, want)
+	}
+}
+
+func TestPaths(t *testing.T) {
+	for _, test := range []struct {
+		src  string
+		want [][]string
+	}{
+		{"github", [][]string{{"github"}}},
+		{"github.event['x'].y", [][]string{{"github", "event", "x", "y"}}},
+		{"!steps.a.outputs[matrix.n].z && success(needs.b) == env.X", [][]string{{"steps", "a", "outputs"}, {"matrix", "n"}, {"needs", "b"}, {"env", "X"}}},
+		{"needs.*.result || a[0].b || a.*.c", [][]string{{"needs"}, {"a"}, {"a"}}},
+		{"fromJSON(inputs.x).y", [][]string{{"inputs", "x"}}},
+	} {
+		e, err := expr.Parse(test.src)
+		if err != nil {
+			t.Errorf("%s: %v", test.src, err)
+			continue
+		}
+		if diff := cmp.Diff(test.want, e.Paths()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.src, diff)
+		}
+	}
+}
+
+// Whoever lists the functions lists them all: each can be called, with the name as it is spelled.
+func TestBuiltIns(t *testing.T) {
+	for _, name := range expr.BuiltIns() {
+		e, err := expr.Parse(name + "('a', 'b', 'c')")
+		if err == nil && len(e.Check(&expr.Scope{})) > 0 || err != nil && !strings.Contains(err.Error(), "parameters supplied: '"+name+"'") {
+			t.Errorf("%s is not a function of the language: %v", name, err)
+		}
 	}
 }

@@ -47,6 +47,9 @@ func logSpans(line string) []Span {
 		return Spans(line)
 	}
 	spans := Spans(text)
+	if word := map[string]string{"error": "Error: ", "warning": "Warning: ", "notice": "Notice: "}[mark]; word != "" {
+		spans = append([]Span{{Text: word, Class: class}}, spans...) // colour is never the only sign
+	}
 	for i := range spans {
 		if spans[i].Class == "" {
 			spans[i].Class = class

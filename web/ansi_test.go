@@ -60,7 +60,7 @@ func TestANSI(t *testing.T) {
 
 func TestMarks(t *testing.T) {
 	for in, want := range map[string][]Span{
-		"##[error]it \x1b[32mfails\x1b[0m": {{"it ", "b f1"}, {"fails", "f2"}},
+		"##[error]it \x1b[32mfails\x1b[0m": {{"Error: ", "b f1"}, {"it ", "b f1"}, {"fails", "f2"}},
 		"##[group]Run make":                {{"Run make", "b"}},
 		"##[endgroup]":                     nil,
 		"##[unheard]of":                    {{"##[unheard]of", ""}},

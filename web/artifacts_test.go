@@ -75,7 +75,7 @@ func TestArtifacts(t *testing.T) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
 		}
 	}
-	if strings.Contains(page, "<script>") || strings.Contains(page, "hidden") {
+	if strings.Contains(page, "<script>") || strings.Contains(page, ">hidden") {
 		t.Errorf("the page holds what it must not:\n%s", page)
 	}
 	for _, tt := range []struct {

@@ -223,7 +223,7 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte, heade
 	}
 	answer, err := c.http.Do(r)
 	if err != nil {
-		return nil, &tgr.Error{Op: "client", Code: tgr.Unavailable, Message: "cannot reach the server at " + c.base.String(), Err: err}
+		return nil, &tgr.Error{Op: "client", Code: tgr.Unavailable, Message: "cannot reach the server at " + c.base.String() + "; is tgr serve running there? --server and TGR_SERVER say where it is", Err: err}
 	}
 	if answer.StatusCode/100 == 2 {
 		return answer, nil

@@ -8,6 +8,8 @@ import (
 	"html/template"
 	"net/http"
 	"net/url"
+	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,7 +19,7 @@ import (
 //go:embed templates/*.html
 var templateFiles embed.FS
 
-//go:embed static/style.css static/live.js
+//go:embed static/style.css static/live.js static/icon.svg
 var staticFiles embed.FS
 
 // What a page shows of a log. The rest is a click away, or in the raw log.
@@ -39,6 +41,8 @@ type runsData struct {
 	Runs     []tgr.Run
 	Next     string // URL of the next page
 	Filtered bool
+	Asked    map[string]string // by filter
+	Statuses []string
 }
 
 type runData struct {
@@ -55,7 +59,8 @@ type jobData struct {
 	Run      tgr.Run
 	Job      tgr.Job
 	Try      int // whose log it is
-	Rows     []logRow
+	Steps    []logStep
+	Group    bool // the last line is in a group that goes on
 	From     int  // number of the first line
 	NextLine int  // number of the line after the last
 	Step     int  // of the last line; -1: there is none
@@ -63,20 +68,12 @@ type jobData struct {
 	Trusted  bool
 }
 
-// logRow is a line of a log on a page.
-type logRow struct {
-	Heading string // above the line: the step that begins with it
-	Line    int
-	Stamp   string
-	Spans   []Span
-}
-
 func parsePages() (*template.Template, error) {
 	t, err := template.New("").Funcs(template.FuncMap{
 		"state": state, "mark": mark, "words": func(s string) string { return strings.ReplaceAll(s, "_", " ") },
 		"when": when, "took": took, "plain": Plain, "multiline": multiline, "level": level,
 		"ref": ref, "sha": func(s string) string { return Plain(s[:min(len(s), 12)]) },
-		"bytes": size, "runTitle": runTitle, "jobTitle": jobTitle, "approval": approval,
+		"unmarked": unmarked, "exited": exited, "stepID": stepID, "bytes": size, "runTitle": runTitle, "jobTitle": jobTitle, "approval": approval,
 	}).ParseFS(templateFiles, "templates/*.html")
 	if err != nil {
 		return nil, fmt.Errorf("web: parse the pages: %w", err)
@@ -114,8 +111,8 @@ func (s *Server) static(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return tgr.Errorf("web", tgr.NotFound, "there is no file %s", cut(name, 50))
 	}
-	types := map[bool]string{true: "text/css; charset=utf-8", false: "text/javascript; charset=utf-8"}
-	w.Header().Set("Content-Type", types[strings.HasSuffix(name, ".css")])
+	types := map[string]string{".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+	w.Header().Set("Content-Type", types[path.Ext(name)])
 	w.Header().Set("Cache-Control", "no-cache")
 	w.Write(b) // an error means that the client has gone
 	return nil
@@ -127,7 +124,12 @@ func (s *Server) runsPage(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	q := r.URL.Query()
-	data := runsData{layout: layout{Title: "Runs", Version: s.cfg.Version}, Runs: list.Runs, Filtered: len(q) > 0}
+	data := runsData{layout: layout{Title: "Runs", Version: s.cfg.Version}, Runs: list.Runs, Filtered: q.Get("before") != "",
+		Asked: map[string]string{}, Statuses: runStatuses}
+	for _, name := range filters {
+		data.Asked[name] = Plain(cut(q.Get(name), 300))
+		data.Filtered = data.Filtered || q.Get(name) != ""
+	}
 	if list.Next != 0 {
 		next := url.Values{"before": {list.Next.String()}}
 		for _, name := range filters {
@@ -149,6 +151,7 @@ func (s *Server) runPage(w http.ResponseWriter, r *request) error {
 	if data.Artifacts, err = s.artifacts(r.Context(), d.Run.ID); err != nil {
 		return err
 	}
+	data.Notes = notesFor(d)
 	if attempt == d.Run.Attempt {
 		data.Waiting = Waiting(d.Run, d.Jobs)
 	}
@@ -156,6 +159,18 @@ func (s *Server) runPage(w http.ResponseWriter, r *request) error {
 		data.Live = "/api/runs/" + d.Run.ID.String() + "/events"
 	}
 	return s.html(w, http.StatusOK, "run", data)
+}
+
+// notesFor is the notes of a run without those about jobs of other attempts.
+func notesFor(d RunDetail) *tgr.Notes {
+	if d.Notes == nil {
+		return nil
+	}
+	n := *d.Notes
+	n.Explanations = slices.DeleteFunc(slices.Clone(n.Explanations), func(e tgr.Explanation) bool {
+		return !slices.ContainsFunc(d.Jobs, func(j tgr.Job) bool { return j.ID == e.Job })
+	})
+	return &n
 }
 
 func (s *Server) jobPage(w http.ResponseWriter, r *request) error {
@@ -169,23 +184,23 @@ func (s *Server) jobPage(w http.ResponseWriter, r *request) error {
 	}
 	data := jobData{layout: layout{Title: jobTitle(job), Version: s.cfg.Version}, Run: run, Job: job,
 		Try: max(job.Tries, 1), From: int(from), NextLine: int(from), Step: -1, Trusted: r.access.trusted}
-	size := 0
+	size, lines := 0, 0
+	view := logView{job: job}
 	for l, err := range s.readLog(r.Context(), job.ID, job.Tries, int(from)-1) {
 		if err != nil {
 			return err
 		}
-		if len(data.Rows) == pageLines || size > pageBytes {
+		if lines == pageLines || size > pageBytes {
 			data.More = true
 			break
 		}
-		row := logRow{Line: data.NextLine, Stamp: l.Time.UTC().Format(time.RFC3339Nano), Spans: logSpans(shown(l.Text))}
-		if l.Step != data.Step {
-			data.Step, row.Heading = l.Step, heading(job, l.Step)
-		}
-		data.Rows = append(data.Rows, row)
+		view.line(data.NextLine, l)
+		data.Step = l.Step
 		data.NextLine++
+		lines++
 		size += min(len(l.Text), pageLine) + 100
 	}
+	data.Steps, data.Group = view.steps, view.group
 	if !data.More && !job.Status.Done() {
 		data.Live = "/api/jobs/" + job.ID.String() + "/log/stream?spans=1"
 	}
@@ -271,6 +286,25 @@ func multiline(s string) string {
 		lines[i] = Plain(l)
 	}
 	return strings.Join(lines, "\n")
+}
+
+// stepID is the id of the element that has a step's lines.
+func stepID(number int) string { return fmt.Sprintf("step-%d", number) }
+
+// exited tells the exit status of a process that failed.
+func exited(code *int) string {
+	if code == nil || *code == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", exit status %d", *code)
+}
+
+// unmarked is a line of a log without the runner's mark at its beginning.
+func unmarked(s string) string {
+	if mark, rest, ok := strings.Cut(s, "]"); ok && strings.HasPrefix(mark, "##[") {
+		return Plain(rest)
+	}
+	return Plain(s)
 }
 
 func ref(s string) string {

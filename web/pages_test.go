@@ -39,7 +39,7 @@ func golden(t *testing.T, name, got string) {
 // wellFormed checks that a page's elements are closed and its attributes quoted.
 func wellFormed(t *testing.T, name, page string) {
 	t.Helper()
-	page = regexp.MustCompile(`<(meta|link|br)([^>]*)>`).ReplaceAllString(strings.ReplaceAll(page, " defer>", ` defer="">`), "<$1$2/>")
+	page = regexp.MustCompile(`<(meta|link|br|input)([^>]*)>`).ReplaceAllString(strings.ReplaceAll(page, " defer>", ` defer="">`), "<$1$2/>")
 	d := xml.NewDecoder(strings.NewReader(page))
 	d.Entity = xml.HTMLEntity
 	for {
@@ -150,7 +150,7 @@ func TestNothingIsInline(t *testing.T) {
 
 func TestStaticFiles(t *testing.T) {
 	s := newSite(t, newMemory(), nil)
-	for path, want := range map[string]string{"/static/style.css": "text/css; charset=utf-8", "/static/live.js": "text/javascript; charset=utf-8"} {
+	for path, want := range map[string]string{"/static/style.css": "text/css; charset=utf-8", "/static/live.js": "text/javascript; charset=utf-8", "/static/icon.svg": "image/svg+xml"} {
 		if answer, body := ask(t, "GET", s.url+path, ""); answer.StatusCode != 200 || answer.Header.Get("Content-Type") != want || body == "" {
 			t.Errorf("%s: %d %v", path, answer.StatusCode, answer.Header)
 		}

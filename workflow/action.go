@@ -103,6 +103,7 @@ func ParseAction(file string, src []byte) (*Action, []Problem) {
 	for _, p := range entries(root.get("outputs")) {
 		a.Outputs = append(a.Outputs, EnvVar{Name: p.key.text, Value: textOf(p.value.get("value"))})
 	}
+	r.actionReferences(root, a)
 	return a, r.done()
 }
 

@@ -14,7 +14,7 @@ import (
 func compiled(t testing.TB, src string, o Options) *Plan {
 	t.Helper()
 	w, problems := Parse("ci.yml", []byte(src))
-	if len(problems) > 0 {
+	if Failed(problems) {
 		t.Fatalf("parse: %s", report(problems))
 	}
 	if o.Trigger.Event == "" {

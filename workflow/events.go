@@ -148,3 +148,15 @@ func eventNamed(name string) (eventKind, bool) {
 	}
 	return all[i], true
 }
+
+// KnownEvent reports whether workflows can listen to an event of that name; where not, tip is "; did you mean 'x'?" or "".
+func KnownEvent(name string) (tip string, known bool) {
+	var names []string
+	for _, e := range eventKinds() {
+		if e.name == name {
+			return "", true
+		}
+		names = append(names, e.name)
+	}
+	return similar(name, names), false
+}

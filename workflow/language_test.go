@@ -32,6 +32,9 @@ GitHub's parsers disagree with each other about some files; where they do, tgr a
   and a step that waits for a step that does not run in the background.
 - Paths are matched against all changed files; GitHub looks at the first 300.
 - A cron line that is due more often than every five minutes is a warning.
+- A name in an expression that the file itself shows to be absent is a warning: a step, an output or a need, a key of the
+  matrix, an input, or a property of github, runner, job and strategy. GitHub takes its value as empty.
+- What anybody may write, such as github.head_ref, in a script is a warning: it can be made to run as a part of it.
 - hashFiles leaves out links that lead nowhere, where GitHub's fails.
 - A pattern that begins with ? or + takes that character as it is.
 - include and exclude have at most ` + fmt.Sprint(maxEntries) + ` entries each.

@@ -132,6 +132,20 @@ func (r *reader) control(s *Step, n *node, names ids) {
 	}
 }
 
+// validRepo reports whether a repository can have that owner and name.
+func validRepo(owner, name string) bool {
+	other := func(c rune) bool { return !isIDChar(c) && c != '.' }
+	return owner[0] != '-' && !strings.Contains(owner, ".") && name != "." && name != ".." &&
+		strings.IndexFunc(owner, other) < 0 && strings.IndexFunc(name, other) < 0
+}
+
+// validRef reports whether a branch, a tag or a commit can have that name: by git's rules, as far as they protect from what
+// could be taken for something else.
+func validRef(ref string) bool {
+	return ref != "" && ref[0] != '-' && !strings.Contains(ref, "..") &&
+		strings.IndexFunc(ref, func(c rune) bool { return c <= ' ' || c == 0x7f || strings.ContainsRune("@~^:?*[\\", c) }) < 0
+}
+
 // actionRef checks the uses of a step.
 func (r *reader) actionRef(n *node) {
 	uses := n.text
@@ -146,7 +160,10 @@ func (r *reader) actionRef(n *node) {
 	}
 	name, ref, ok := strings.Cut(uses, "@")
 	parts := strings.FieldsFunc(name, isSlash)
-	if !ok || ref == "" || strings.Contains(ref, "@") || len(parts) < 2 || isSlash(rune(name[0])) {
+	switch {
+	case !ok || ref == "" || strings.Contains(ref, "@") || len(parts) < 2 || isSlash(rune(name[0])):
 		r.errorf(n, "uses", "expected the format {owner}/{repo}[/path]@ref, ./path, $/path or docker://image, not '%s'", uses)
+	case !validRepo(parts[0], parts[1]) || !validRef(ref) || slices.Contains(parts, ".."):
+		r.warnf(n.pos(), "uses", "'%s' can be nowhere: no repository, folder or version has that name", uses) // GitHub says so when it runs
 	}
 }

@@ -32,6 +32,7 @@ func parseLimited(file string, src []byte, limits Limits) (*Workflow, []Problem)
 	if jobs := root.get("jobs"); jobs != nil {
 		w.Jobs = r.jobs(jobs)
 	}
+	r.references(root, w)
 	return w, r.done()
 }
 

@@ -3,6 +3,7 @@ package workflow
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -25,12 +26,13 @@ type reader struct {
 	lines    []int // offsets of the lines, filled when the first excerpt is made
 	problems []Problem
 	scopes   map[allow]*expr.Scope
-	seen     map[Pos]bool // places that have an error
+	seen     map[Pos]bool           // places that have an error
+	exprs    map[*node][]*expr.Expr // that may stand where they do, for references
 }
 
 func newReader(file string, src []byte) *reader {
 	src = bytes.TrimPrefix(src, []byte(byteOrderMark))
-	return &reader{file: file, src: src, scopes: map[allow]*expr.Scope{}, seen: map[Pos]bool{}}
+	return &reader{file: file, src: src, scopes: map[allow]*expr.Scope{}, seen: map[Pos]bool{}, exprs: map[*node][]*expr.Expr{}}
 }
 
 // errorf reports an error at a node.
@@ -335,11 +337,15 @@ func (r *reader) scalar(n *node, s *shape, allowed allow) {
 func (r *reader) template(n *node, allowed allow) {
 	t, err := expr.ParseTemplate(n.text)
 	if err != nil {
-		r.errorf(n, "expression", "%v", err)
+		r.expressionError(n, err, allowed)
 		return
 	}
-	for _, e := range t.Check(r.scope(allowed)) {
-		r.errorf(n, "expression", "%v", e)
+	wrong := t.Check(r.scope(allowed))
+	for _, e := range wrong {
+		r.expressionError(n, e, allowed)
+	}
+	if len(wrong) == 0 {
+		r.exprs[n] = t.Exprs()
 	}
 }
 
@@ -366,13 +372,26 @@ func (r *reader) condition(n *node, allowed allow) {
 	}
 	e, err := expr.ParseCondition(n.text)
 	if err != nil {
-		r.errorf(n, "expression", "%v", err)
+		r.expressionError(n, err, allowed)
 		return
 	}
 	n.cond = e.Source()
-	for _, e := range e.Check(r.scope(allowed)) {
-		r.errorf(n, "expression", "%v", e)
+	wrong := e.Check(r.scope(allowed))
+	for _, e := range wrong {
+		r.expressionError(n, e, allowed)
 	}
+	if len(wrong) == 0 {
+		r.exprs[n] = []*expr.Expr{e}
+	}
+}
+
+// expressionError reports what is wrong with an expression, with what may help.
+func (r *reader) expressionError(n *node, err error, allowed allow) {
+	tip := ""
+	if e := (*expr.Error)(nil); errors.As(err, &e) && !r.full() {
+		tip = advice(e, allowed)
+	}
+	r.errorf(n, "expression", "%v%s", err, tip)
 }
 
 func (r *reader) scope(a allow) *expr.Scope {

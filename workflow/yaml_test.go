@@ -70,7 +70,7 @@ jobs:
       - {uses: "a/` + strings.Repeat("b", 150) + `@v1"}
 `
 	w, problems := Parse("x.yml", []byte(src))
-	if len(problems) > 0 {
+	if Failed(problems) {
 		t.Fatal(problems)
 	}
 	var got []string

@@ -21,18 +21,18 @@ func newCheckCmd() *cobra.Command {
 	var asJSON, watch bool
 	var format string
 	cmd := &cobra.Command{
-		Use:   "check [--json | --format FORMAT] [--watch] PATH…",
+		Use:   "check [--json | --format FORMAT] [--watch] [PATH…]",
 		Short: "Say all that is wrong with workflow and action files",
 		Long: `Check reads workflow files and action.yml files and says all that is wrong with each, with line, column and an
 excerpt. A folder stands for the YAML files below it; a folder with .github/workflows in it for those and for the
-action.yml files below it. The exit status is 2 if a file has an error.
+action.yml files below it. Without a path it is the folder that you are in. The exit status is 2 if a file has an error.
 
 With --json it prints an array with an element per file:
 {"file":…,"ok":…,"errors":[{"line","column","message","rule"}],"warnings":[…],"events":[…],
 "jobs":[{"id","needs":[…],"steps":[ids],"uses"}]}.`,
-		Example: "  tgr check .\n  tgr check --format=sarif .github/workflows/ci.yml",
-		Args:    cobra.MinimumNArgs(1),
+		Example: "  tgr check\n  tgr check --format=sarif .github/workflows/ci.yml",
 		RunE: func(cmd *cobra.Command, paths []string) error {
+			paths = orHere(paths)
 			if asJSON {
 				if cmd.Flags().Changed("format") && format != "json" {
 					return usagef("--json and --format=%s exclude each other", format)
@@ -53,6 +53,14 @@ With --json it prints an array with an element per file:
 	cmd.Flags().StringVar(&format, "format", "text", "text, json, github (workflow commands) or sarif")
 	cmd.Flags().BoolVar(&watch, "watch", false, "check again whenever a file changes, until interrupted")
 	return cmd
+}
+
+// orHere is the paths that were given, or the folder that the caller is in.
+func orHere(paths []string) []string {
+	if len(paths) == 0 {
+		return []string{"."}
+	}
+	return paths
 }
 
 // checkedFile is the answer about one file.

@@ -42,6 +42,16 @@ func localEvent(ctx context.Context, name string, src *localSource, f runFlags) 
 		}
 		merge(payload, given)
 	}
+	if f.ref != "" {
+		switch name {
+		case "pull_request", "pull_request_target":
+			merge(payload, map[string]any{"pull_request": map[string]any{"base": map[string]any{"ref": strings.TrimPrefix(f.ref, "refs/heads/")}}})
+		case "push", "workflow_dispatch":
+			payload["ref"] = fullRef(f.ref)
+		default:
+			return ev, fmt.Errorf("--ref is for push, pull_request, pull_request_target and workflow_dispatch, and the event is %s", name)
+		}
+	}
 	if inputs, ok := payload["inputs"].(map[string]any); ok && name == "workflow_dispatch" {
 		for _, kv := range f.inputs {
 			k, v, _ := strings.Cut(kv, "=")

@@ -190,21 +190,42 @@ func fullName(origin, dir string) string {
 func (s *localSource) choose(files []string) ([]string, error) {
 	var out []string
 	for _, f := range files {
-		for _, p := range []string{f, filepath.Join(s.dir, f), filepath.Join(s.dir, workflowDir, f)} {
-			if info, err := os.Stat(p); err == nil && !info.IsDir() {
-				abs, err := filepath.Abs(p)
-				if err != nil {
-					return nil, err
-				}
-				out = append(out, abs)
-				break
-			}
+		places := []string{f, filepath.Join(s.dir, f), filepath.Join(s.dir, workflowDir, f)}
+		i := slices.IndexFunc(places, func(p string) bool {
+			info, err := os.Stat(p)
+			return err == nil && !info.IsDir()
+		})
+		if i < 0 {
+			return nil, fmt.Errorf("-W %s: no such file, neither as it is nor in %s%s", f, filepath.Join(s.dir, workflowDir), s.listed())
 		}
-		if len(out) == 0 || !strings.HasSuffix(out[len(out)-1], filepath.Base(f)) {
-			return nil, fmt.Errorf("-W %s: no such file, neither as it is nor in %s", f, filepath.Join(s.dir, workflowDir))
+		abs, err := filepath.Abs(places[i])
+		if err != nil {
+			return nil, err
 		}
+		out = append(out, abs)
 	}
 	return out, nil
+}
+
+// listed says which workflow files there are, the first of them.
+func (s *localSource) listed() string {
+	entries, err := os.ReadDir(filepath.Join(s.dir, workflowDir))
+	if err != nil {
+		return ""
+	}
+	var names []string
+	for _, e := range entries {
+		if ext := filepath.Ext(e.Name()); ext == ".yml" || ext == ".yaml" {
+			names = append(names, e.Name())
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	if len(names) > 10 {
+		names = append(names[:10], "…")
+	}
+	return ", where there are " + strings.Join(names, ", ")
 }
 
 // Fetch implements dispatch.Source: everything is here already.

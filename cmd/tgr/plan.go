@@ -25,10 +25,10 @@ type planFlags struct {
 func newPlanCmd() *cobra.Command {
 	var f planFlags
 	cmd := &cobra.Command{
-		Use:   "plan [--json] --event NAME [--payload FILE] [--ref REF] [--changed PATH]… PATH…",
+		Use:   "plan [--json] [--event NAME] [--payload FILE] [--ref REF] [--changed PATH]… [PATH…]",
 		Short: "Show what would run for an event, and for what would not, why",
 		Long: `Plan compiles workflow files for an event and shows which jobs would run, with the combinations of their matrix
-where these are known beforehand. For a workflow that would not run it names the filter that says so.
+where these are known beforehand, of the folder that you are in if no path is given. For a workflow that would not run it names the filter that says so.
 
 The event's fields come from --payload, a webhook's JSON. Without one, --ref is the branch or tag of a push and the
 target branch of a pull request (refs/heads/main if it is not given), and every activity type matches. Without
@@ -37,20 +37,19 @@ target branch of a pull request (refs/heads/main if it is not given), and every 
 With --json it prints an array with an element per file:
 {"file":…,"runs":…,"reason":…,"errors":[…],"warnings":[…],"jobs":[{"id","needs","instances":[names]}],"plan":{…}}.
 The exit status is 2 if a file has an error.`,
-		Example: "  tgr plan --event push --ref v1.2 --changed README.md .",
-		Args:    cobra.MinimumNArgs(1),
+		Example: "  tgr plan --event push --ref v1.2 --changed README.md",
 		RunE: func(cmd *cobra.Command, paths []string) error {
-			if f.event == "" {
-				return usagef("--event is required: push, pull_request, workflow_dispatch, …")
+			if err := knownEvent(f.event); err != nil {
+				return usageError{err}
 			}
 			t, github, err := f.trigger(cmd.Flags().Changed("changed"))
 			if err != nil {
 				return usageError{err}
 			}
-			return planAll(cmd.OutOrStdout(), paths, t, github, f.asJSON)
+			return planAll(cmd.OutOrStdout(), orHere(paths), t, github, f.asJSON)
 		},
 	}
-	cmd.Flags().StringVar(&f.event, "event", "", "`name` of the event, as in X-GitHub-Event")
+	cmd.Flags().StringVar(&f.event, "event", "push", "`name` of the event, as in X-GitHub-Event")
 	cmd.Flags().StringVar(&f.payload, "payload", "", "`file` with the event's payload")
 	cmd.Flags().StringVar(&f.ref, "ref", "", "branch or tag, or the full `ref`; overrides the payload's")
 	cmd.Flags().StringArrayVar(&f.changed, "changed", nil, "`path` of a changed file; may be repeated")
@@ -129,6 +128,14 @@ func firstOf(values ...string) string {
 		}
 	}
 	return ""
+}
+
+// knownEvent refuses an event that starts no workflow, with the likely spelling.
+func knownEvent(name string) error {
+	if tip, known := workflow.KnownEvent(name); !known {
+		return fmt.Errorf("there is no event '%s'%s", name, tip)
+	}
+	return nil
 }
 
 // fullRef takes a short name for a branch, unless it looks like a version and so like a tag.

@@ -89,7 +89,7 @@ func TestPlanJSON(t *testing.T) {
 
 func TestPlanUsage(t *testing.T) {
 	workspace(t, planRepository())
-	for _, args := range []string{".", "--event push", "--event push nowhere", "--event push --payload nowhere .", "--event push --payload .github/workflows/ci.yml ."} {
+	for _, args := range []string{"--event pushh .", "--event push nowhere", "--event push --payload nowhere .", "--event push --payload .github/workflows/ci.yml ."} {
 		if out, code := verb(t, newPlanCmd(), strings.Fields(args)...); code != 2 {
 			t.Errorf("%s: exit status %d: %s", args, code, out)
 		}

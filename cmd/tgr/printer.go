@@ -27,6 +27,7 @@ type printer struct {
 	many  bool // several jobs: each line says whose it is
 	steps map[tgr.JobID][]tgr.Step
 	given map[tgr.JobID]heading
+	ours  map[tgr.JobID]tgr.Step // a step that no workflow names, of which nothing was shown yet
 
 	err    error         // the first error of writing
 	broken chan struct{} // closed with it
@@ -35,7 +36,7 @@ type printer struct {
 
 func newPrinter(out io.Writer, asJSON, color bool) *printer {
 	p := &printer{out: bufio.NewWriterSize(out, 64<<10), json: asJSON, color: color,
-		steps: map[tgr.JobID][]tgr.Step{}, given: map[tgr.JobID]heading{}, broken: make(chan struct{})}
+		steps: map[tgr.JobID][]tgr.Step{}, given: map[tgr.JobID]heading{}, ours: map[tgr.JobID]tgr.Step{}, broken: make(chan struct{})}
 	p.timer = time.AfterFunc(time.Hour, p.flush)
 	p.timer.Stop()
 	return p
@@ -127,18 +128,26 @@ func (p *printer) Line(j tgr.Job, l tgr.LogLine) {
 	if !ok {
 		return
 	}
+	p.headline(j)
 	p.write(p.prefix(j))
 	p.write(p.dim("    │ "))
 	p.write(text)
 	p.write("\n")
 }
 
-// leftOut reports whether a line is part of what a step is given, which GitHub shows folded.
+// leftOut reports whether a line is part of what a step is given, which GitHub shows folded, or what every job says as it
+// begins and ends.
 func (p *printer) leftOut(job tgr.JobID, l tgr.LogLine) bool {
 	if p.wordy || l.Step == 0 {
 		return false
 	}
 	h := p.given[job]
+	if h.step != l.Step || !h.open {
+		if steps := p.steps[job]; l.Step <= len(steps) && isOurs(steps[l.Step-1]) && isRoutine(l.Text) {
+			p.given[job] = heading{step: l.Step, open: l.Text == "##[group]Machine"}
+			return true
+		}
+	}
 	switch {
 	case h.step != l.Step: // its first line
 		h = heading{step: l.Step, open: strings.HasPrefix(l.Text, "##[group]Run ")}
@@ -154,6 +163,26 @@ func (p *printer) leftOut(job tgr.JobID, l tgr.LogLine) bool {
 type heading struct {
 	step int
 	open bool
+}
+
+// isOurs reports whether a step is the server's own, as every job has them.
+func isOurs(s tgr.Step) bool { return s.ID == "__setup" || s.ID == "__complete" }
+
+// isRoutine reports whether a line of such a step says nothing that anybody wants to know of a job that went well.
+func isRoutine(text string) bool {
+	switch text {
+	case "##[group]Machine", "Prepare workflow directory", "Prepare all required actions":
+		return true
+	}
+	return strings.HasPrefix(text, "Runner name: ") || strings.HasPrefix(text, "Complete job name: ") || strings.HasPrefix(text, "Job result: ")
+}
+
+// headline shows that a step of ours began, once something else of it is shown.
+func (p *printer) headline(j tgr.Job) {
+	if s, waits := p.ours[j.ID]; waits {
+		delete(p.ours, j.ID)
+		p.begun(j, s)
+	}
 }
 
 // Steps shows the steps that began or ended since the last time.
@@ -181,13 +210,21 @@ func (p *printer) Steps(j tgr.Job, steps []tgr.Step) {
 const maxName = 100
 
 func (p *printer) step(j tgr.Job, s tgr.Step) {
-	name := printable(s.Name)
-	if short := []rune(name); len(short) > maxName {
-		name = string(short[:maxName-1]) + "…"
+	if isOurs(s) && !p.wordy {
+		if s.Status == tgr.InProgress {
+			p.ours[j.ID] = s
+			return
+		}
+		if _, waits := p.ours[j.ID]; waits && s.Conclusion == tgr.Success {
+			delete(p.ours, j.ID)
+			return
+		}
 	}
+	p.headline(j)
+	name := shortened(s.Name)
 	switch {
 	case s.Status == tgr.InProgress:
-		p.write(p.prefix(j) + p.paint(36, "  ▶ ") + name + "\n")
+		p.begun(j, s)
 	case s.Conclusion == tgr.Skipped:
 		p.write(p.prefix(j) + p.dim("  – "+name+" (skipped)") + "\n")
 	default:
@@ -197,6 +234,19 @@ func (p *printer) step(j tgr.Job, s tgr.Step) {
 		}
 		p.write(fmt.Sprintf("%s  %s %s%s %s\n", p.prefix(j), p.mark(s.Conclusion), name, note, p.dim(seconds(s.Finished.Sub(s.Started)))))
 	}
+}
+
+func (p *printer) begun(j tgr.Job, s tgr.Step) {
+	p.write(p.prefix(j) + p.paint(36, "  ▶ ") + shortened(s.Name) + "\n")
+}
+
+// shortened is a step's name for one line.
+func shortened(name string) string {
+	name = printable(name)
+	if short := []rune(name); len(short) > maxName {
+		name = string(short[:maxName-1]) + "…"
+	}
+	return name
 }
 
 // Boot shows that a job begins, where there is something to say: that it is not for the first time, or that its machine
@@ -231,11 +281,15 @@ func (p *printer) Job(workflow string, j tgr.Job) {
 	if j.Reason != "" {
 		reason = ": " + printable(j.Reason)
 	}
+	note := ""
+	if j.ContinueOnError && j.Conclusion.Failed() {
+		note = " (and may: continue-on-error)"
+	}
 	where := ""
 	if j.Isolation != "" {
 		where = p.dim(" [" + j.Isolation + "]")
 	}
-	p.write(fmt.Sprintf("%s %s / %s: %s%s%s%s\n", p.mark(j.Conclusion), printable(workflow), printable(j.Name), j.Conclusion, took, where, reason))
+	p.write(fmt.Sprintf("%s %s / %s: %s%s%s%s%s\n", p.mark(j.Conclusion), printable(workflow), printable(j.Name), j.Conclusion, note, took, where, reason))
 }
 
 // Run shows how a run ended; of one that could not be planned it is all there is.

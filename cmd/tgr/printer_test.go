@@ -18,7 +18,7 @@ func TestPrinterFolds(t *testing.T) {
 		step int
 		text string
 	}{
-		{1, "Runner name: 'x'"},
+		{1, "Runner name: 'x'"}, {1, "##[group]Machine"}, {1, "process"}, {1, "##[endgroup]"}, {1, "##[warning]odd"}, {1, "Complete job name: a"},
 		{2, "##[group]Run make"}, {2, "make"}, {2, "shell: bash -e {0}"}, {2, "##[endgroup]"},
 		{2, "##[group]Run tests"}, {2, "ok\x1b]0;title\x07"}, {2, "##[endgroup]"}, {2, "##[error]broken"},
 		{3, "##[group]Run true"}, {3, "##[endgroup]"}, {4, "Post job cleanup."},
@@ -27,12 +27,13 @@ func TestPrinterFolds(t *testing.T) {
 		wordy bool
 		want  []string
 	}{
-		{false, []string{"Runner name: 'x'", "Run tests", "ok]0;title ", "error: broken", "Post job cleanup."}},
-		{true, []string{"Runner name: 'x'", "Run make", "make", "shell: bash -e {0}", "Run tests", "ok]0;title ", "error: broken", "Run true", "Post job cleanup."}},
+		{false, []string{"  ▶ Set up job", "warning: odd", "Run tests", "ok]0;title ", "error: broken", "Post job cleanup."}},
+		{true, []string{"  ▶ Set up job", "Runner name: 'x'", "Machine", "process", "warning: odd", "Complete job name: a", "Run make", "make", "shell: bash -e {0}", "Run tests", "ok]0;title ", "error: broken", "Run true", "Post job cleanup."}},
 	} {
 		var b bytes.Buffer
 		p := newPrinter(&b, false, false)
 		p.wordy = tt.wordy
+		p.Steps(tgr.Job{ID: 1, Name: "a"}, []tgr.Step{{ID: "__setup", Name: "Set up job", Status: tgr.InProgress}})
 		for _, l := range lines {
 			p.Line(tgr.Job{ID: 1, Name: "a", Kind: tgr.WorkJob}, tgr.LogLine{Step: l.step, Text: l.text})
 		}
@@ -41,6 +42,42 @@ func TestPrinterFolds(t *testing.T) {
 		if diff := cmp.Diff(tt.want, got); diff != "" {
 			t.Errorf("wordy %v: -want +got:\n%s", tt.wordy, diff)
 		}
+	}
+}
+
+// Of the steps that every job has nothing is shown, unless there is something to see.
+func TestPrinterLeavesOutRoutine(t *testing.T) {
+	steps := func(c tgr.Conclusion) []tgr.Step {
+		return []tgr.Step{{ID: "__setup", Name: "Set up job", Status: tgr.Completed, Conclusion: c}}
+	}
+	for _, tt := range []struct {
+		end  []tgr.Step
+		want string
+	}{
+		{steps(tgr.Success), ""},
+		{steps(tgr.Failure), "  ▶ Set up job\n  ✗ Set up job 0.00 s\n"},
+	} {
+		var b bytes.Buffer
+		p := newPrinter(&b, false, false)
+		j := tgr.Job{ID: 1, Name: "a", Kind: tgr.WorkJob}
+		p.Steps(j, []tgr.Step{{ID: "__setup", Name: "Set up job", Status: tgr.InProgress}})
+		p.Line(j, tgr.LogLine{Step: 1, Text: "Prepare workflow directory"})
+		p.Steps(j, tt.end)
+		p.flush()
+		if diff := cmp.Diff(tt.want, b.String()); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	}
+}
+
+// A job that may fail is not told as one that made the run fail.
+func TestPrinterForgives(t *testing.T) {
+	var b bytes.Buffer
+	p := newPrinter(&b, false, false)
+	p.Job("CI", tgr.Job{ID: 1, Name: "a", Kind: tgr.WorkJob, Conclusion: tgr.Failure, ContinueOnError: true, Reason: "exit 1"})
+	p.flush()
+	if diff := cmp.Diff("✗ CI / a: failure (and may: continue-on-error): exit 1\n", b.String()); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
 	}
 }
 

@@ -33,6 +33,7 @@ type runFlags struct {
 	vars      []string
 	env       []string
 	payload   string
+	ref       string
 	isolation string
 	keep      bool // the machines of jobs that fail
 	steps     bool // a snapshot before each step
@@ -55,6 +56,7 @@ func newRunCmd() *cobra.Command {
 Workflows and files are those of the working tree, uncommitted changes included; ignored files are not part of it.
 The exit status is 0 if all jobs succeeded, 1 if one failed, 2 for a bad workflow or command line, 3 for a fault of ours.`,
 		Example: `  tgr run
+  tgr run --ref v1.2
   tgr run pull_request -j test --matrix go:1.26
   tgr run workflow_dispatch -W release.yml --input version=1.2.3 --secret TOKEN`,
 		Args: cobra.MaximumNArgs(1),
@@ -63,6 +65,9 @@ The exit status is 0 if all jobs succeeded, 1 if one failed, 2 for a bad workflo
 			event := "push"
 			if len(args) == 1 {
 				event = args[0]
+			}
+			if err := knownEvent(event); err != nil {
+				return usageError{err}
 			}
 			return runLocal(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), event, f)
 		},
@@ -77,6 +82,7 @@ The exit status is 0 if all jobs succeeded, 1 if one failed, 2 for a bad workflo
 	fs.StringArrayVar(&f.vars, "var", nil, "configuration variable, NAME=value; may be repeated")
 	fs.StringArrayVar(&f.env, "env", nil, "environment variable for all steps, NAME=value; may be repeated")
 	fs.StringVarP(&f.payload, "payload", "e", "", "file with the event's payload, JSON")
+	fs.StringVar(&f.ref, "ref", "", "branch or tag, such as main or v1.2, or the full `ref`, of a push or a workflow_dispatch, and the target of a pull request; default: what is checked out, and its default branch")
 	fs.StringVar(&f.isolation, "isolation", envOr("TGR_ISOLATION", "auto"), isolationHelp+" ($TGR_ISOLATION)")
 	fs.StringVar(&f.image, "image", "", "image of the machines ($TGR_IMAGE)")
 	fs.StringVar(&f.network, "network", "auto", "network of machines: auto, slots, none or user; see tgr serve")
@@ -285,7 +291,7 @@ func runFolder(ctx context.Context, log *slog.Logger) (string, error) {
 	const prefix = "tgr-run-"
 	dead, err := vm.DeadFolders(os.TempDir(), prefix)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("the folder for temporary files (TMPDIR): %w", err)
 	}
 	for _, dir := range dead {
 		reaped, err := vm.Journal{Dir: filepath.Join(dir, "machines")}.Reap(ctx, nil)
