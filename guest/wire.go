@@ -170,7 +170,7 @@ type wireExit struct {
 	Message  string `json:"message,omitempty"`
 	Duration int64  `json:"duration"`
 
-	OutOfMemory bool `json:"out_of_memory,omitempty"`
+	Shortage Shortage `json:"shortage,omitempty"`
 }
 
 // header puts a frame's header into b.
