@@ -187,7 +187,7 @@ type Exit struct {
 	Message    string  `json:"message,omitempty"`
 	DurationMS float64 `json:"duration_ms"`
 	Shortage   string  `json:"shortage,omitempty"` // memory, processes or disk where it failed because the machine ran out of that
-	Ended      string  `json:"ended,omitempty"` // "timeout" or "cancelled" where it was ended before its time
+	Ended      string  `json:"ended,omitempty"`    // "timeout" or "cancelled" where it was ended before its time
 }
 
 // OutcomeRequest is the body of POST /api/vms/{id}/outcome.
