@@ -92,9 +92,12 @@ type Hello struct {
 	PID      int       `json:"pid"`
 }
 
-// Identity makes one of many clones of a machine this one. Its zero fields change nothing.
+// Identity makes one of many clones of a machine this one. Its zero fields change nothing; where all are zero, the machine
+// is asked for its clock.
 type Identity struct {
 	Hostname string    `json:"hostname,omitempty"`
 	Time     time.Time `json:"time,omitzero"`     // the host's clock
 	Entropy  []byte    `json:"entropy,omitempty"` // for the kernel's generator, 32 to 4096 bytes
+	// Shift is what the machine's clock is put on by; Prepare finds out by itself what it has to be.
+	Shift time.Duration `json:"shift,omitempty"`
 }

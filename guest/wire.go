@@ -91,6 +91,7 @@ type request struct {
 // reply ends an operation that has no Exit.
 type reply struct {
 	Skipped []string `json:"skipped,omitempty"` // by get: neither file, folder nor link
+	Clock   int64    `json:"clock,omitempty"`   // by prepare, of an identity that is empty: nanoseconds since 1970
 }
 
 // failure is an error on the wire: its code says what errors.Is shall find in it.
