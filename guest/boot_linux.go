@@ -267,6 +267,9 @@ func configure(opts bootOptions) error {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
 		return fmt.Errorf("raise the limit of open files: %w", err)
 	}
+	if err := makeJobGroup(cgroupMount); err != nil {
+		return fmt.Errorf("control group of the job: %w", err)
+	}
 	name, err := os.ReadFile("/etc/hostname")
 	if err != nil {
 		name = []byte("tgr")

@@ -248,10 +248,9 @@ func (c *Client) Resize(ctx context.Context, id string, size WindowSize) error {
 // kernel's generator, a machine-id and a boot id that no clone shares. It may be called again; an agent that does
 // not have the machine to itself refuses, with ErrRefused.
 func (c *Client) Prepare(ctx context.Context, id Identity) error {
-	return inTime(id, func(id Identity) (time.Duration, error) {
-		began := time.Now()
-		_, err := c.simple(ctx, &request{Op: opPrepare, Identity: &id})
-		return time.Since(began), err
+	return inTime(id, func(id Identity) (time.Time, error) {
+		r, err := c.simple(ctx, &request{Op: opPrepare, Identity: &id})
+		return time.Unix(0, r.Clock), err
 	})
 }
 
@@ -395,7 +394,7 @@ func (k *call) exit(b []byte) (Exit, error) {
 		return Exit{}, fmt.Errorf("%s: %w: exit status %d", k.op, ErrProtocol, w.Code)
 	}
 	return Exit{Code: w.Code, Signal: w.Signal, Started: w.Started, Message: clip(w.Message, 4096), Duration: time.Duration(w.Duration),
-		OutOfMemory: w.OutOfMemory}, nil
+		Shortage: w.Shortage.Known()}, nil
 }
 
 // feed copies standard input on a stream of its own, once. Nobody waits for it: it may hang in a Read, and what

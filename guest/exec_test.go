@@ -127,22 +127,3 @@ func FuzzProcStat(f *testing.F) {
 		}
 	})
 }
-
-func TestOutOfMemory(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "vmstat")
-	var s Server
-	for _, tt := range []struct {
-		kills string
-		want  bool
-	}{{"0", false}, {"2", true}, {"2", false}, {"3", true}, {"x", false}} {
-		if err := os.WriteFile(path, []byte("pgfault 7\noom_kill "+tt.kills+"\nnuma 1\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if got := s.outOfMemory(path); got != tt.want {
-			t.Errorf("%s kills: %v", tt.kills, got)
-		}
-	}
-	if s.outOfMemory(path + "-gone") {
-		t.Error("out of memory without a count")
-	}
-}

@@ -43,9 +43,39 @@ type Exit struct {
 	Started  bool          // false: the program could not be started, Message says why
 	Message  string        // for a person: "bash: no such file or directory"
 	Duration time.Duration // on the guest's monotonic clock
-	// OutOfMemory says that the process failed, and that the machine's kernel has killed a process for want of memory
-	// since the last one that failed.
-	OutOfMemory bool
+	// Shortage is what the machine has run out of since the last process that failed, if this one has.
+	Shortage Shortage
+}
+
+// Shortage is what a machine had too little of; "" is nothing.
+type Shortage string
+
+// The shortages that an agent with a machine to itself finds out about.
+const (
+	OutOfMemory    Shortage = "memory"    // the machine's kernel has killed a process for want of it
+	OutOfProcesses Shortage = "processes" // the job's are as many as it may have; when it asks for more and more, they are ended
+	OutOfDisk      Shortage = "disk"      // nothing can be written to the machine's disk
+)
+
+// String is the shortage in plain words, to be put behind a failure; "" for none.
+func (s Shortage) String() string {
+	switch s {
+	case OutOfMemory:
+		return "the machine ran out of memory, and its kernel killed a process"
+	case OutOfProcesses:
+		return "the job started more processes than its machine has room for"
+	case OutOfDisk:
+		return "the machine's disk is full"
+	}
+	return ""
+}
+
+// Known is s, or nothing where a hostile agent says what there is not.
+func (s Shortage) Known() Shortage {
+	if s.String() == "" {
+		return ""
+	}
+	return s
 }
 
 // Success reports whether the process ran and ended with status 0.
@@ -62,9 +92,12 @@ type Hello struct {
 	PID      int       `json:"pid"`
 }
 
-// Identity makes one of many clones of a machine this one. Its zero fields change nothing.
+// Identity makes one of many clones of a machine this one. Its zero fields change nothing; where all are zero, the machine
+// is asked for its clock.
 type Identity struct {
 	Hostname string    `json:"hostname,omitempty"`
 	Time     time.Time `json:"time,omitzero"`     // the host's clock
 	Entropy  []byte    `json:"entropy,omitempty"` // for the kernel's generator, 32 to 4096 bytes
+	// Shift is what the machine's clock is put on by; Prepare finds out by itself what it has to be.
+	Shift time.Duration `json:"shift,omitempty"`
 }

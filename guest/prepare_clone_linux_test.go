@@ -7,6 +7,7 @@ import (
 	"os"
 	"regexp"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -57,36 +58,64 @@ nonsense
 	}
 }
 
+// machineClock is a machine far away: how long each question and its answer take, and how its clock ends up.
+type machineClock struct {
+	ways []time.Duration // to the machine, back, to the machine, …; the last two over and over
+	told []Identity
+	off  time.Duration // from the host's clock
+}
+
+func (m *machineClock) tell(id Identity) (time.Time, error) {
+	way := func() {
+		time.Sleep(m.ways[0])
+		if len(m.ways) > 2 {
+			m.ways = m.ways[1:]
+		} else {
+			m.ways[0], m.ways[1] = m.ways[1], m.ways[0]
+		}
+	}
+	way()
+	m.told = append(m.told, id)
+	if !id.Time.IsZero() {
+		m.off = time.Until(id.Time)
+	}
+	m.off += id.Shift
+	clock := time.Now().Add(m.off)
+	way()
+	return clock, nil
+}
+
 func TestInTime(t *testing.T) {
-	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	const slow = time.Second
+	const ms = time.Millisecond
 	for name, tt := range map[string]struct {
-		id    Identity
-		takes []time.Duration
-		want  []Identity
+		ways  []time.Duration
+		off   time.Duration // at most, in the end
+		tells int           // at most
 	}{
-		"fast":    {Identity{Hostname: "a", Time: at}, []time.Duration{clockLag}, []Identity{{Hostname: "a", Time: at}}},
-		"no time": {Identity{Hostname: "a"}, []time.Duration{slow}, []Identity{{Hostname: "a"}}},
-		"late": {Identity{Hostname: "a", Time: at}, []time.Duration{slow, slow, 0},
-			[]Identity{{Hostname: "a", Time: at}, {Time: at.Add(slow)}, {Time: at.Add(2 * slow)}}},
+		"fast":                 {[]time.Duration{9 * ms, 9 * ms}, 9 * ms, 1},
+		"late once":            {[]time.Duration{500 * ms, 1 * ms, 1 * ms, 1 * ms}, clockLag / 2, 3},
+		"one way is slow":      {[]time.Duration{70 * ms, 2 * ms}, 36 * ms, clockTries + 2},
+		"each way is fast":     {[]time.Duration{90 * ms, 40 * ms, 80 * ms, 1 * ms, 3 * ms, 90 * ms, 60 * ms, 60 * ms}, clockLag / 2, 4},
+		"always and both late": {[]time.Duration{80 * ms, 80 * ms}, 1 * ms, clockTries + 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var told []Identity
-			err := inTime(tt.id, func(id Identity) (time.Duration, error) {
-				told = append(told, id)
-				return tt.takes[len(told)-1], nil
+			synctest.Test(t, func(t *testing.T) {
+				m := &machineClock{ways: tt.ways}
+				if err := inTime(Identity{Hostname: "a", Time: time.Now()}, m.tell); err != nil {
+					t.Fatal(err)
+				}
+				if m.off.Abs() > tt.off || len(m.told) > tt.tells || m.told[0].Hostname != "a" {
+					t.Errorf("the clock is %v off after %d times, want %v after %d: %+v", m.off, len(m.told), tt.off, tt.tells, m.told)
+				}
 			})
-			if diff := cmp.Diff(tt.want, told); diff != "" || err != nil {
-				t.Errorf("%v (-want +got):\n%s", err, diff)
-			}
 		})
 	}
-	tries := 0
-	if err := inTime(Identity{Time: at}, func(Identity) (time.Duration, error) { tries++; return slow, nil }); err != nil || tries != clockTries {
-		t.Errorf("always late: %d tries, %v", tries, err)
+	m := &machineClock{ways: []time.Duration{0, 0}}
+	if err := inTime(Identity{Hostname: "a"}, m.tell); err != nil || !cmp.Equal(m.told, []Identity{{Hostname: "a"}}) {
+		t.Errorf("no time to be told: %+v, %v", m.told, err)
 	}
 	lost := errors.New("lost")
-	if err := inTime(Identity{Time: at}, func(Identity) (time.Duration, error) { return slow, lost }); err != lost {
+	if err := inTime(Identity{Time: time.Now()}, func(Identity) (time.Time, error) { return time.Time{}, lost }); err != lost {
 		t.Errorf("got %v", err)
 	}
 }

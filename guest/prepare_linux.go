@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -32,10 +33,32 @@ func prepare(id *Identity) error {
 			return fmt.Errorf("prepare: clock: %w", err)
 		}
 	}
+	if id.Shift != 0 {
+		if err := shiftClock(id.Shift); err != nil {
+			return fmt.Errorf("prepare: shift the clock by %v: %w", id.Shift, err)
+		}
+	}
 	if len(id.Entropy) > 0 {
 		return addEntropy(id.Entropy)
 	}
 	return nil
+}
+
+// empty reports whether id changes nothing.
+func (id *Identity) empty() bool {
+	return id.Hostname == "" && id.Time.IsZero() && len(id.Entropy) == 0 && id.Shift == 0
+}
+
+// shiftClock puts the clock on, or back, in one go: to read and to set it would lose what passes in between.
+func shiftClock(by time.Duration) error {
+	const second = int64(time.Second)
+	s, ns := int64(by)/second, int64(by)%second
+	if ns < 0 { // the kernel wants it so: adjtimex(2)
+		s, ns = s-1, ns+second
+	}
+	t := unix.Timex{Modes: unix.ADJ_SETOFFSET | unix.ADJ_NANO, Time: unix.Timeval{Sec: s, Usec: ns}}
+	_, err := unix.Adjtimex(&t)
+	return err
 }
 
 // addEntropy credits b to the kernel's generator and has it take it at once: the clones of a snapshot begin with

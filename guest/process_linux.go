@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -168,7 +166,11 @@ func (p *process) fork(cmd *command) error {
 		return fmt.Errorf("%d processes run: %w", len(s.processes), ErrRefused)
 	}
 	p.begin = time.Now()
+	s.shortages.group.admit(cmd)
 	err := s.waits.start(cmd.path, cmd.args, &cmd.attr, func(pid int) { p.pid = pid }, func(status syscall.WaitStatus) { p.ended <- status })
+	if g := s.shortages.group; g != nil && errors.Is(err, unix.EAGAIN) {
+		return &startError{statusNotExecutable, fmt.Sprintf("%s: the machine has room for %d processes, and as many run", p.name, g.most)}
+	}
 	if err != nil {
 		return launchError(p.name, err)
 	}
@@ -196,7 +198,7 @@ func (p *process) look() {
 		p.exit.Message = p.name + ": " + status.Signal().String()
 	}
 	if p.exit.Code != 0 && p.s.cfg.Machine {
-		p.exit.OutOfMemory = p.s.outOfMemory("/proc/vmstat")
+		p.exit.Shortage = p.s.shortages.look("/proc/vmstat", "/")
 	}
 	within := time.NewTimer(drainWithin)
 	defer within.Stop()
@@ -220,22 +222,6 @@ func (p *process) look() {
 	}
 	p.mu.Unlock()
 	close(p.over)
-}
-
-// outOfMemory reports whether the kernel has killed a process for want of memory since the last call. It counts that in
-// the file vmstat.
-func (s *Server) outOfMemory(vmstat string) bool {
-	b, err := os.ReadFile(vmstat)
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(b)) {
-		digits, ok := strings.CutPrefix(line, "oom_kill ")
-		if n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 64); ok && err == nil {
-			return n > s.oomKills.Swap(n)
-		}
-	}
-	return false
 }
 
 // signal sends sig to the process's group while there is one that is ours.

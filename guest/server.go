@@ -12,7 +12,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -48,7 +47,7 @@ type Server struct {
 	waits   *waiter
 	buffers buffers
 
-	oomKills atomic.Uint64 // that were seen
+	shortages shortages
 
 	mu        sync.Mutex
 	processes map[string]*process
@@ -72,6 +71,12 @@ func NewServer(cfg ServerConfig) *Server {
 		cfg.Orphans = 10 * time.Minute
 	}
 	s := &Server{cfg: cfg, log: cfg.Log, waits: newWaiter(cfg.Reap), processes: map[string]*process{}, pumps: map[*pump]bool{}, ports: map[string]net.Listener{}}
+	if cfg.Machine {
+		if g := openJobGroup(cgroupMount, cfg.Log); g != nil {
+			s.shortages.group = g
+			go g.guard() // as long as the machine runs
+		}
+	}
 	s.know()
 	return s
 }
@@ -373,6 +378,9 @@ func (k *callee) do(req *request) error {
 	case opPrepare:
 		if !k.s.cfg.Machine || req.Identity == nil {
 			return fmt.Errorf("prepare: %w: the agent has no machine to itself", ErrRefused)
+		}
+		if req.Identity.empty() {
+			return k.done(reply{Clock: time.Now().UnixNano()}, nil)
 		}
 		err := prepareClone(req.Identity)
 		k.s.mu.Lock()

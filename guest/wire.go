@@ -91,6 +91,7 @@ type request struct {
 // reply ends an operation that has no Exit.
 type reply struct {
 	Skipped []string `json:"skipped,omitempty"` // by get: neither file, folder nor link
+	Clock   int64    `json:"clock,omitempty"`   // by prepare, of an identity that is empty: nanoseconds since 1970
 }
 
 // failure is an error on the wire: its code says what errors.Is shall find in it.
@@ -170,7 +171,7 @@ type wireExit struct {
 	Message  string `json:"message,omitempty"`
 	Duration int64  `json:"duration"`
 
-	OutOfMemory bool `json:"out_of_memory,omitempty"`
+	Shortage Shortage `json:"shortage,omitempty"`
 }
 
 // header puts a frame's header into b.

@@ -107,13 +107,11 @@ func (u *unit) exitError(exit guest.Exit) error {
 			message = "the process could not be started"
 		}
 		return userError("%s", excerpt(message))
-	case exit.Signal != "" && !exit.OutOfMemory:
+	case exit.Code != 0 && exit.Shortage != "":
+		return userError("Process completed with exit code %d: %s.", exit.Code, exit.Shortage)
+	case exit.Signal != "":
 		return userError("Process completed with exit code %d (%s).", exit.Code, excerpt(exit.Signal))
-	}
-	if exit.Code != 0 && exit.OutOfMemory {
-		return userError("Process completed with exit code %d: the machine ran out of memory, and its kernel killed a process.", exit.Code)
-	}
-	if exit.Code != 0 {
+	case exit.Code != 0:
 		return userError("Process completed with exit code %d.", exit.Code)
 	}
 	return nil

@@ -197,6 +197,26 @@ func TestNoExit(t *testing.T) {
 	}
 }
 
+// TestShortage is a machine that ran out of something: the step says so, and says it of a signal, too.
+func TestShortage(t *testing.T) {
+	for _, tt := range []struct {
+		exit guest.Exit
+		want string
+	}{
+		{guest.Exit{Started: true, Code: 1, Shortage: guest.OutOfDisk}, "exit code 1: the machine's disk is full."},
+		{guest.Exit{Started: true, Code: 137, Signal: "SIGKILL", Shortage: guest.OutOfMemory}, "exit code 137: the machine ran out of memory, and its kernel killed a process."},
+		{guest.Exit{Started: true, Code: 137, Signal: "SIGKILL", Shortage: guest.OutOfProcesses}, "exit code 137: the job started more processes than its machine has room for."},
+		{guest.Exit{Started: true, Code: 137, Signal: "SIGKILL"}, "exit code 137 (SIGKILL)."},
+	} {
+		s := steps(t, "      - run: echo 1")
+		wrap(s).exec = func(context.Context, guest.Cmd, io.Writer) (guest.Exit, error) { return tt.exit, nil }
+		res, err := runner.Run(s.ctx, s.config, s.job)
+		if err != nil || res.Conclusion != tgr.Failure || !strings.HasSuffix(res.Reason, tt.want) {
+			t.Errorf("%+v: %q, %v; want %q", tt.exit, res.Reason, err, tt.want)
+		}
+	}
+}
+
 // TestCancelledBefore is a job that is cancelled before it starts: only what wants to run for a cancelled job does.
 func TestCancelledBefore(t *testing.T) {
 	s := steps(t, "      - run: echo never\n      - if: always()\n        run: echo always")

@@ -22,10 +22,19 @@ type Egress struct {
 	// Allow is the list of EgressAllow: host names such as "example.com" or "*.example.com" (which is every name
 	// below, and not example.com itself), each with an optional ":port". Without a port it is 80 and 443.
 	Allow []string
+	// Limits bound how much the machine takes of the network.
+	Limits NetLimits
 	// Denied, if not nil, is told what the machine asked for and did not get: the same thing once, and only so many
 	// things. It is called from goroutines of the network's, must not block, and is not called any more when the
 	// machine has been closed.
 	Denied func(Denial)
+}
+
+// NetLimits bound what one machine takes of the network. A field that is 0 is the default of who makes the networks.
+type NetLimits struct {
+	Bandwidth    int64 // bytes a second, each way
+	Connections  int   // at once
+	NewPerSecond int   // new connections a second
 }
 
 // Denial is something that a machine asked of the network and did not get.

@@ -63,7 +63,7 @@ type BootError struct {
 }
 
 // Error names the machine and the cause; the console is for the operator's log.
-func (e *BootError) Error() string { return fmt.Sprintf("machine %s did not boot: %v", e.ID, e.Err) }
+func (e *BootError) Error() string { return fmt.Sprintf("machine %s: %v", e.ID, e.Err) }
 
 // Unwrap returns the cause.
 func (e *BootError) Unwrap() error { return e.Err }

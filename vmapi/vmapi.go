@@ -186,7 +186,8 @@ type Exit struct {
 	Started    bool    `json:"started"` // false: it could not be, and Message says why
 	Message    string  `json:"message,omitempty"`
 	DurationMS float64 `json:"duration_ms"`
-	Ended      string  `json:"ended,omitempty"` // "timeout" or "cancelled" where it was ended before its time
+	Shortage   string  `json:"shortage,omitempty"` // memory, processes or disk where it failed because the machine ran out of that
+	Ended      string  `json:"ended,omitempty"`    // "timeout" or "cancelled" where it was ended before its time
 }
 
 // OutcomeRequest is the body of POST /api/vms/{id}/outcome.

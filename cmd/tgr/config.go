@@ -70,6 +70,9 @@ func settings() []setting {
 		{Key: "vm-network", Env: "TGR_VM_NETWORK", Default: "auto", Help: "network of a machine: slots (a namespace and a packet filter each; needs root), none, or user (which also reaches services on this host's loopback); auto is slots where that works"},
 		{Key: "egress", Env: "TGR_EGRESS", Default: "open", Help: "what jobs reach through their slot: open (the public internet), none, or allow (the hosts of egress-allow)"},
 		{Key: "egress-allow", Env: "TGR_EGRESS_ALLOW", Help: "hosts such as example.com, *.example.com or example.com:8443, separated by spaces or commas"},
+		{Key: "egress-rate", Env: "TGR_EGRESS_RATE", Default: "1000", Help: "megabits a second that a machine sends at most, and receives"},
+		{Key: "egress-connections", Env: "TGR_EGRESS_CONNECTIONS", Default: "4096", Help: "connections that a machine has at once"},
+		{Key: "egress-new-connections", Env: "TGR_EGRESS_NEW_CONNECTIONS", Default: "500", Help: "new connections of a machine in a second"},
 		{Key: "vm-api-url", Env: "FIRECRACKER_API_URL", Help: "VM management API whose machines jobs run on, http://127.0.0.1:8080; without one they run on this host's own"},
 		{Key: "vm-api-token", Env: "FIRECRACKER_AUTH_TOKEN", Secret: true, Help: "token for that API; tgr vmd token issues one"},
 		{Key: "vm-type", Env: "FIRECRACKER_VM_TYPE", Help: "machine that an API of the original kind is asked for; default: " + originalType},
@@ -100,7 +103,7 @@ type config struct {
 }
 
 // repositorySettings are those that the file may also have for single repositories, below "repositories".
-func repositorySettings() []string { return []string{"egress", "egress-allow", "isolation"} }
+func repositorySettings() []string { return []string{"egress", "egress-allow", "egress-rate", "egress-connections", "egress-new-connections", "isolation"} }
 
 // loadConfig reads the configuration. The flags are those of the command that configFlags added.
 func loadConfig(flags *pflag.FlagSet) (*config, error) {
@@ -218,9 +221,17 @@ func (c *config) get(key string) string {
 
 // number is a setting that has to be a whole number in a range.
 func (c *config) number(key string, least, most int) (int, error) {
-	n, err := strconv.Atoi(c.get(key))
+	n, err := wholeNumber(c.get(key), least, most)
+	if err != nil {
+		return 0, usagef("%s (from %s) is %v", key, c.origin[key], err)
+	}
+	return n, nil
+}
+
+func wholeNumber(s string, least, most int) (int, error) {
+	n, err := strconv.Atoi(s)
 	if err != nil || n < least || n > most {
-		return 0, usagef("%s (from %s) is %q: expected a whole number from %d to %d", key, c.origin[key], c.get(key), least, most)
+		return 0, fmt.Errorf("%q: expected a whole number from %d to %d", s, least, most)
 	}
 	return n, nil
 }

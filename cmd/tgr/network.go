@@ -13,22 +13,23 @@ import (
 	"github.com/terraphim/tgr/vm/network"
 )
 
-// egressOf reads what jobs may reach of the network: of all repositories, and of those that the file names.
+// egressOf reads what jobs may reach of the network, and how much they may take of it: of all repositories, and of those
+// that the file names.
 func egressOf(c *config) (func(tgr.Run) vm.Egress, error) {
 	all, err := parseEgress(c.get("egress"), c.get("egress-allow"))
 	if err != nil {
 		return nil, usagef("egress (from %s): %v", c.origin["egress"], err)
 	}
+	for _, l := range networkLimits() {
+		n, err := c.number(l.key, 1, l.most)
+		if err != nil {
+			return nil, err
+		}
+		l.set(&all.Limits, n)
+	}
 	repos := map[string]vm.Egress{}
 	for name, own := range c.repos {
-		mode, allow := c.get("egress"), c.get("egress-allow")
-		if v, ok := own["egress-allow"]; ok {
-			mode, allow = string(vm.EgressAllow), v // a list says that it is to be obeyed
-		}
-		if v, ok := own["egress"]; ok {
-			mode = v
-		}
-		e, err := parseEgress(mode, allow)
+		e, err := egressOfRepository(c, own, all.Limits)
 		if err != nil {
 			return nil, usagef("%s: repositories: %s: %v", c.file, name, err)
 		}
@@ -40,6 +41,50 @@ func egressOf(c *config) (func(tgr.Run) vm.Egress, error) {
 		}
 		return all
 	}, nil
+}
+
+// egressOfRepository is what all repositories have, but for a repository's own settings.
+func egressOfRepository(c *config, own map[string]string, limits vm.NetLimits) (vm.Egress, error) {
+	mode, allow := c.get("egress"), c.get("egress-allow")
+	if v, ok := own["egress-allow"]; ok {
+		mode, allow = string(vm.EgressAllow), v // a list says that it is to be obeyed
+	}
+	if v, ok := own["egress"]; ok {
+		mode = v
+	}
+	e, err := parseEgress(mode, allow)
+	if err != nil {
+		return e, err
+	}
+	e.Limits = limits
+	for _, l := range networkLimits() {
+		v, ok := own[l.key]
+		if !ok {
+			continue
+		}
+		n, err := wholeNumber(v, 1, l.most)
+		if err != nil {
+			return e, fmt.Errorf("%s is %w", l.key, err)
+		}
+		l.set(&e.Limits, n)
+	}
+	return e, nil
+}
+
+// networkLimit is a setting that bounds what a machine takes of the network.
+type networkLimit struct {
+	key  string
+	most int
+	set  func(*vm.NetLimits, int)
+}
+
+func networkLimits() []networkLimit {
+	const megabit = 1_000_000 / 8 // bytes
+	return []networkLimit{
+		{"egress-rate", 100_000, func(l *vm.NetLimits, n int) { l.Bandwidth = int64(n) * megabit }},
+		{"egress-connections", 1_000_000, func(l *vm.NetLimits, n int) { l.Connections = n }},
+		{"egress-new-connections", 1_000_000, func(l *vm.NetLimits, n int) { l.NewPerSecond = n }},
+	}
 }
 
 // parseEgress reads a mode and a list of hosts, separated by white space or commas.

@@ -182,14 +182,14 @@ jobs:
       - run: echo never
 `
 
-func remoteRepo(t *testing.T) string {
+func repoWith(t *testing.T, workflow string) string {
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, ".github", "workflows", "ci.yml")
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, []byte(remoteWorkflow), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte(workflow), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A"}, {"-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-qm", "x"}} {
@@ -217,7 +217,7 @@ func ranRemotely(t *testing.T, got result, isolation string) {
 
 func TestRunOverAPI(t *testing.T) {
 	d := startDaemon(t)
-	repo := remoteRepo(t)
+	repo := repoWith(t, remoteWorkflow)
 	d.env = append(d.env, "FIRECRACKER_AUTH_TOKEN="+d.token)
 	ranRemotely(t, d.tgrIn(repo, "", "run"), "process at 127.0.0.1:")
 	if l := d.tgr("vm", "list"); !strings.Contains(l.stdout, "0 of ") {
@@ -271,7 +271,7 @@ func TestRunOverOriginal(t *testing.T) {
 	}
 	d := &daemon{t: t, env: append(os.Environ(), "TGR_CONFIG=/dev/null", "NO_COLOR=1", "TGR_DATA_DIR="+t.TempDir(),
 		"FIRECRACKER_API_URL="+s.URL, "FIRECRACKER_AUTH_TOKEN=a-token")}
-	ranRemotely(t, d.tgrIn(remoteRepo(t), "", "run", "--parallel", "3"), "fcctl-web at 127.0.0.1:")
+	ranRemotely(t, d.tgrIn(repoWith(t, remoteWorkflow), "", "run", "--parallel", "3"), "fcctl-web at 127.0.0.1:")
 	if now, ever := s.Machines(); now != 0 || ever != 3 {
 		t.Errorf("%d machines are left of %d, want 0 of 3", now, ever)
 	}
@@ -329,8 +329,57 @@ func TestVMDWithQEMU(t *testing.T) {
 	standStill(t, d, id, in)
 	d.tgr("vm", "rm", id)
 	d.env = append(d.env, "FIRECRACKER_AUTH_TOKEN="+d.token)
-	run := d.tgrIn(remoteRepo(t), "", "run")
+	run := d.tgrIn(repoWith(t, remoteWorkflow), "", "run")
 	ranRemotely(t, run, "qemu (")
+	stepByStep(t, d)
+}
+
+// failsLate is a job whose steps leave something on the disk, in memory and running, and of which the last one fails.
+const failsLate = `on: push
+jobs:
+  late:
+    runs-on: ubuntu-latest
+    steps:
+      - run: echo 1 >> ~/steps; echo 1 >> /dev/shm/steps
+      - run: echo 2 >> ~/steps; echo 2 >> /dev/shm/steps
+      - run: echo 3 >> ~/steps; echo 3 >> /dev/shm/steps; nohup sleep 1000 >/dev/null 2>&1 & echo $! > ~/sleeper
+      - run: echo 4 >> ~/steps; echo 4 >> /dev/shm/steps; kill $(cat ~/sleeper)
+      - run: echo 5 >> ~/steps; echo 5 >> /dev/shm/steps; exit 42
+`
+
+// stepByStep has a job fail whose machine is kept with snapshots, and goes back in it as its author would.
+func stepByStep(t *testing.T, d *daemon) {
+	t.Helper()
+	got := d.tgrIn(repoWith(t, failsLate), "", "run", "--keep-on-failure", "--snapshot-steps")
+	took := regexp.MustCompile(`Snapshot (\S+) before step (\d+): tgr vm rollback (vm-\w+) `).FindAllStringSubmatch(got.stdout, -1)
+	if got.code != 1 || len(took) < 5 || !strings.Contains(got.stdout, "exit code 42") {
+		t.Fatalf("status %d, %d snapshots, want one before each of five steps:\n%s%s", got.code, len(took), got.stdout, got.stderr)
+	}
+	id := took[0][3]
+	defer d.tgr("vm", "rm", id)
+	c, err := vmapi.NewClient(vmapi.ClientConfig{URL: d.url, Token: d.token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := c.Snapshots(t.Context(), id)
+	list := all.Snapshots
+	if err != nil || len(list) != 3 {
+		t.Fatalf("%d snapshots are kept, want the last 3; %v", len(list), err)
+	}
+	const tell = "cat ~/steps /dev/shm/steps | tr '\\n' ' '; kill -0 $(cat ~/sleeper) 2>/dev/null && echo sleeps || echo gone\n"
+	for _, look := range []struct {
+		back int // to this of the snapshots that are kept; -1: the machine as it failed
+		want string
+	}{{-1, "1 2 3 4 5 1 2 3 4 5 gone\n"}, {1, "1 2 3 1 2 3 sleeps\n"}, {0, "1 2 1 2 gone\n"}, {2, "1 2 3 4 1 2 3 4 gone\n"}} {
+		if look.back >= 0 {
+			if back := d.tgr("vm", "rollback", id, list[look.back].ID); back.code != 0 {
+				t.Fatalf("rollback to %s: %+v", list[look.back].Name, back)
+			}
+		}
+		if got := d.tgrIn("", tell, "vm", "shell", id); got.stdout != look.want {
+			t.Errorf("in the machine, with snapshot %d: %+v, want %q", look.back, got, look.want)
+		}
+	}
 }
 
 // standStill pauses a machine, whose clock is right and whose processes are there when it goes on.

@@ -102,10 +102,17 @@ type DriveUpdate struct {
 
 // Pmem is a file as persistent memory, which the guest maps without a page cache of its own.
 type Pmem struct {
-	ID       string `json:"id"`
-	Path     string `json:"path_on_host"`
-	Root     bool   `json:"root_device,omitempty"`
-	ReadOnly bool   `json:"read_only,omitempty"`
+	ID       string   `json:"id"`
+	Path     string   `json:"path_on_host"`
+	Root     bool     `json:"root_device,omitempty"`
+	ReadOnly bool     `json:"read_only,omitempty"`
+	Limiter  *Limiter `json:"rate_limiter,omitempty"`
+}
+
+// PmemUpdate changes the limits of a Pmem of a machine that runs.
+type PmemUpdate struct {
+	ID      string   `json:"id"`
+	Limiter *Limiter `json:"rate_limiter,omitempty"`
 }
 
 // Network is a network device on a tap device of the host.
@@ -154,6 +161,7 @@ type BalloonStats struct {
 	Free      int64 `json:"free_memory"`      // bytes
 	Total     int64 `json:"total_memory"`     // bytes
 	Available int64 `json:"available_memory"` // bytes
+	OOMKills  int64 `json:"oom_kill"`         // processes that the guest's kernel has killed for want of memory
 }
 
 // HintingStatus says how far the guest is with hinting at free pages.

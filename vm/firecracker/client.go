@@ -202,6 +202,15 @@ func (c *Client) PutPmem(ctx context.Context, p Pmem) error {
 	return c.put(ctx, path, p)
 }
 
+// PatchPmem changes the limits of persistent memory of a machine that runs.
+func (c *Client) PatchPmem(ctx context.Context, p PmemUpdate) error {
+	path, err := device("pmem", p.ID)
+	if err != nil {
+		return err
+	}
+	return c.patch(ctx, path, p)
+}
+
 // PutNetwork adds a network device, before the boot.
 func (c *Client) PutNetwork(ctx context.Context, n Network) error {
 	path, err := device("network-interfaces", n.ID)

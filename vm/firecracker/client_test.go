@@ -89,7 +89,7 @@ func TestClientCalls(t *testing.T) {
 		{"disk", func() error {
 			return c.PutDrive(ctx, Drive{ID: "overlay", Path: overlayFile, Cache: "Unsafe", Engine: "Sync", Limiter: limit})
 		}},
-		{"pmem", func() error { return c.PutPmem(ctx, Pmem{ID: "p0", Path: overlayFile, ReadOnly: true}) }},
+		{"pmem", func() error { return c.PutPmem(ctx, Pmem{ID: "p0", Path: overlayFile, ReadOnly: true, Limiter: limit}) }},
 		{"network", func() error {
 			return c.PutNetwork(ctx, Network{ID: "eth0", Tap: noTap, MAC: "02:00:00:00:00:01", MTU: 1500, Recv: limit, Send: limit})
 		}},
@@ -109,6 +109,7 @@ func TestClientCalls(t *testing.T) {
 		{"disk update", func() error {
 			return c.PatchDrive(ctx, DriveUpdate{ID: "overlay", Path: overlayFile, Limiter: &Limiter{}})
 		}},
+		{"pmem update", func() error { return c.PatchPmem(ctx, PmemUpdate{ID: "p0", Limiter: limit}) }},
 		{"network update", func() error { return c.PatchNetwork(ctx, NetworkUpdate{ID: "eth0", Recv: limit}) }},
 		{"balloon update", func() error { return c.PatchBalloon(ctx, 64) }},
 		{"balloon statistics", func() error { return c.PatchBalloonStats(ctx, 2) }},

@@ -39,7 +39,7 @@ func BenchmarkAcquire(b *testing.B) {
 
 // BenchmarkThroughput fetches a large body, straight and through the proxies.
 func BenchmarkThroughput(b *testing.B) {
-	w := networktest.New(b, network.Config{Inner: true, Limits: network.Limits{Bandwidth: 10e9}})
+	w := networktest.New(b, network.Config{Inner: true, Limits: vm.NetLimits{Bandwidth: 10e9}})
 	w.Name("example.com", networktest.Web)
 	for _, bench := range []struct {
 		name, url string

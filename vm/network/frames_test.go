@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -205,36 +206,105 @@ func TestInbound(t *testing.T) {
 	}
 }
 
-// TestLimits has a machine take more than it may.
-func TestLimits(t *testing.T) {
-	w := networktest.New(t, network.Config{Inner: true, Ready: 1, Limits: network.Limits{Connections: 5, Bandwidth: 1 << 20}})
-	m := w.Machine(open())
+// limited is an open policy with limits of its own.
+func limited(l vm.NetLimits) vm.Egress { return vm.Egress{Mode: vm.EgressOpen, Limits: l} }
+
+// TestConnectionLimit has machines keep more connections than they may: by what their pool says, and by their policy.
+func TestConnectionLimit(t *testing.T) {
+	w := networktest.New(t, network.Config{Inner: true, Ready: 1, Limits: vm.NetLimits{Connections: 5}})
+	for _, tt := range []struct {
+		egress vm.Egress
+		most   int
+	}{{open(), 5}, {limited(vm.NetLimits{Connections: 2}), 2}} {
+		m, made := w.Machine(tt.egress), 0
+		for range tt.most + 1 {
+			if conn, err := m.Dial("tcp4", networktest.Web+":8443", 2*time.Second); err == nil {
+				defer conn.Close() // those that are open count
+				made++
+			}
+		}
+		if made != tt.most {
+			t.Errorf("%d connections were made, want %d", made, tt.most)
+		}
+		if got, want := m.Denials(1), "denied tcp to 203.0.113.80:8443 (too many connections)"; got[0] != want {
+			t.Errorf("denials %q, want %q", got, want)
+		}
+	}
+}
+
+// TestNewConnectionLimit has a machine make connections faster than it may.
+func TestNewConnectionLimit(t *testing.T) {
+	w := networktest.New(t, network.Config{Inner: true, Ready: 1})
+	m := w.Machine(limited(vm.NetLimits{NewPerSecond: 3}))
+	const tries = 40
+	begin := time.Now()
+	var tried []net.Conn
+	for range tries { // without waiting for an answer: the first packet of each is what counts
+		conn, err := m.Dial("udp4", networktest.Web+":9999", time.Second)
+		must(t, err)
+		defer conn.Close()
+		_, err = conn.Write([]byte("x"))
+		must(t, err)
+		tried = append(tried, conn)
+	}
+	most := 3 + 3*int(time.Since(begin).Seconds()+1) // the bucket, and what has come into it
+	m.Denials(1)
 	made := 0
-	for range 8 {
-		if conn, err := m.Dial("tcp4", networktest.Web+":8443", 300*time.Millisecond); err == nil {
-			defer conn.Close() // those that are open count
+	for _, conn := range tried {
+		conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		if _, err := conn.Read(make([]byte, 1)); err == nil {
 			made++
 		}
 	}
-	if made != 5 {
-		t.Errorf("%d connections were made, want 5", made)
+	if made == 0 || made > most {
+		t.Errorf("%d of %d got through, want 1 to %d", made, tries, most)
 	}
-	if got, want := m.Denials(1), "denied tcp to 203.0.113.80:8443 (too many connections)"; got[0] != want {
-		t.Errorf("denials %q, want %q", got, want)
-	}
+}
 
-	m = w.Machine(open())
-	began := time.Now()
-	resp, err := m.Client(nil).Get("http://" + networktest.Web + "/large")
+// TestBandwidth measures how fast a machine gets what it fetches, and changes what it may.
+func TestBandwidth(t *testing.T) {
+	w := networktest.New(t, network.Config{Inner: true, Ready: 1, Limits: vm.NetLimits{Bandwidth: 64 << 20}})
+	m := w.Machine(limited(vm.NetLimits{Bandwidth: 1 << 20}))
+	slow := rate(t, m, 2<<20)
+	must(t, m.SetEgress("m1", limited(vm.NetLimits{Bandwidth: 4 << 20})))
+	faster := rate(t, m, 4<<20)
+	must(t, m.SetEgress("m1", open())) // the pool's
+	fast := rate(t, m, 32<<20)
+	t.Logf("measured: %.2f MiB/s of 1, %.2f of 4, %.1f of 64", slow/(1<<20), faster/(1<<20), fast/(1<<20))
+	if slow > 1.25*(1<<20) || faster > 1.25*(4<<20) || fast > 1.25*(64<<20) {
+		t.Error("it is faster than it may be")
+	}
+	if faster < 1.2*slow || fast < 1.2*faster {
+		t.Error("it does not become faster when it may")
+	}
+}
+
+func TestLimitsRefused(t *testing.T) {
+	w := networktest.New(t, network.Config{Inner: true, Ready: 1})
+	m := w.Machine(open())
+	if err := m.SetEgress("m1", limited(vm.NetLimits{Connections: -1})); err == nil {
+		t.Error("fewer connections than none")
+	}
+	if err := try(m, "tcp", networktest.Web+":22"); err != nil {
+		t.Errorf("after a policy that was refused the one before is not in force: %v", err)
+	}
+	if _, err := network.Open(network.Config{Journal: w.Journal, Limits: vm.NetLimits{Bandwidth: -1}}); err == nil {
+		t.Error("a pool that is slower than nothing")
+	}
+}
+
+// rate fetches size bytes, and returns how many came a second. What the bucket holds at first is not counted.
+func rate(t *testing.T, m *networktest.Machine, size int64) float64 {
+	t.Helper()
+	c := m.Client(nil)
+	defer c.CloseIdleConnections()
+	resp, err := c.Get("http://" + networktest.Web + "/large")
 	must(t, err)
 	defer resp.Body.Close()
-	const size = 1 << 20
-	n, err := resp.Body.Read(make([]byte, 1))
-	for total := n; total < size && err == nil; total += n {
-		n, err = resp.Body.Read(make([]byte, 64<<10))
-	}
+	_, err = io.CopyN(io.Discard, resp.Body, 512<<10)
 	must(t, err)
-	if took := time.Since(began); took < 500*time.Millisecond {
-		t.Errorf("a MiB took %v at a MiB a second", took)
-	}
+	began := time.Now()
+	_, err = io.CopyN(io.Discard, resp.Body, size)
+	must(t, err)
+	return float64(size) / time.Since(began).Seconds()
 }

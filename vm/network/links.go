@@ -56,7 +56,7 @@ func openTap() (*os.File, error) {
 // wires are the interfaces of a slot.
 type wires struct {
 	slot, inner, host *netlink.Handle // inner only where there is no tap
-	limit             uint64          // bytes a second, each way
+	limit             int64           // bytes a second, each way
 }
 
 // connect joins a slot's namespace to the host: a pair of interfaces with an address each.
@@ -154,11 +154,12 @@ func route(h *netlink.Handle, name string, gateway netip.Addr) error {
 }
 
 // shape bounds what leaves through an interface, in bytes a second, with a token bucket of 20 ms.
-func shape(h *netlink.Handle, name string, rate uint64) error {
+func shape(h *netlink.Handle, name string, bytes int64) error {
 	link, err := h.LinkByName(name)
 	if err == nil {
+		rate := uint64(bytes)
 		burst := max(rate/50, 128<<10) // a segment of 64 KiB has to fit, also one with headers
-		err = h.QdiscAdd(&netlink.Tbf{
+		err = h.QdiscReplace(&netlink.Tbf{
 			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
 			Rate:       rate, Limit: uint32(min(2*burst, 16<<20)), Buffer: bucket(rate, burst),
 		})

@@ -26,11 +26,24 @@ import (
 	"github.com/terraphim/tgr/vm"
 )
 
-// Limits bound what one machine takes of the network. The zero value is the defaults.
-type Limits struct {
-	Bandwidth    uint64 // bytes a second, each way; default 125 MB, which is a gigabit
-	Connections  int    // at once; default 4096
-	NewPerSecond int    // new connections a second; default 500
+// DefaultLimits are those of a machine that nothing else is said of: a gigabit a second each way, 4096 connections, and
+// 500 new ones a second.
+func DefaultLimits() vm.NetLimits {
+	return vm.NetLimits{Bandwidth: 125_000_000, Connections: 4096, NewPerSecond: 500}
+}
+
+// minBandwidth is the least that a machine can be limited to, in bytes a second.
+const minBandwidth = 1000
+
+// limitsOf are the limits of l, and those of def where l says nothing.
+func limitsOf(l, def vm.NetLimits) (vm.NetLimits, error) {
+	if l.Bandwidth < 0 || l.Connections < 0 || l.NewPerSecond < 0 {
+		return l, fmt.Errorf("limits of the network %+v: negative", l)
+	}
+	return vm.NetLimits{
+		Bandwidth:   max(orDefault(l.Bandwidth, def.Bandwidth), minBandwidth),
+		Connections: orDefault(l.Connections, def.Connections), NewPerSecond: orDefault(l.NewPerSecond, def.NewPerSecond),
+	}, nil
 }
 
 // Config says how slots are made. Journal is required; the zero value of the rest is the default.
@@ -42,7 +55,7 @@ type Config struct {
 	Range   netip.Prefix     // of the addresses between slots and host, two each; default 198.19.0.0/16
 	Uplink  string           // the host's interface that machines leave through; default: whichever the host's routes say
 	DNS     []netip.AddrPort // resolvers that names are asked of; default: the host's, from /etc/resolv.conf
-	Limits  Limits
+	Limits  vm.NetLimits     // of a machine whose policy states none; default DefaultLimits
 	// Host is the path of the network namespace that slots are connected to, and that names are resolved from;
 	// default: this process's own.
 	Host string
@@ -116,11 +129,12 @@ func (cfg Config) orDefaults() (Config, error) {
 	if cfg.Ready == 0 {
 		cfg.Ready = 4
 	}
-	l := &cfg.Limits
-	l.Bandwidth = max(orDefault(l.Bandwidth, 125_000_000), 1000)
-	l.Connections, l.NewPerSecond = orDefault(l.Connections, 4096), orDefault(l.NewPerSecond, 500)
-	if cfg.Ready < 0 || l.Connections < 0 || l.NewPerSecond < 0 {
-		return cfg, errors.New("network: Config has a negative number")
+	if cfg.Ready < 0 {
+		return cfg, fmt.Errorf("network: %d slots are to be ready", cfg.Ready)
+	}
+	var err error
+	if cfg.Limits, err = limitsOf(cfg.Limits, DefaultLimits()); err != nil {
+		return cfg, fmt.Errorf("network: %w", err)
 	}
 	if len(cfg.DNS) == 0 {
 		b, err := os.ReadFile("/etc/resolv.conf")

@@ -198,7 +198,7 @@ func report(prefix string) part {
 type slotRules struct {
 	refused []span
 	addr    netip.Addr // of the slot towards the host
-	limits  Limits
+	limits  vm.NetLimits
 }
 
 // install makes the rules of a slot, with the policy none. They take effect all at once.
@@ -262,14 +262,20 @@ func (s slotRules) fromMachine(r *ruleset, refuse *nftables.Set) error {
 	r.rule(c, then(policyChain))
 
 	// New connections are counted where they are known as such: after connection tracking.
-	c = r.base("limits", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle, nftables.ChainPolicyAccept)
-	fresh := func() part { return append(in(tapName), conntrack(expr.CtStateBitNEW)...) }
 	over := r.chain(logLimit)
 	r.rule(over, report(logLimit))
 	r.rule(over, drop())
-	r.rule(c, fresh(), part{&expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(s.limits.NewPerSecond), Unit: expr.LimitTimeSecond, Burst: uint32(s.limits.NewPerSecond), Over: true}}, then(logLimit))
-	r.rule(c, fresh(), part{&expr.Connlimit{Count: uint32(s.limits.Connections), Flags: expr.NFT_CONNLIMIT_F_INV}}, then(logLimit))
+	r.base(limitsChain, nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle, nftables.ChainPolicyAccept)
+	r.limit(s.limits)
 	return nil
+}
+
+// limit adds the rules of the chain that bounds the machine's connections.
+func (r *ruleset) limit(l vm.NetLimits) {
+	c := &nftables.Chain{Name: limitsChain, Table: r.table}
+	fresh := func() part { return append(in(tapName), conntrack(expr.CtStateBitNEW)...) }
+	r.rule(c, fresh(), part{&expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(l.NewPerSecond), Unit: expr.LimitTimeSecond, Burst: uint32(l.NewPerSecond), Over: true}}, then(logLimit))
+	r.rule(c, fresh(), part{&expr.Connlimit{Count: uint32(l.Connections), Flags: expr.NFT_CONNLIMIT_F_INV}}, then(logLimit))
 }
 
 // onward is what passes through the namespace, ends in it or begins in it. Besides the proxy's and the forwarder's
@@ -306,8 +312,9 @@ func (s slotRules) translate(r *ruleset) {
 	r.rule(c, in(tapName), not(destination(Gateway())), do(expr.VerdictJump, redirectChain))
 }
 
-// The chains whose rules are the policy's.
+// The chains whose rules are the policy's, and its limits'.
 const (
+	limitsChain   = "limits"
 	policyChain   = "egress"
 	redirectChain = "redirect"
 )

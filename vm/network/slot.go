@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -27,8 +28,9 @@ type Slot struct {
 	tap   *os.File
 	rules *ruleset
 
-	mu   sync.Mutex    // of changes of the policy
-	mode vm.EgressMode // that the rules are for
+	mu     sync.Mutex    // of changes of the policy
+	mode   vm.EgressMode // that the rules are for
+	limits vm.NetLimits  // that are in force
 
 	adopted bool // an earlier server made it
 
@@ -51,7 +53,7 @@ func (p *Pool) newSlot() (*Slot, error) {
 	if err != nil {
 		return nil, errors.Join(err, p.leave())
 	}
-	s := &Slot{pool: p, name: name, rec: rec, ns: netns.None(), inner: netns.None(), mode: vm.EgressNone}
+	s := &Slot{pool: p, name: name, rec: rec, ns: netns.None(), inner: netns.None(), mode: vm.EgressNone, limits: p.cfg.Limits}
 	if err := s.make(); err != nil {
 		return nil, errors.Join(fmt.Errorf("slot %s: %w", name, err), s.Close())
 	}
@@ -78,7 +80,7 @@ func (s *Slot) make() error {
 			return err
 		}
 	}
-	w := wires{host: s.pool.link, limit: s.pool.cfg.Limits.Bandwidth}
+	w := wires{host: s.pool.link, limit: s.limits.Bandwidth}
 	if w.slot, err = netlink.NewHandleAt(s.ns, unix.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}
@@ -114,7 +116,7 @@ func (s *Slot) connect(w *wires) error {
 	}
 	net31, err := s.pool.freeNet()
 	if err == nil {
-		rules := slotRules{refused: spans4(host), addr: net31.Addr().Next(), limits: s.pool.cfg.Limits}
+		rules := slotRules{refused: spans4(host), addr: net31.Addr().Next(), limits: s.limits}
 		if err = rules.install(s.rules); err == nil {
 			err = w.connect(s.ns, s.name, net31)
 		}
@@ -243,17 +245,47 @@ func (s *Slot) SetEgress(id string, e vm.Egress) error {
 	if err != nil {
 		return err
 	}
+	limits, err := limitsOf(e.Limits, s.pool.cfg.Limits)
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.guard.set(p, id, e.Denied)
 	if p.mode == vm.EgressNone && s.mode == vm.EgressNone {
-		return nil
+		return nil // of nothing there is nothing to be limited
 	}
-	if err := p.apply(s.rules); err != nil {
+	err = s.limit(limits)
+	if err == nil {
+		err = p.apply(s.rules)
+	}
+	if err != nil {
 		s.guard.set(&policy{mode: vm.EgressNone}, id, e.Denied)
 		return err
 	}
 	s.mode = p.mode
+	return nil
+}
+
+// limit changes how much the machine takes; s.mu is held. The new rules are sent with the next Flush.
+func (s *Slot) limit(l vm.NetLimits) error {
+	if l.Bandwidth != s.limits.Bandwidth {
+		h, err := netlink.NewHandleAt(s.ns, unix.NETLINK_ROUTE)
+		if err != nil {
+			return fmt.Errorf("netlink: %w", err)
+		}
+		defer h.Close()
+		for _, name := range []string{uplinkName, tapName} {
+			if err := shape(h, name, l.Bandwidth); err != nil {
+				return err
+			}
+		}
+	}
+	if l != s.limits {
+		s.rules.conn.FlushChain(&nftables.Chain{Name: limitsChain, Table: s.rules.table})
+		s.rules.limit(l)
+	}
+	s.limits = l
 	return nil
 }
 

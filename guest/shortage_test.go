@@ -1,0 +1,84 @@
+package guest
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestShortages counts as the kernel would: what was there before the last look is nothing new.
+func TestShortages(t *testing.T) {
+	dir := t.TempDir()
+	vmstat, group := filepath.Join(dir, "vmstat"), filepath.Join(dir, "group")
+	if err := os.Mkdir(group, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	g, err := os.Open(group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	s := shortages{group: &jobGroup{dir: g}}
+	for i, tt := range []struct {
+		kills, refusals string
+		want            Shortage
+	}{
+		{"0", "0", ""}, {"2", "0", OutOfMemory}, {"2", "0", ""}, {"3", "1", OutOfProcesses}, {"3", "1", ""}, {"3", "9", OutOfProcesses},
+		{"4", "9", OutOfMemory}, {"x", "y", ""},
+	} {
+		for path, text := range map[string]string{
+			vmstat:                              "pgfault 7\noom_kill " + tt.kills + "\nnuma 1\n",
+			filepath.Join(group, "pids.events"): "max " + tt.refusals + "\n",
+		} {
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := s.look(vmstat, dir); got != tt.want {
+			t.Errorf("%d: %s kills and %s refusals: %q, want %q", i, tt.kills, tt.refusals, got, tt.want)
+		}
+	}
+	if got := (&shortages{}).look(vmstat+"-gone", dir); got != "" {
+		t.Errorf("%q without a count", got)
+	}
+}
+
+func TestShortageInWords(t *testing.T) {
+	for _, s := range []Shortage{OutOfMemory, OutOfProcesses, OutOfDisk} {
+		if s.String() == "" || s.Known() != s {
+			t.Errorf("%q is %q, known as %q", string(s), s, s.Known())
+		}
+	}
+	for _, s := range []Shortage{"", "patience\n::error::"} {
+		if got := fmt.Sprint(s); got != "" || s.Known() != "" {
+			t.Errorf("%q is %q, known as %q", string(s), got, s.Known())
+		}
+	}
+}
+
+// TestFull fills a disk of its own, which is one in memory.
+func TestFull(t *testing.T) {
+	if full(filepath.Join(t.TempDir(), "none")) || full("/proc") {
+		t.Error("what has no blocks is full")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("NOT TESTED: a full disk needs root to make one")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("NOT TESTED: a full disk: %v", err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	if full(dir) {
+		t.Error("an empty disk is full")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "big"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if !full(dir) {
+		t.Error("a full disk is not")
+	}
+}
