@@ -35,7 +35,10 @@ type Timing struct {
 	P90       time.Duration `json:"p90_ns"`              //
 	Timeout   time.Duration `json:"timeout_ns"`          // that would fit: max(3×p99, p99 + 2 min)
 	Slower    float64       `json:"slower,omitempty"`    // times: the last eight are that much slower than those before
-	MemoryMiB int64         `json:"memory_mb,omitempty"` // that a machine should have: 1.3 times the p95 of the peaks
+	CPU       time.Duration `json:"cpu_ns,omitempty"`    // processor time of the median success; 0: not measured
+	PeakMiB   int64         `json:"peak_mb,omitempty"`   // p95 of the memory in use at its most; 0: not measured
+	MemoryMiB int64         `json:"memory_mb,omitempty"` // that a machine should have: 1.3 times PeakMiB, a step more where memory ran out
+	MemoryOf  []RunID       `json:"memory_evidence,omitempty"`
 }
 
 // Flake is a step that fails and succeeds on the same code, or seems to.
@@ -43,7 +46,7 @@ type Flake struct {
 	Workflow string  `json:"workflow"`
 	Job      string  `json:"job"`
 	Step     string  `json:"step"`
-	Definite bool    `json:"definite"` // it has failed and succeeded on the same commit
+	Definite bool    `json:"definite"` // it has failed and succeeded on the same code
 	Rate     float64 `json:"rate"`     // of failures
 	FlipRate float64 `json:"flip_rate"`
 	Evidence []RunID `json:"evidence"`

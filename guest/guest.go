@@ -46,6 +46,24 @@ type Exit struct {
 	// OutOfMemory says that the process failed, and that the machine's kernel has killed a process for want of memory
 	// since the last one that failed.
 	OutOfMemory bool
+	// CPU is the processor time of the process and of those that it has waited for; 0: unknown.
+	CPU time.Duration
+	// Memory is the most that was seen in use while the process ran, in bytes, by all that runs in the machine and without
+	// the caches that its kernel would give back. 0: not measured, because the process ran too shortly, or because the
+	// agent has no machine to itself and no control group of its own.
+	Memory int64
+}
+
+// Bounds of what is believed of an agent's word on what a process took.
+const (
+	maxCPU    = 1 << 53 // nanoseconds: 104 days
+	maxMemory = 1 << 46 // bytes
+)
+
+// Bounded returns e with no more said of what the process took than can be true of any machine: it is the agent's word.
+func (e Exit) Bounded() Exit {
+	e.CPU, e.Memory = min(max(e.CPU, 0), maxCPU), min(max(e.Memory, 0), maxMemory)
+	return e
 }
 
 // Success reports whether the process ran and ended with status 0.

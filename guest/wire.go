@@ -170,7 +170,9 @@ type wireExit struct {
 	Message  string `json:"message,omitempty"`
 	Duration int64  `json:"duration"`
 
-	OutOfMemory bool `json:"out_of_memory,omitempty"`
+	OutOfMemory bool  `json:"out_of_memory,omitempty"`
+	CPU         int64 `json:"cpu,omitempty"`    // nanoseconds
+	Memory      int64 `json:"memory,omitempty"` // bytes
 }
 
 // header puts a frame's header into b.

@@ -85,11 +85,11 @@ func (sp *space) learnLines(r Record, job string, steps []stepRun) {
 			sp.join(edgeWith, idKey(a.ID), idKey(b.ID), false, int64(r.Run.ID))
 		}
 	}
-	sp.open[at] = &open{Cluster: c, SHA: cut(r.Run.Event.SHA, 64), LastSeen: sp.Head.Seq}
+	sp.open[at] = &open{Cluster: c, Tree: treeOf(r.Run.Event), LastSeen: sp.Head.Seq}
 	sp.touch(kindOpen, at)
 }
 
-// fixed credits the files of a green run after red with the fix: not where the commit is the same, or the job is flaky.
+// fixed credits the files of a green run after red with the fix: not where the code is the same, or the job is flaky.
 func (sp *space) fixed(r Record, at, job string, files []string) {
 	o := sp.open[at]
 	if o == nil {
@@ -97,7 +97,7 @@ func (sp *space) fixed(r Record, at, job string, files []string) {
 	}
 	delete(sp.open, at)
 	sp.touch(kindOpen, at)
-	if o.SHA == cut(r.Run.Event.SHA, 64) || len(files) == 0 || sp.clusters[o.Cluster] == nil || sp.units[job].flakiness().Definite {
+	if o.Tree == treeOf(r.Run.Event) || len(files) == 0 || sp.clusters[o.Cluster] == nil || sp.units[job].flakiness().Definite {
 		return
 	}
 	fix := cut(strings.Join(files[:min(len(files), 5)], " "), 300)

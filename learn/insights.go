@@ -60,7 +60,10 @@ func (sp *space) insights(command string) tgr.Insights {
 	}
 	in.NotMeasured = []string{}
 	if !slices.ContainsFunc(in.Timings, func(t tgr.Timing) bool { return t.MemoryMiB > 0 }) {
-		in.NotMeasured = append(in.NotMeasured, "memory: nothing measures the peak of a job here; only steps killed with signal 9 are noticed, so there are no size hints but for those")
+		in.NotMeasured = append(in.NotMeasured, "memory: fewer than eight jobs of one kind ran long enough in a machine that says how much is in use (a process without isolation does not)")
+	}
+	if !slices.ContainsFunc(in.Timings, func(t tgr.Timing) bool { return t.CPU > 0 }) {
+		in.NotMeasured = append(in.NotMeasured, "processors: fewer than eight successes of one kind have said how much time they took (what runs in containers does not)")
 	}
 	if sp.Head.Lost > 0 {
 		in.NotMeasured = append(in.NotMeasured, "failures: the logs of "+strconv.Itoa(sp.Head.Lost)+" jobs were gone before they were read")
@@ -101,8 +104,11 @@ func (sp *space) timings() []tgr.Timing {
 				t.Slower = round(ratio)
 			}
 		}
-		if len(u.Memory) >= Enough {
-			t.MemoryMiB = int64(math.Ceil(1.3 * float64(quantile(u.Memory, 0.95))))
+		if len(u.CPU) >= Enough {
+			t.CPU = millis(quantile(u.CPU, 0.5))
+		}
+		if s := u.size(); s.Memory > 0 {
+			t.PeakMiB, t.MemoryMiB, t.MemoryOf = s.Peak, s.Memory, runs(s.Evidence)
 		}
 		out = append(out, t)
 	}

@@ -26,9 +26,8 @@ type Record struct {
 	Job      tgr.Job // completed, with its steps
 	Commands map[int]Command
 	// Log has at least the last 200 lines of every step, or all there are.
-	Log       []tgr.LogLine
-	Lost      bool  // the log is gone
-	MemoryMiB int64 // the job's peak; 0: nobody measured it
+	Log  []tgr.LogLine
+	Lost bool // the log is gone
 }
 
 // Command is what a step ran, as the workflow has it.

@@ -186,7 +186,10 @@ type Exit struct {
 	Started    bool    `json:"started"` // false: it could not be, and Message says why
 	Message    string  `json:"message,omitempty"`
 	DurationMS float64 `json:"duration_ms"`
-	Ended      string  `json:"ended,omitempty"` // "timeout" or "cancelled" where it was ended before its time
+	CPUMS      float64 `json:"cpu_ms,omitempty"`        // processor time of the process and of those that it waited for
+	Memory     int64   `json:"memory_bytes,omitempty"`  // the most that was seen in use in the machine meanwhile; 0: not measured
+	OOM        bool    `json:"out_of_memory,omitempty"` // it failed, and the machine's kernel has killed a process for want of memory
+	Ended      string  `json:"ended,omitempty"`         // "timeout" or "cancelled" where it was ended before its time
 }
 
 // OutcomeRequest is the body of POST /api/vms/{id}/outcome.

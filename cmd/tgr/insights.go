@@ -66,7 +66,7 @@ func (v *runsVerbs) insights(out io.Writer, in tgr.Insights) error {
 		f := in.Flaky[i]
 		how := "probably"
 		if f.Definite {
-			how = "certainly: it failed and passed on the same commits"
+			how = "certainly: it failed and passed on the same code"
 		}
 		return fmt.Sprintf("%.0f %% fail%s, %s%s", 100*f.Rate, v.where(f.Workflow, f.Job, f.Step), how, v.evidence(f.Evidence))
 	})
@@ -122,16 +122,24 @@ func (v *runsVerbs) aboutCommand(out io.Writer, c tgr.Command) {
 func (v *runsVerbs) timings(out io.Writer, list []tgr.Timing) error {
 	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "WORKFLOW / JOB / STEP\tN\tSUCCESS\tMEDIAN\tP90\tTIME-OUT")
+	fmt.Fprintln(w, "WORKFLOW / JOB / STEP\tN\tSUCCESS\tMEDIAN\tP90\tTIME-OUT\tCPU\tMEMORY")
 	for _, t := range list {
 		name := strings.TrimPrefix(v.where(t.Workflow, t.Job, t.Step), " of ")
 		if !t.Enough {
 			fmt.Fprintf(w, "%s\t%d\tnot enough data\t\t\t\n", name, t.N)
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%d\t%.2f (%.2f to %.2f)\t%s\t%s\t%s\n", name, t.N, t.Success, t.Low, t.High, v.lasts(t.Median), v.lasts(t.P90), v.lasts(t.Timeout))
+		fmt.Fprintf(w, "%s\t%d\t%.2f (%.2f to %.2f)\t%s\t%s\t%s\t%s\t%s\n", name, t.N, t.Success, t.Low, t.High, v.lasts(t.Median), v.lasts(t.P90), v.lasts(t.Timeout), v.lasts(t.CPU), v.memory(t))
 	}
 	return w.Flush()
+}
+
+// memory is the peak that was seen, the size that would do, and the runs that say so.
+func (v *runsVerbs) memory(t tgr.Timing) string {
+	if t.MemoryMiB == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%d MiB, wants %d%s", t.PeakMiB, t.MemoryMiB, v.evidence(t.MemoryOf))
 }
 
 func (v *runsVerbs) lasts(d time.Duration) string {
