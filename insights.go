@@ -39,6 +39,16 @@ type Timing struct {
 	PeakMiB   int64         `json:"peak_mb,omitempty"`   // p95 of the memory in use at its most; 0: not measured
 	MemoryMiB int64         `json:"memory_mb,omitempty"` // that a machine should have: 1.3 times PeakMiB, a step more where memory ran out
 	MemoryOf  []RunID       `json:"memory_evidence,omitempty"`
+	Evidence  []RunID       `json:"evidence"` // the latest runs of it
+}
+
+// Learnt says of which repository something is known.
+type Learnt struct {
+	Repo    string
+	Private bool
+	Forks   bool // of its forks' pull requests alone
+	Jobs    int
+	Until   time.Time // when the last of them ended
 }
 
 // Flake is a step that fails and succeeds on the same code, or seems to.

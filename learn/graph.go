@@ -72,7 +72,7 @@ func (sp *space) learnLines(r Record, job string, steps []stepRun) {
 	cl := sp.clusters[c]
 	cl.N++
 	cl.LastSeen = sp.Head.Seq
-	cl.Runs = last(cl.Runs, maxRuns, int64(r.Run.ID))
+	cl.Runs = seenIn(cl.Runs, int64(r.Run.ID))
 	if !slices.Contains(cl.Jobs, job) {
 		cl.Jobs = last(cl.Jobs, maxRuns, job)
 	}

@@ -48,6 +48,22 @@ func (l *Learner) Insights(ctx context.Context, q Question) (tgr.Insights, error
 	return tgr.Insights{}, tgr.Errorf("insights", tgr.NotFound, "nothing was learnt of %q: no job of it has ended yet", cut(q.Repo, 100))
 }
 
+// Learnt lists the repositories of which something is known, those that ran last first; their forks by themselves.
+func (l *Learner) Learnt(ctx context.Context) ([]tgr.Learnt, error) {
+	heads, err := readHeads(ctx, l.db)
+	if err != nil {
+		return nil, err
+	}
+	out := []tgr.Learnt{}
+	for _, h := range heads {
+		out = append(out, tgr.Learnt{Repo: h.Repo, Private: h.Private, Forks: h.Forks, Jobs: h.Jobs, Until: time.Unix(h.Now, 0).UTC()})
+	}
+	slices.SortFunc(out, func(a, b tgr.Learnt) int {
+		return cmp.Or(b.Until.Compare(a.Until), cmp.Compare(a.Repo, b.Repo), cmp.Compare(a.Jobs, b.Jobs))
+	})
+	return out, nil
+}
+
 func (sp *space) insights(command string) tgr.Insights {
 	in := tgr.Insights{Repo: sp.Head.Repo, Private: sp.Head.Private, Forks: sp.Head.Forks, Jobs: sp.Head.Jobs, Ours: sp.Head.Ours, Lost: sp.Head.Lost,
 		Timings: sp.timings(), Flaky: sp.flaky(), Failures: sp.failures(), Lessons: sp.lessons(), Suggestions: sp.suggestions()}
@@ -91,7 +107,7 @@ func (sp *space) timings() []tgr.Timing {
 	out := []tgr.Timing{}
 	for _, key := range keys[:min(len(keys), maxTimings)] {
 		u := sp.units[key]
-		t := tgr.Timing{N: u.Own.N, Enough: u.Own.N >= Enough}
+		t := tgr.Timing{N: u.Own.N, Enough: u.Own.N >= Enough, Evidence: evidence(u)}
 		t.Workflow, t.Job, t.Step = place(key)
 		if t.Enough {
 			t.Success = round(sp.mean(key, false))

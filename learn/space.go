@@ -255,10 +255,10 @@ func (sp *space) learnStep(r Record, s *stepRun, cached bool) {
 	u.Command = s.command
 	u.observe(r, s.ok, s.ms)
 	if s.Outcome == tgr.TimedOut {
-		u.Hangs = last(u.Hangs, maxRuns, int64(r.Run.ID))
+		u.Hangs = seenIn(u.Hangs, int64(r.Run.ID))
 	}
 	if s.ExitCode != nil && (*s.ExitCode == 137 || *s.ExitCode == -9) {
-		u.Killed = last(u.Killed, maxRuns, int64(r.Run.ID))
+		u.Killed = seenIn(u.Killed, int64(r.Run.ID))
 	}
 	u.took(int64(r.Run.ID), s.MemoryMiB, s.CPU, s.ok)
 	if s.OutOfMemory {
@@ -282,10 +282,10 @@ func (sp *space) learnStep(r Record, s *stepRun, cached bool) {
 	c := sp.command(s.command)
 	c.Own.add(s.ok)
 	if !s.ok {
-		c.BadRuns = last(c.BadRuns, maxRuns, int64(r.Run.ID))
+		c.BadRuns = seenIn(c.BadRuns, int64(r.Run.ID))
 		return
 	}
-	c.Runs = last(c.Runs, maxRuns, int64(r.Run.ID))
+	c.Runs = seenIn(c.Runs, int64(r.Run.ID))
 	if cached {
 		c.Cached = last(c.Cached, kept, s.ms)
 	} else {
@@ -312,6 +312,14 @@ func treeOf(e tgr.Event) string { return cut(cmp.Or(e.Tree, e.SHA), 64) }
 
 func branchOf(e tgr.Event) string { return cmp.Or(e.HeadRef, e.Ref) }
 
+// seenIn appends a run to those that are evidence, once.
+func seenIn(list []int64, run int64) []int64 {
+	if slices.Contains(list, run) {
+		return list
+	}
+	return last(list, maxRuns, run)
+}
+
 // last appends to a list of at most n.
 func last[T any](list []T, n int, v T) []T {
 	if list = append(list, v); len(list) > n {
@@ -331,7 +339,7 @@ func (sp *space) learnJob(r Record, key string) {
 	}
 	u.Outputs = len(j.Outputs) > 0
 	if j.Conclusion == tgr.TimedOut {
-		u.Hangs = last(u.Hangs, maxRuns, int64(j.Run))
+		u.Hangs = seenIn(u.Hangs, int64(j.Run))
 	}
 	memory, cpu, out := int64(0), time.Duration(0), false
 	for _, s := range j.Steps[:min(len(j.Steps), maxSteps)] {
@@ -394,9 +402,7 @@ func (sp *space) join(kind, from, to string, ok bool, run int64) *edge {
 	}
 	e.N++
 	e.LastSeen = sp.Head.Seq
-	if !slices.Contains(e.Runs, run) {
-		e.Runs = last(e.Runs, maxRuns, run)
-	}
+	e.Runs = seenIn(e.Runs, run)
 	sp.touch(kindEdge, key)
 	return e
 }

@@ -177,13 +177,12 @@ func (sp *space) ofCommand(name string, c *command) []tgr.Suggestion {
 	return out
 }
 
-// alternative finds the command of the same tool that surely does better than high.
+// alternative finds the command that does the same and surely does it better than high.
 func (sp *space) alternative(name string, high float64) (best string, low float64) {
-	tool, _, _ := strings.Cut(name, " ")
 	low = high
 	for _, other := range slices.Sorted(maps.Keys(sp.commands)) {
 		c := sp.commands[other]
-		if t, _, _ := strings.Cut(other, " "); t != tool || tool == "uses" || other == name || c.Own.N < Enough || cachePath(other) != cachePath(name) || cachePath(name) == "" {
+		if c.Own.N < Enough || !interchangeable(name, other) {
 			continue
 		}
 		if l, _ := wilson(c.Own.S, c.Own.S+c.Own.F); l > low {

@@ -77,6 +77,7 @@ func parsePages() (*template.Template, error) {
 		"when": when, "took": took, "plain": Plain, "multiline": multiline, "level": level,
 		"ref": ref, "sha": func(s string) string { return Plain(s[:min(len(s), 12)]) },
 		"bytes": size, "runTitle": runTitle, "jobTitle": jobTitle, "approval": approval,
+		"bar": bar, "lasts": lasts, "percent": percent, "insightsOf": insightsOf,
 	}).ParseFS(templateFiles, "templates/*.html")
 	if err != nil {
 		return nil, fmt.Errorf("web: parse the pages: %w", err)
