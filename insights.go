@@ -16,6 +16,7 @@ type Insights struct {
 	Flaky       []Flake      `json:"flaky"`
 	Failures    []Cluster    `json:"failures"`
 	Lessons     []Lesson     `json:"lessons"`
+	Risks       []Risk       `json:"risks"`
 	Suggestions []Suggestion `json:"suggestions"` // the one that matters most is the first
 	Command     *Command     `json:"command,omitempty"`
 	NotMeasured []string     `json:"not_measured"` // what is not known here, and why
@@ -68,6 +69,7 @@ type Cluster struct {
 	Sample   string   `json:"sample"` // a line, masked
 	N        int      `json:"n"`
 	Jobs     []string `json:"jobs"`
+	Also     []Link   `json:"also,omitempty"`  // lines that failures with Sample print too, masked
 	Fixes    []Link   `json:"fixes,omitempty"` // files that changed when it went away
 	Evidence []RunID  `json:"evidence"`
 }
@@ -86,7 +88,19 @@ type Lesson struct {
 type Link struct {
 	To       string  `json:"to"`
 	N        int     `json:"n"`
-	Low      float64 `json:"low"` // lower bound of its share, at 95 %
+	Low      float64 `json:"low"`               // lower bound of its share, at 95 %
+	Success  float64 `json:"success,omitempty"` // where To is a command that ran next: the probability that it succeeds there; 0: not enough data
+	Evidence []RunID `json:"evidence"`
+}
+
+// Risk is a file after whose change a job fails more often than it does otherwise.
+type Risk struct {
+	File     string  `json:"file"` // or a folder
+	Workflow string  `json:"workflow"`
+	Job      string  `json:"job"`
+	N        int     `json:"n"`     // runs in which it had changed
+	Low      float64 `json:"low"`   // lower bound of the share that failed, at 95 %
+	Usual    float64 `json:"usual"` // share of all runs of the job that fail
 	Evidence []RunID `json:"evidence"`
 }
 

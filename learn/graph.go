@@ -12,12 +12,11 @@ import (
 // The kinds of edges. Their nodes are templates of commands, clusters of failures, files, and fixes, which are the sets
 // of files that a commit changed.
 const (
-	edgeThen    = "then"    // command → command that ran after it: OK, Bad by how that ended
-	edgeFails   = "fails"   // command → cluster
-	edgeFixed   = "fixed"   // cluster → fix: the files of the first green run after red
-	edgeTouches = "touches" // fix → file
-	edgeWith    = "with"    // template → template of the same failure
-	edgeBreaks  = "breaks"  // file → job that ran on its change: OK, Bad by how that ended
+	edgeThen   = "then"   // command → command that ran after it: OK, Bad by how that ended
+	edgeFails  = "fails"  // command → cluster
+	edgeFixed  = "fixed"  // cluster → fix: the files of the first green run after red
+	edgeWith   = "with"   // template → template of the same failure
+	edgeBreaks = "breaks" // file → job that ran on its change: OK, Bad by how that ended
 )
 
 // learnCommands joins each command to the one before it, if that succeeded.
@@ -102,9 +101,6 @@ func (sp *space) fixed(r Record, at, job string, files []string) {
 	}
 	fix := cut(strings.Join(files[:min(len(files), 5)], " "), 300)
 	sp.join(edgeFixed, idKey(o.Cluster), fix, true, int64(r.Run.ID))
-	for _, f := range files[:min(len(files), 5)] {
-		sp.join(edgeTouches, fix, f, true, int64(r.Run.ID))
-	}
 }
 
 // changed lists the files that a push changed, the folder for those deep in the tree, at most twenty. Only pushes say so.

@@ -289,6 +289,23 @@ func (l *Learner) Timeout(run tgr.Run, job tgr.Job) time.Duration {
 	return TimeoutFor(u.Ms)
 }
 
+// Estimate is how long a job is likely to take: the median of its last successes. 0 as with Timeout.
+func (l *Learner) Estimate(run tgr.Run, job tgr.Job) time.Duration {
+	if !l.mu.TryLock() {
+		return 0
+	}
+	defer l.mu.Unlock()
+	sp := l.spaces[spaceOf(run.Event)]
+	if sp == nil {
+		return 0
+	}
+	u := sp.units[jobKey(run, job)]
+	if u == nil || len(u.Ms) < Enough {
+		return 0
+	}
+	return millis(quantile(lately(u.Ms), 0.5))
+}
+
 // preload loads the spaces that were used last.
 func (l *Learner) preload(ctx context.Context) error {
 	heads, err := readHeads(ctx, l.db)

@@ -184,20 +184,11 @@ func TestGraph(t *testing.T) {
 	if !c.Enough || c.Success < 0.8 || len(c.Related) != 1 || c.Related[0].To != "npm test" || c.Related[0].N != 16 || c.Related[0].Low > 0.3 {
 		t.Errorf("npm ci: %+v", c)
 	}
-	l := &Learner{spaces: map[string]*space{"1": h.sp}}
-	repo := tgr.Event{Repo: tgr.Repo{ID: 1}}
-	p, ok := l.PredictSuccess(repo, "npm ci", "npm test")
-	if !ok || p > 0.5 || p < 0.1 {
-		t.Errorf("npm test after npm ci succeeds with %v (%t): it did in 4 of 16", p, ok)
+	if p := c.Related[0].Success; p > 0.5 || p < 0.1 {
+		t.Errorf("npm test after npm ci succeeds with %v: it did in 4 of 16", p)
 	}
-	if p, ok := l.PredictSuccess(repo, "", "npm ci"); !ok || p < 0.8 {
-		t.Errorf("npm ci: %v, %t", p, ok)
-	}
-	if _, ok := l.PredictSuccess(repo, "npm test", "npm ci"); ok {
-		t.Error("predicted what was never seen")
-	}
-	if rel := l.Related(repo, "npm ci"); len(rel) != 1 {
-		t.Errorf("related: %+v", rel)
+	if p := h.sp.next("npm test", "npm ci"); p != 0 {
+		t.Errorf("predicted what was never seen: %v", p)
 	}
 	// Confidence fades: a year later it is no lesson any more.
 	h.now = h.now.Add(365 * 24 * time.Hour)
@@ -335,6 +326,61 @@ func TestSizeHoldsWhatWasSeen(t *testing.T) {
 			t.Fatalf("%+v fits %d of %d", s, fits, len(u.Memory))
 		}
 	})
+}
+
+// A file after whose change a job surely fails more often is a risk; one that fails no more often than others is not.
+func TestRisks(t *testing.T) {
+	h := newHistory()
+	push := func(file string) tgr.Event {
+		return tgr.Event{Name: "push", Payload: []byte(fmt.Sprintf(`{"commits":[{"modified":[%q]}]}`, file))}
+	}
+	for i := range 40 {
+		if i%2 == 0 {
+			h.job("t", push("schema.sql"), nil, did{run: "make", took: time.Second, exit: 1, logs: "error: it broke\nerror: and so did this"})
+		} else {
+			h.job("t", push("schema.sql"), nil, did{run: "make", took: time.Second})
+		}
+		h.job("t", push("README"), nil, did{run: "make", took: time.Second})
+		h.job("t", push("README"), nil, did{run: "make", took: time.Second})
+		if i == 6 {
+			if got := h.sp.risks(); len(got) != 0 {
+				t.Errorf("with seven samples: %+v", got)
+			}
+		}
+	}
+	got := h.sp.risks()
+	if len(got) != 1 || got[0].File != "schema.sql" || got[0].Job != "t" || got[0].N != 40 || got[0].Low < 0.3 || got[0].Low > 0.5 || got[0].Usual > 0.25 || len(got[0].Evidence) != maxRuns {
+		t.Errorf("risks: %+v", got)
+	}
+	also := h.sp.failures()[0].Also
+	if len(also) != 1 || also[0].To != "error: and so did this" || also[0].N != 20 || also[0].Low < 0.7 || len(also[0].Evidence) == 0 {
+		t.Errorf("what comes with it: %+v", also)
+	}
+}
+
+// The estimate is the median of the last successes, of a repository that was used lately.
+func TestEstimate(t *testing.T) {
+	h := newHistory()
+	var r Record
+	l := &Learner{spaces: map[string]*space{"1": h.sp}}
+	for i := range 60 {
+		if got := l.Estimate(r.Run, r.Job); (got == 0) != (i < Enough) {
+			t.Fatalf("%s after %d", got, i)
+		}
+		r = h.job("t", tgr.Event{}, nil, did{run: "make", took: time.Duration(i) * time.Second})
+	}
+	if got := l.Estimate(r.Run, r.Job); got != 44*time.Second {
+		t.Errorf("%s, want the median of the last thirty", got)
+	}
+	r.Job.Key = "other"
+	if got := l.Estimate(r.Run, r.Job); got != 0 {
+		t.Errorf("of another job: %s", got)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if got := l.Estimate(r.Run, r.Job); got != 0 {
+		t.Errorf("while it is busy: %s", got)
+	}
 }
 
 // The same code under another commit is the same code: an amended message, a merge that changes nothing.

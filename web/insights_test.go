@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"fmt"
 	"html"
 	"regexp"
 	"strings"
@@ -23,6 +24,8 @@ func (l *learned) Insights(_ context.Context, repo string, forks bool, command s
 	}
 	return tgr.Insights{Repo: repo, Private: repo == "o/secret", Forks: forks, Jobs: 9, Timings: []tgr.Timing{{Workflow: "ci.yml", N: 9}}, NotMeasured: []string{"memory"}}, nil
 }
+
+func (l *learned) Estimate(tgr.Run, tgr.Job) time.Duration { return 0 }
 
 func (l *learned) Learnt(context.Context) ([]tgr.Learnt, error) {
 	return []tgr.Learnt{{Repo: "o/open", Jobs: 9, Until: time.Unix(1_700_000_000, 0)}, {Repo: "o/secret", Private: true, Jobs: 3}, {Repo: "o/open", Forks: true, Jobs: 2}}, nil
@@ -97,8 +100,9 @@ func sampleInsights(text string) tgr.Insights {
 			{Workflow: "ci.yml", Job: "whose job is not listed", Step: "test", N: 40},
 		},
 		Flaky:    []tgr.Flake{{Workflow: "ci.yml", Job: "test", Step: text, Definite: true, Rate: 0.1, FlipRate: 0.2, Evidence: runs}},
-		Failures: []tgr.Cluster{{ID: "1", Sample: text, N: 3, Jobs: []string{text}, Fixes: []tgr.Link{{To: text, N: 1, Evidence: runs[1:]}}, Evidence: runs}},
+		Failures: []tgr.Cluster{{ID: "1", Sample: text, N: 3, Jobs: []string{text}, Also: []tgr.Link{{To: text, N: 3, Low: 0.5, Evidence: runs}}, Fixes: []tgr.Link{{To: text, N: 1, Evidence: runs[1:]}}, Evidence: runs}},
 		Lessons:  []tgr.Lesson{{Command: text, Failure: text, N: 3, Confidence: 0.44, Fix: text, Evidence: runs}},
+		Risks:    []tgr.Risk{{File: text, Workflow: "ci.yml", Job: text, N: 9, Low: 0.6, Usual: 0.1, Evidence: runs}},
 		Suggestions: []tgr.Suggestion{
 			{Kind: tgr.SuggestCache, Text: text, Confidence: 0.9, Saves: 73 * time.Second, Evidence: runs},
 			{Kind: tgr.SuggestMemory, Workflow: "ci.yml", Job: "test", Step: text, Text: text, Confidence: 0.7, Evidence: runs},
@@ -111,6 +115,10 @@ type know tgr.Insights
 
 func (k know) Insights(context.Context, string, bool, string) (tgr.Insights, error) {
 	return tgr.Insights(k), nil
+}
+
+func (k know) Estimate(_ tgr.Run, j tgr.Job) time.Duration {
+	return map[string]time.Duration{"test": 192 * time.Second}[j.Key]
 }
 
 func (k know) Learnt(context.Context) ([]tgr.Learnt, error) {
@@ -185,6 +193,32 @@ func TestInsightsPageAccess(t *testing.T) {
 		if status, body := knock(t, off, "GET", path, "127.0.0.1:1", "localhost"); status != 503 || !strings.Contains(body, "TGR_LEARN=true") {
 			t.Errorf("%s without a learner: %d\n%s", path, status, body)
 		}
+	}
+}
+
+// The page of a run says how long the jobs are likely to take that have not ended, where that is known.
+func TestEstimates(t *testing.T) {
+	m := newMemory()
+	run := sampleRun()
+	run.Status, run.Conclusion, run.Finished = tgr.InProgress, "", time.Time{}
+	m.setRun(run)
+	for i, tt := range []struct {
+		key    string
+		status tgr.Status
+	}{{"test", tgr.InProgress}, {"test", tgr.Completed}, {"new", tgr.InProgress}} {
+		job := sampleJobs()[0]
+		job.ID, job.Key, job.Name, job.Status, job.Isolation = tgr.JobID(70+i), tt.key, fmt.Sprint("job-", i), tt.status, "qemu"
+		if job.Conclusion = ""; tt.status.Done() {
+			job.Conclusion = tgr.Success
+		} else {
+			job.Finished = time.Time{}
+		}
+		m.setJob(job)
+	}
+	s := newSite(t, m, func(c *Config) { c.Learned = know{} })
+	_, page := ask(t, "GET", s.url+"/runs/7", "")
+	if n := strings.Count(page, "usually takes"); n != 1 || !strings.Contains(page, "in progress</span>, usually takes 3m12s in qemu") {
+		t.Errorf("%d estimates, want one, of the first job:\n%s", n, page)
 	}
 }
 

@@ -48,6 +48,7 @@ type runData struct {
 	Waiting   []string // what somebody has to approve, as of Waiting
 	Trusted   bool
 	Artifacts []tgr.Artifact
+	Estimates map[tgr.JobID]time.Duration // of the jobs that have not ended: how long they are likely to take
 }
 
 type jobData struct {
@@ -152,6 +153,14 @@ func (s *Server) runPage(w http.ResponseWriter, r *request) error {
 	}
 	if attempt == d.Run.Attempt {
 		data.Waiting = Waiting(d.Run, d.Jobs)
+	}
+	if s.cfg.Learned != nil {
+		data.Estimates = map[tgr.JobID]time.Duration{}
+		for _, j := range d.Jobs {
+			if !j.Status.Done() {
+				data.Estimates[j.ID] = s.cfg.Learned.Estimate(d.Run, j)
+			}
+		}
 	}
 	if !d.Run.Status.Done() && attempt == d.Run.Attempt {
 		data.Live = "/api/runs/" + d.Run.ID.String() + "/events"

@@ -105,6 +105,8 @@ type Learned interface {
 	// Insights returns what there is of a repository; forks: of the pull requests of its forks. command, if not "", is a
 	// command to tell of.
 	Insights(ctx context.Context, repo string, forks bool, command string) (tgr.Insights, error)
+	// Estimate is how long a job is likely to take, 0 where that is not known. It never waits.
+	Estimate(run tgr.Run, job tgr.Job) time.Duration
 	// Learnt lists the repositories of which there is something.
 	Learnt(ctx context.Context) ([]tgr.Learnt, error)
 }

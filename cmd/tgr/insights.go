@@ -73,6 +73,9 @@ func (v *runsVerbs) insights(out io.Writer, in tgr.Insights) error {
 	v.section(out, "Failures", len(in.Failures), func(i int) string {
 		f := in.Failures[i]
 		line := fmt.Sprintf("%d times: %s", f.N, v.text(f.Sample, 160))
+		for _, l := range f.Also {
+			line += fmt.Sprintf("; with %s (at least %.2f)", v.text(l.To, 100), l.Low)
+		}
 		for _, fix := range f.Fixes {
 			line += "; went away with " + v.text(fix.To, 100)
 		}
@@ -81,6 +84,10 @@ func (v *runsVerbs) insights(out io.Writer, in tgr.Insights) error {
 	v.section(out, "Lessons", len(in.Lessons), func(i int) string {
 		l := in.Lessons[i]
 		return fmt.Sprintf("%s has failed %d times like this (confidence %.2f): %s%s", v.text(l.Command, 80), l.N, l.Confidence, v.text(l.Failure, 160), v.evidence(l.Evidence))
+	})
+	v.section(out, "Risks", len(in.Risks), func(i int) string {
+		r := in.Risks[i]
+		return fmt.Sprintf("after a change of %s at least %.0f %% fail%s, %.0f %% in all%s", v.text(r.File, 100), 100*r.Low, v.where(r.Workflow, r.Job, ""), 100*r.Usual, v.evidence(r.Evidence))
 	})
 	if c := in.Command; c != nil {
 		v.aboutCommand(out, *c)
@@ -112,7 +119,11 @@ func (v *runsVerbs) aboutCommand(out io.Writer, c tgr.Command) {
 		fmt.Fprintf(out, "succeeds with a probability of %.2f (%d runs)\n", c.Success, c.N)
 	}
 	for _, r := range c.Related {
-		fmt.Fprintf(out, "- then %s: at least %.2f of %d%s\n", v.text(r.To, 80), r.Low, r.N, v.evidence(r.Evidence))
+		fmt.Fprintf(out, "- then %s: at least %.2f of %d succeeded", v.text(r.To, 80), r.Low, r.N)
+		if r.Success > 0 {
+			fmt.Fprintf(out, ", the next with a probability of %.2f", r.Success)
+		}
+		fmt.Fprintln(out, v.evidence(r.Evidence))
 	}
 	for _, f := range c.Failures {
 		fmt.Fprintf(out, "- fails with %s (%d)%s\n", v.text(f.To, 160), f.N, v.evidence(f.Evidence))
