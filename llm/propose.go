@@ -82,7 +82,7 @@ func (s *Service) ProposeStep(ctx context.Context, a Action) (Proposal, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Action: %s\n", a.Uses)
 	for _, name := range slices.Sorted(maps.Keys(a.With)) {
-		fmt.Fprintf(&b, "Input %s is in $%s: %s\n", firstOf(name, 60), InputVariable(name), firstOf(a.With[name], 200))
+		fmt.Fprintf(&b, "Input %s is in $%s: %s\n", firstOf(name, 60), InputVariable(name), s.shortened(a.With[name], 200))
 	}
 	return s.propose(ctx, proposing{kind: "action", version: ActionPrompt, system: actionSystem, field: "script", accept: a.Accept}, b.String())
 }
@@ -111,7 +111,7 @@ func (s *Service) propose(ctx context.Context, k proposing, data string) (Propos
 	p, err := s.proposeOnce(ctx, k, data)
 	var refused *refusedProposal
 	if errors.As(err, &refused) {
-		data += "\n\nAn earlier answer was refused:\n" + cut(refused.text, 8<<10) + "\n\nbecause: " + cut(refused.err.Error(), 1000)
+		data += "\n\nAn earlier answer was refused:\n" + s.shortened(refused.text, 8<<10) + "\n\nbecause: " + s.shortened(refused.err.Error(), 1000)
 		p, err = s.proposeOnce(ctx, k, data)
 	}
 	return p, err

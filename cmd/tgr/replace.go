@@ -38,11 +38,15 @@ func (a *advisor) instead(run tgr.Run, job tgr.Job, uses string) *tgr.Replacemen
 		return nil
 	}
 	out := &tgr.Replacement{Uses: a.llm.Redactor().Redact(uses)}
-	r, known := llm.Native(uses, inputsOf(run.Plan, job.Key, uses))
+	with := inputsOf(run.Plan, job.Key, uses)
+	for name, value := range with { // before they are cut
+		with[name] = a.llm.Redactor().Redact(value)
+	}
+	r, known := llm.Native(uses, with)
 	for _, n := range r.Notes {
 		out.Notes = append(out.Notes, a.llm.Redactor().Say(n, 300))
 	}
-	out.Steps = a.llm.Redactor().Redact(r.Steps)
+	out.Steps = r.Steps
 	if !known {
 		out.Notes = append(out.Notes, "A language model may propose some: tgr import --action "+out.Uses)
 	}
