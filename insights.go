@@ -16,6 +16,7 @@ type Insights struct {
 	Flaky       []Flake      `json:"flaky"`
 	Failures    []Cluster    `json:"failures"`
 	Lessons     []Lesson     `json:"lessons"`
+	Risks       []Risk       `json:"risks"`
 	Suggestions []Suggestion `json:"suggestions"` // the one that matters most is the first
 	Command     *Command     `json:"command,omitempty"`
 	NotMeasured []string     `json:"not_measured"` // what is not known here, and why
@@ -35,7 +36,20 @@ type Timing struct {
 	P90       time.Duration `json:"p90_ns"`              //
 	Timeout   time.Duration `json:"timeout_ns"`          // that would fit: max(3×p99, p99 + 2 min)
 	Slower    float64       `json:"slower,omitempty"`    // times: the last eight are that much slower than those before
-	MemoryMiB int64         `json:"memory_mb,omitempty"` // that a machine should have: 1.3 times the p95 of the peaks
+	CPU       time.Duration `json:"cpu_ns,omitempty"`    // processor time of the median success; 0: not measured
+	PeakMiB   int64         `json:"peak_mb,omitempty"`   // p95 of the memory in use at its most; 0: not measured
+	MemoryMiB int64         `json:"memory_mb,omitempty"` // that a machine should have: 1.3 times PeakMiB, a step more where memory ran out
+	MemoryOf  []RunID       `json:"memory_evidence,omitempty"`
+	Evidence  []RunID       `json:"evidence"` // the latest runs of it
+}
+
+// Learnt says of which repository something is known.
+type Learnt struct {
+	Repo    string
+	Private bool
+	Forks   bool // of its forks' pull requests alone
+	Jobs    int
+	Until   time.Time // when the last of them ended
 }
 
 // Flake is a step that fails and succeeds on the same code, or seems to.
@@ -43,7 +57,7 @@ type Flake struct {
 	Workflow string  `json:"workflow"`
 	Job      string  `json:"job"`
 	Step     string  `json:"step"`
-	Definite bool    `json:"definite"` // it has failed and succeeded on the same commit
+	Definite bool    `json:"definite"` // it has failed and succeeded on the same code
 	Rate     float64 `json:"rate"`     // of failures
 	FlipRate float64 `json:"flip_rate"`
 	Evidence []RunID `json:"evidence"`
@@ -55,6 +69,7 @@ type Cluster struct {
 	Sample   string   `json:"sample"` // a line, masked
 	N        int      `json:"n"`
 	Jobs     []string `json:"jobs"`
+	Also     []Link   `json:"also,omitempty"`  // lines that failures with Sample print too, masked
 	Fixes    []Link   `json:"fixes,omitempty"` // files that changed when it went away
 	Evidence []RunID  `json:"evidence"`
 }
@@ -73,7 +88,19 @@ type Lesson struct {
 type Link struct {
 	To       string  `json:"to"`
 	N        int     `json:"n"`
-	Low      float64 `json:"low"` // lower bound of its share, at 95 %
+	Low      float64 `json:"low"`               // lower bound of its share, at 95 %
+	Success  float64 `json:"success,omitempty"` // where To is a command that ran next: the probability that it succeeds there; 0: not enough data
+	Evidence []RunID `json:"evidence"`
+}
+
+// Risk is a file after whose change a job fails more often than it does otherwise.
+type Risk struct {
+	File     string  `json:"file"` // or a folder
+	Workflow string  `json:"workflow"`
+	Job      string  `json:"job"`
+	N        int     `json:"n"`     // runs in which it had changed
+	Low      float64 `json:"low"`   // lower bound of the share that failed, at 95 %
+	Usual    float64 `json:"usual"` // share of all runs of the job that fail
 	Evidence []RunID `json:"evidence"`
 }
 

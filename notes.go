@@ -54,6 +54,15 @@ type Explanation struct {
 	Took   time.Duration `json:"took_ns,omitempty"`    // of the model
 	Drops  int           `json:"dropped,omitempty"`    // claims that cited no line of the log
 	Sent   int           `json:"sent_lines,omitempty"` // lines that the model was shown
+
+	Instead *Replacement `json:"instead,omitempty"` // of an action that was not to be had
+}
+
+// Replacement is what could stand in the place of a step whose action was not to be had. Nothing runs it.
+type Replacement struct {
+	Uses  string   `json:"uses"`            // the action
+	Steps string   `json:"steps,omitempty"` // YAML; "": nothing is known that could
+	Notes []string `json:"notes,omitempty"` // what it does not do
 }
 
 // CitedLine is a line of a job's log as the server has it: masked, stripped, redacted.

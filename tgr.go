@@ -27,6 +27,7 @@ type Event struct {
 	Repo    Repo            `json:"repo"`
 	Ref     string          `json:"ref"`                // github.ref: refs/heads/main, refs/tags/v1, refs/pull/7/merge
 	SHA     string          `json:"sha"`                // github.sha: the commit whose workflows run; 40 hex digits
+	Tree    string          `json:"tree,omitempty"`     // of that commit, which other commits may share; "": not known
 	HeadSHA string          `json:"head_sha,omitempty"` // where statuses go; SHA but for pull requests
 	BaseSHA string          `json:"base_sha,omitempty"` // what changed files are compared with; may be empty or zeros
 	HeadRef string          `json:"head_ref,omitempty"` // branch of a pull request
@@ -161,6 +162,11 @@ type Step struct {
 	Reason     string     `json:"reason,omitempty"`
 	Started    time.Time  `json:"started_at,omitzero"`
 	Finished   time.Time  `json:"finished_at,omitzero"`
+
+	// What its machine's agent says that it took; the agent is hostile, and nothing is decided by it.
+	CPU         time.Duration `json:"cpu_ns,omitempty"`        // processor time; 0: not measured
+	MemoryMiB   int64         `json:"memory_mb,omitempty"`     // the most that was in use in the machine meanwhile; 0: not measured
+	OutOfMemory bool          `json:"out_of_memory,omitempty"` // it failed, and memory ran out
 }
 
 // Annotation is an error, warning or notice that a step attached to a place in the code.

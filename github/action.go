@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/terraphim/tgr"
 )
@@ -98,7 +97,7 @@ func (c *clone) archive(ctx context.Context, sha, ref, file string) error {
 		return err
 	}
 	// The tree, not the commit: the archive of a commit begins with a header that is no file.
-	out, err := c.git(ctx, "rev-parse", "--verify", "--end-of-options", sha+"^{tree}")
+	tree, err := c.treeOf(ctx, sha)
 	if err != nil {
 		return err
 	}
@@ -107,7 +106,7 @@ func (c *clone) archive(ctx context.Context, sha, ref, file string) error {
 	}
 	err = writeWhole(file, func(w io.Writer) error {
 		return git{dir: c.dir, conf: [][2]string{{"tar.umask", "0022"}}}.stream(ctx, &capped{w: w, left: maxAction},
-			"archive", "--format=tar", strings.TrimSpace(string(out)))
+			"archive", "--format=tar", tree)
 	})
 	if err != nil {
 		return err

@@ -84,6 +84,13 @@ func TestSourceFetchAndFiles(t *testing.T) {
 	if sha, err = src.Fetch(ctx, repo, "", "refs/heads/main"); err != nil || sha != second {
 		t.Fatalf("Fetch(main) = %q, %v; want %s", sha, err, second)
 	}
+	tree, err := src.Tree(ctx, repo, second)
+	if want, werr := r.Git("rev-parse", second+"^{tree}"); err != nil || werr != nil || tree != want {
+		t.Errorf("Tree(second) = %q, %v; want %q, %v", tree, err, want, werr)
+	}
+	if tree, err = src.Tree(ctx, repo, strings.Repeat("0", 40)); err == nil {
+		t.Errorf("Tree of a commit that is not there = %q", tree)
+	}
 	files, err := src.Files(ctx, repo, first, ".github/workflows")
 	if err != nil {
 		t.Fatal(err)

@@ -67,6 +67,27 @@ func (s *Source) ReadFile(ctx context.Context, repo tgr.Repo, sha, name string) 
 	return files[0].Data, nil
 }
 
+// Tree returns the name of the tree of a commit that Fetch has returned. Commits with the same files have the same.
+func (s *Source) Tree(ctx context.Context, repo tgr.Repo, sha string) (string, error) {
+	c, err := s.clone(repo)
+	if err != nil {
+		return "", err
+	}
+	if !shaPattern().MatchString(sha) {
+		return "", tgr.Errorf("source.tree", tgr.Invalid, "%q is not a SHA", clip(sha, 100))
+	}
+	tree, err := c.treeOf(ctx, sha)
+	if err != nil {
+		return "", c.fail("read", "the tree of "+sha, err)
+	}
+	return tree, nil
+}
+
+func (c *clone) treeOf(ctx context.Context, sha string) (string, error) {
+	out, err := c.git(ctx, "rev-parse", "--verify", "--end-of-options", sha+"^{tree}")
+	return strings.TrimSpace(string(out)), err
+}
+
 // RemoteFile returns one file of another repository at a branch, a tag or a SHA, as Action does: with the full name of
 // the ref, and the commit that it is now.
 func (s *Source) RemoteFile(ctx context.Context, name, ref, file string) (full, sha string, data []byte, err error) {

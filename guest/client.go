@@ -394,7 +394,7 @@ func (k *call) exit(b []byte) (Exit, error) {
 		return Exit{}, fmt.Errorf("%s: %w: exit status %d", k.op, ErrProtocol, w.Code)
 	}
 	return Exit{Code: w.Code, Signal: w.Signal, Started: w.Started, Message: clip(w.Message, 4096), Duration: time.Duration(w.Duration),
-		Shortage: w.Shortage.Known()}, nil
+		Shortage: w.Shortage.Known(), CPU: time.Duration(w.CPU), Memory: w.Memory}.Bounded(), nil
 }
 
 // feed copies standard input on a stream of its own, once. Nobody waits for it: it may hang in a Read, and what

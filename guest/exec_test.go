@@ -3,6 +3,8 @@ package guest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -126,4 +128,69 @@ func FuzzProcStat(f *testing.F) {
 			t.Errorf("%q: %+v", text, s)
 		}
 	})
+}
+
+// What is used is what the kernel would not give back.
+func TestMemoryUsed(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("meminfo", "MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:   400 kB\n")
+	write("odd", "MemTotal: 1000 kB\nMemAvailable: many kB\n")
+	write("more", "MemTotal: 1000 kB\nMemAvailable: 1001 kB\n")
+	for name, want := range map[string]int64{"meminfo": 600 << 10, "odd": 0, "more": 0, "gone": 0} {
+		if got := usedOfMachine(filepath.Join(dir, name)); got != want {
+			t.Errorf("machine, %s: %d, want %d", name, got, want)
+		}
+	}
+	write("v2/memory.current", "5000\n")
+	write("v2/memory.stat", "anon 3000\ninactive_file 1500\n")
+	write("v1/memory/memory.usage_in_bytes", "7000\n")
+	write("v1/memory/memory.stat", "cache 100\ninactive_file 1\ntotal_inactive_file 500\n")
+	write("max/memory.current", "max\n")
+	write("half/memory.current", "5000\n")
+	for name, want := range map[string]int64{"v2": 3500, "v1": 6500, "max": 0, "half": 0, "gone": 0} {
+		if got := usedOfCgroup(filepath.Join(dir, name)); got != want {
+			t.Errorf("control group, %s: %d, want %d", name, got, want)
+		}
+	}
+}
+
+// A process's processor time is its own and its children's; of memory an agent without a machine says nothing, one with a
+// machine has looked at it before a long process ends.
+func TestUsage(t *testing.T) {
+	for name, cfg := range map[string]ServerConfig{"a process": {}, "a machine": {Machine: true}} {
+		c := agent(t, cfg)
+		exit, err := c.Exec(t.Context(), Cmd{Args: []string{"/bin/sh", "-c", "end=$(($(date +%s)+2)); (while [ $(date +%s) -lt $end ]; do :; done); :"}, Env: []string{"PATH=/usr/bin:/bin"}}, nil)
+		if err != nil || !exit.Success() {
+			t.Fatalf("%s: %+v, %v", name, exit, err)
+		}
+		if exit.CPU <= 0 || (exit.Memory > 0) != cfg.Machine {
+			t.Errorf("%s: %v of the processors, %d bytes", name, exit.CPU, exit.Memory)
+		}
+	}
+}
+
+// What an agent says of itself is bounded before anybody counts with it.
+func TestUsageBounded(t *testing.T) {
+	for _, tt := range []struct{ cpu, memory, wantCPU, wantMemory int64 }{
+		{-1, -1, 0, 0}, {5, 6, 5, 6}, {math.MaxInt64, math.MaxInt64, maxCPU, maxMemory}, {math.MinInt64, math.MinInt64, 0, 0},
+	} {
+		b, err := json.Marshal(wireExit{Started: true, CPU: tt.cpu, Memory: tt.memory})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := (&call{op: opExec}).exit(b)
+		if err != nil || int64(got.CPU) != tt.wantCPU || got.Memory != tt.wantMemory {
+			t.Errorf("%+v: %+v, %v", tt, got, err)
+		}
+	}
 }

@@ -45,6 +45,12 @@ type Exit struct {
 	Duration time.Duration // on the guest's monotonic clock
 	// Shortage is what the machine has run out of since the last process that failed, if this one has.
 	Shortage Shortage
+	// CPU is the processor time of the process and of those that it has waited for; 0: unknown.
+	CPU time.Duration
+	// Memory is the most that was seen in use while the process ran, in bytes, by all that runs in the machine and without
+	// the caches that its kernel would give back. 0: not measured, because the process ran too shortly, or because the
+	// agent has no machine to itself and no control group of its own.
+	Memory int64
 }
 
 // Shortage is what a machine had too little of; "" is nothing.
@@ -76,6 +82,18 @@ func (s Shortage) Known() Shortage {
 		return ""
 	}
 	return s
+}
+
+// Bounds of what is believed of an agent's word on what a process took.
+const (
+	maxCPU    = 1 << 53 // nanoseconds: 104 days
+	maxMemory = 1 << 46 // bytes
+)
+
+// Bounded returns e with no more said of what the process took than can be true of any machine: it is the agent's word.
+func (e Exit) Bounded() Exit {
+	e.CPU, e.Memory = min(max(e.CPU, 0), maxCPU), min(max(e.Memory, 0), maxMemory)
+	return e
 }
 
 // Success reports whether the process ran and ended with status 0.

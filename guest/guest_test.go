@@ -88,7 +88,7 @@ func TestExec(t *testing.T) {
 			if got.Started && got.Duration <= 0 {
 				t.Errorf("duration %v", got.Duration)
 			}
-			got.Duration = 0
+			got.Duration, got.CPU, got.Memory = 0, 0, 0
 			if got != tt.want {
 				t.Errorf("exit %+v, want %+v", got, tt.want)
 			}
@@ -157,7 +157,7 @@ func TestExecCancel(t *testing.T) {
 			if !errors.Is(err, why) {
 				t.Errorf("error %v, want the cause", err)
 			}
-			exit.Duration, exit.Message = 0, ""
+			exit.Duration, exit.Message, exit.CPU, exit.Memory = 0, "", 0, 0
 			if exit != tt.want {
 				t.Errorf("exit %+v, want %+v", exit, tt.want)
 			}

@@ -26,6 +26,8 @@ import (
 //	-port PATH  serve on a virtio-serial port of the machine that this process has to itself
 //	-orphans D  how long processes outlive a lost stream
 //
+// A value of "tgr" says that the container has a control group and its namespace to itself.
+//
 // When it ends it kills everything that it started, and all that descends from that, which a subreaper can see.
 func Main(args []string, version string, stderr io.Writer) int {
 	flags := flag.NewFlagSet("tgr-guest", flag.ContinueOnError)
@@ -44,6 +46,9 @@ func Main(args []string, version string, stderr io.Writer) int {
 	cfg := ServerConfig{
 		Version: version, Orphans: *orphans, Reap: true,
 		Log: slog.New(slog.NewTextHandler(stderr, nil)),
+	}
+	if os.Getenv("container") == ownContainer {
+		cfg.Cgroup = "/sys/fs/cgroup"
 	}
 	// Not ignored: what is ignored here would be in every process that we start.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE, unix.SIGHUP)
@@ -64,6 +69,9 @@ func Main(args []string, version string, stderr io.Writer) int {
 	}
 	return 0
 }
+
+// ownContainer is the value of the variable "container" in those that vm/container makes.
+const ownContainer = "tgr"
 
 func run(cfg ServerConfig, fd int, port string, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)

@@ -35,7 +35,7 @@ type process struct {
 	pid   int
 	over  chan struct{} // closed when exit is set, after the last byte of output is in the ring
 	exit  wireExit
-	ended chan syscall.WaitStatus
+	ended chan end
 
 	mu       sync.Mutex
 	reader   *cursor // of the host that is attached
@@ -51,7 +51,7 @@ func (k *callee) start(req *request) error {
 	}
 	p := &process{
 		s: k.s, id: req.ID, ring: newRing(),
-		over: make(chan struct{}), ended: make(chan syscall.WaitStatus, 1),
+		over: make(chan struct{}), ended: make(chan end, 1),
 	}
 	if err := p.launch(req); err != nil {
 		e, ok := errors.AsType[*startError](err)
@@ -167,7 +167,7 @@ func (p *process) fork(cmd *command) error {
 	}
 	p.begin = time.Now()
 	s.shortages.group.admit(cmd)
-	err := s.waits.start(cmd.path, cmd.args, &cmd.attr, func(pid int) { p.pid = pid }, func(status syscall.WaitStatus) { p.ended <- status })
+	err := s.waits.start(cmd.path, cmd.args, &cmd.attr, func(pid int) { p.pid = pid }, func(e end) { p.ended <- e })
 	if g := s.shortages.group; g != nil && errors.Is(err, unix.EAGAIN) {
 		return &startError{statusNotExecutable, fmt.Sprintf("%s: the machine has room for %d processes, and as many run", p.name, g.most)}
 	}
@@ -190,8 +190,10 @@ func (p *process) fork(cmd *command) error {
 
 // look waits for the process, then for its output.
 func (p *process) look() {
-	status := <-p.ended
-	p.exit = wireExit{Started: true, Code: status.ExitStatus(), Duration: int64(time.Since(p.begin))}
+	e := p.await()
+	status := e.status
+	p.exit = wireExit{Started: true, Code: status.ExitStatus(), Duration: int64(time.Since(p.begin)),
+		CPU: e.usage.Utime.Nano() + e.usage.Stime.Nano(), Memory: p.exit.Memory}
 	if status.Signaled() {
 		p.exit.Code = 128 + int(status.Signal())
 		p.exit.Signal = unix.SignalName(status.Signal())

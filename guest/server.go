@@ -29,6 +29,8 @@ type ServerConfig struct {
 	Port bool
 	// Machine says that the agent has a machine to itself: Prepare may set its name, clock and entropy.
 	Machine bool
+	// Cgroup, if not "", is where the control group is mounted that holds all that runs here, and nothing else.
+	Cgroup string
 	// Reap says that the agent is PID 1 or a subreaper, and this process has no other children: the server
 	// waits for every child, also those that it did not start.
 	Reap bool

@@ -18,14 +18,14 @@ type waiter struct {
 	all bool
 
 	mu    sync.Mutex
-	ended map[int]func(syscall.WaitStatus) // of our own
+	ended map[int]func(end) // of our own
 
 	stop chan struct{}
 	work sync.WaitGroup
 }
 
 func newWaiter(all bool) *waiter {
-	w := &waiter{all: all, ended: map[int]func(syscall.WaitStatus){}, stop: make(chan struct{})}
+	w := &waiter{all: all, ended: map[int]func(end){}, stop: make(chan struct{})}
 	if all {
 		died := make(chan os.Signal, 1)
 		signal.Notify(died, unix.SIGCHLD)
@@ -45,8 +45,8 @@ func newWaiter(all bool) *waiter {
 	return w
 }
 
-// start starts a process; started is called before anything can end it, ended once with its status.
-func (w *waiter) start(path string, args []string, attr *syscall.ProcAttr, started func(pid int), ended func(syscall.WaitStatus)) error {
+// start starts a process; started is called before anything can end it, ended once.
+func (w *waiter) start(path string, args []string, attr *syscall.ProcAttr, started func(pid int), ended func(end)) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	pid, err := syscall.ForkExec(path, args, attr)
@@ -80,13 +80,13 @@ func (w *waiter) reap(which, id, flags int) bool {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var status syscall.WaitStatus
-	if got, err := syscall.Wait4(pid, &status, syscall.WNOHANG, nil); err != nil || got != pid {
+	var e end
+	if got, err := syscall.Wait4(pid, &e.status, syscall.WNOHANG, &e.usage); err != nil || got != pid {
 		return true // the fork that failed took it
 	}
 	if ended := w.ended[pid]; ended != nil {
 		delete(w.ended, pid)
-		ended(status)
+		ended(e)
 	}
 	return true
 }

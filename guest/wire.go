@@ -172,6 +172,8 @@ type wireExit struct {
 	Duration int64  `json:"duration"`
 
 	Shortage Shortage `json:"shortage,omitempty"`
+	CPU      int64    `json:"cpu,omitempty"`    // nanoseconds
+	Memory   int64    `json:"memory,omitempty"` // bytes
 }
 
 // header puts a frame's header into b.

@@ -99,19 +99,55 @@ func cut(s string, n int) string {
 	return strings.ToValidUTF8(s[:n], "")
 }
 
-// cachePath is where a tool keeps what it would otherwise fetch or build again; "" where nothing is known of it.
+// cacheable is a kind of command that fetches or builds what a cache can keep.
+type cacheable struct {
+	commands string // templates, comma-separated
+	path     string // what is to be kept
+	installs bool   // it does nothing else: those of one line do the same in different ways
+}
+
+// cacheables lists what is known, without a claim to be whole.
+func cacheables() []cacheable {
+	return []cacheable{
+		{"go mod", "~/go/pkg/mod", true},
+		{"go build,go test,go vet,go run,go install,go generate", "~/.cache/go-build, ~/go/pkg/mod", false},
+		{"npm ci,npm install,npm i", "~/.npm", true},
+		{"yarn,yarn install", "~/.cache/yarn", true},
+		{"pnpm install,pnpm i", "~/.local/share/pnpm/store", true},
+		{"pip install,pip<n> install,python -m pip,python<n> -m pip", "~/.cache/pip", true},
+		{"uv sync,uv pip,uv run", "~/.cache/uv", false},
+		{"cargo build,cargo test,cargo check,cargo clippy,cargo run,cargo bench", "~/.cargo/registry, target", false},
+		{"mvn,mvnw", "~/.m2/repository", false},
+		{"gradle,gradlew", "~/.gradle/caches", false},
+		{"bundle install,bundle", "vendor/bundle", true},
+		{"composer install,composer update", "~/.cache/composer", true},
+		{"dotnet restore,dotnet build,dotnet test", "~/.nuget/packages", false},
+	}
+}
+
+// is reports whether a command without others is of the kind. A template of one word is the tool, whatever it is called with.
+func (c cacheable) is(command string) bool {
+	for name := range strings.SplitSeq(c.commands, ",") {
+		if command == name || !c.installs && !strings.Contains(name, " ") && strings.HasPrefix(command, name+" ") {
+			return true
+		}
+	}
+	return false
+}
+
+// cachePath is where a command keeps what it would otherwise fetch or build again; "" where nothing is known of it.
 func cachePath(command string) string {
-	for _, c := range []struct{ prefix, path string }{
-		{"go mod", "~/go/pkg/mod"}, {"go ", "~/.cache/go-build, ~/go/pkg/mod"}, {"npm ", "~/.npm"}, {"yarn", "~/.cache/yarn"},
-		{"pnpm", "~/.local/share/pnpm/store"}, {"pip", "~/.cache/pip"}, {"python -m pip", "~/.cache/pip"}, {"uv ", "~/.cache/uv"},
-		{"cargo ", "~/.cargo/registry, target"}, {"mvn", "~/.m2/repository"}, {"gradle", "~/.gradle/caches"}, {"gradlew", "~/.gradle/caches"},
-		{"bundle", "vendor/bundle"}, {"composer", "~/.cache/composer"}, {"dotnet", "~/.nuget/packages"},
-	} {
+	for _, c := range cacheables() {
 		for part := range strings.SplitSeq(command, " && ") {
-			if strings.HasPrefix(part+" ", c.prefix) {
+			if c.is(part) {
 				return c.path
 			}
 		}
 	}
 	return ""
+}
+
+// interchangeable reports whether two commands surely do the same: they install what the project needs, with one tool.
+func interchangeable(a, b string) bool {
+	return a != b && slices.ContainsFunc(cacheables(), func(c cacheable) bool { return c.installs && c.is(a) && c.is(b) })
 }

@@ -95,13 +95,13 @@ func drift(ms []int64) (ratio float64, slower bool) {
 	return ratio, ratio >= 1.2 && float64(a-b) > 5*1.25*sigma/math.Sqrt(Enough)
 }
 
-// result is one execution: [run, commit, branch and outcome], short because there are many.
+// result is one execution: [run, tree, branch and outcome], short because there are many.
 type result [3]int64
 
-func newResult(run int64, sha, branch string, ok bool) result {
-	r := result{run, int64(hashOf(sha) & 0xffffffff), int64(hashOf(branch)&0xffff) << 1}
-	if sha == "" {
-		r[1] = -run // a commit of its own
+func newResult(run int64, tree, branch string, ok bool) result {
+	r := result{run, int64(hashOf(tree) & 0xffffffff), int64(hashOf(branch)&0xffff) << 1}
+	if tree == "" {
+		r[1] = -run // code of its own
 	}
 	if ok {
 		r[2]++
@@ -112,10 +112,10 @@ func newResult(run int64, sha, branch string, ok bool) result {
 func (r result) ok() bool      { return r[2]&1 == 1 }
 func (r result) branch() int64 { return r[2] >> 1 }
 
-// flake is a failure that was none on the same commit: [run, how often the step had run by then].
+// flake is something that happened in a run, and fades: [run, how often the step had run by then].
 type flake [2]int64
 
-// contradicted finds an earlier result on the same commit that is not what r is, and returns the run that failed.
+// contradicted finds an earlier result on the same tree that is not what r is, and returns the run that failed.
 func contradicted(before []result, r result) (failed int64, found bool) {
 	for _, o := range slices.Backward(before) {
 		if o[1] == r[1] && o.ok() != r.ok() {
@@ -134,11 +134,11 @@ const remembered = 200
 // flakiness is what the recent results of a step say of it.
 type flakiness struct {
 	N, Fails, Flips int
-	Both            int     // failures that were none on the same commit
+	Both            int     // failures that were none on the same tree
 	Definite        bool    // there are two such: one may have been an outage
 	Probable        bool    // it fails on its own, on several branches, and comes back
 	Rate            float64 // of failures
-	Evidence        []int64 // runs that failed where the same commit passed, or alone
+	Evidence        []int64 // runs that failed where the same tree passed, or alone
 }
 
 // flakiness judges the recent results. A failure that a fix ended looks like flakiness only if it was short and on a

@@ -12,12 +12,11 @@ import (
 // The kinds of edges. Their nodes are templates of commands, clusters of failures, files, and fixes, which are the sets
 // of files that a commit changed.
 const (
-	edgeThen    = "then"    // command → command that ran after it: OK, Bad by how that ended
-	edgeFails   = "fails"   // command → cluster
-	edgeFixed   = "fixed"   // cluster → fix: the files of the first green run after red
-	edgeTouches = "touches" // fix → file
-	edgeWith    = "with"    // template → template of the same failure
-	edgeBreaks  = "breaks"  // file → job that ran on its change: OK, Bad by how that ended
+	edgeThen   = "then"   // command → command that ran after it: OK, Bad by how that ended
+	edgeFails  = "fails"  // command → cluster
+	edgeFixed  = "fixed"  // cluster → fix: the files of the first green run after red
+	edgeWith   = "with"   // template → template of the same failure
+	edgeBreaks = "breaks" // file → job that ran on its change: OK, Bad by how that ended
 )
 
 // learnCommands joins each command to the one before it, if that succeeded.
@@ -72,7 +71,7 @@ func (sp *space) learnLines(r Record, job string, steps []stepRun) {
 	cl := sp.clusters[c]
 	cl.N++
 	cl.LastSeen = sp.Head.Seq
-	cl.Runs = last(cl.Runs, maxRuns, int64(r.Run.ID))
+	cl.Runs = seenIn(cl.Runs, int64(r.Run.ID))
 	if !slices.Contains(cl.Jobs, job) {
 		cl.Jobs = last(cl.Jobs, maxRuns, job)
 	}
@@ -85,11 +84,11 @@ func (sp *space) learnLines(r Record, job string, steps []stepRun) {
 			sp.join(edgeWith, idKey(a.ID), idKey(b.ID), false, int64(r.Run.ID))
 		}
 	}
-	sp.open[at] = &open{Cluster: c, SHA: cut(r.Run.Event.SHA, 64), LastSeen: sp.Head.Seq}
+	sp.open[at] = &open{Cluster: c, Tree: treeOf(r.Run.Event), LastSeen: sp.Head.Seq}
 	sp.touch(kindOpen, at)
 }
 
-// fixed credits the files of a green run after red with the fix: not where the commit is the same, or the job is flaky.
+// fixed credits the files of a green run after red with the fix: not where the code is the same, or the job is flaky.
 func (sp *space) fixed(r Record, at, job string, files []string) {
 	o := sp.open[at]
 	if o == nil {
@@ -97,14 +96,11 @@ func (sp *space) fixed(r Record, at, job string, files []string) {
 	}
 	delete(sp.open, at)
 	sp.touch(kindOpen, at)
-	if o.SHA == cut(r.Run.Event.SHA, 64) || len(files) == 0 || sp.clusters[o.Cluster] == nil || sp.units[job].flakiness().Definite {
+	if o.Tree == treeOf(r.Run.Event) || len(files) == 0 || sp.clusters[o.Cluster] == nil || sp.units[job].flakiness().Definite {
 		return
 	}
 	fix := cut(strings.Join(files[:min(len(files), 5)], " "), 300)
 	sp.join(edgeFixed, idKey(o.Cluster), fix, true, int64(r.Run.ID))
-	for _, f := range files[:min(len(files), 5)] {
-		sp.join(edgeTouches, fix, f, true, int64(r.Run.ID))
-	}
 }
 
 // changed lists the files that a push changed, the folder for those deep in the tree, at most twenty. Only pushes say so.

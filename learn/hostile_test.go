@@ -23,13 +23,14 @@ func nasty() *rapid.Generator[string] {
 func hostileRecord(t *rapid.T, seq int64) Record {
 	at := func(label string) time.Time { return time.Unix(rapid.Int64Range(-1e10, 1e11).Draw(t, label), 0) }
 	outcomes := rapid.SampledFrom([]tgr.Conclusion{tgr.Success, tgr.Failure, tgr.TimedOut, tgr.Cancelled, tgr.Skipped, "", "nonsense"})
-	r := Record{Seq: seq, Commands: map[int]Command{}, Lost: rapid.Bool().Draw(t, "lost"), MemoryMiB: rapid.Int64Range(-5, 1<<40).Draw(t, "memory"),
+	r := Record{Seq: seq, Commands: map[int]Command{}, Lost: rapid.Bool().Draw(t, "lost"),
 		Run: tgr.Run{ID: tgr.RunID(rapid.Int64().Draw(t, "run")), WorkflowFile: nasty().Draw(t, "file"),
-			Event: tgr.Event{Name: "push", Ref: nasty().Draw(t, "ref"), SHA: nasty().Draw(t, "sha"), Payload: []byte(nasty().Draw(t, "payload"))}},
+			Event: tgr.Event{Name: "push", Ref: nasty().Draw(t, "ref"), SHA: nasty().Draw(t, "sha"), Tree: nasty().Draw(t, "tree"), Payload: []byte(nasty().Draw(t, "payload"))}},
 		Job: tgr.Job{Kind: tgr.WorkJob, Key: nasty().Draw(t, "key"), Name: nasty().Draw(t, "name"), Total: rapid.IntRange(-1, 3).Draw(t, "total"), Started: at("started"),
 			Finished: at("finished"), Conclusion: outcomes.Draw(t, "conclusion"), Needs: rapid.SliceOfN(nasty(), 0, 3).Draw(t, "needs")}}
 	for range rapid.IntRange(0, 5).Draw(t, "steps") {
-		st := tgr.Step{Number: rapid.IntRange(-1, 6).Draw(t, "number"), ID: nasty().Draw(t, "id"), Name: nasty().Draw(t, "step"), Started: at("begun"), Finished: at("ended"), Outcome: outcomes.Draw(t, "outcome")}
+		st := tgr.Step{Number: rapid.IntRange(-1, 6).Draw(t, "number"), ID: nasty().Draw(t, "id"), Name: nasty().Draw(t, "step"), Started: at("begun"), Finished: at("ended"), Outcome: outcomes.Draw(t, "outcome"),
+			MemoryMiB: rapid.Int64().Draw(t, "memory"), CPU: time.Duration(rapid.Int64().Draw(t, "cpu")), OutOfMemory: rapid.Bool().Draw(t, "oom")}
 		if rapid.Bool().Draw(t, "exited") {
 			code := rapid.Int().Draw(t, "code")
 			st.ExitCode = &code

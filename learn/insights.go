@@ -48,9 +48,25 @@ func (l *Learner) Insights(ctx context.Context, q Question) (tgr.Insights, error
 	return tgr.Insights{}, tgr.Errorf("insights", tgr.NotFound, "nothing was learnt of %q: no job of it has ended yet", cut(q.Repo, 100))
 }
 
+// Learnt lists the repositories of which something is known, those that ran last first; their forks by themselves.
+func (l *Learner) Learnt(ctx context.Context) ([]tgr.Learnt, error) {
+	heads, err := readHeads(ctx, l.db)
+	if err != nil {
+		return nil, err
+	}
+	out := []tgr.Learnt{}
+	for _, h := range heads {
+		out = append(out, tgr.Learnt{Repo: h.Repo, Private: h.Private, Forks: h.Forks, Jobs: h.Jobs, Until: time.Unix(h.Now, 0).UTC()})
+	}
+	slices.SortFunc(out, func(a, b tgr.Learnt) int {
+		return cmp.Or(b.Until.Compare(a.Until), cmp.Compare(a.Repo, b.Repo), cmp.Compare(a.Jobs, b.Jobs))
+	})
+	return out, nil
+}
+
 func (sp *space) insights(command string) tgr.Insights {
 	in := tgr.Insights{Repo: sp.Head.Repo, Private: sp.Head.Private, Forks: sp.Head.Forks, Jobs: sp.Head.Jobs, Ours: sp.Head.Ours, Lost: sp.Head.Lost,
-		Timings: sp.timings(), Flaky: sp.flaky(), Failures: sp.failures(), Lessons: sp.lessons(), Suggestions: sp.suggestions()}
+		Timings: sp.timings(), Flaky: sp.flaky(), Failures: sp.failures(), Lessons: sp.lessons(), Risks: sp.risks(), Suggestions: sp.suggestions()}
 	if sp.Head.Now > 0 {
 		in.Until = time.Unix(sp.Head.Now, 0).UTC()
 	}
@@ -60,7 +76,10 @@ func (sp *space) insights(command string) tgr.Insights {
 	}
 	in.NotMeasured = []string{}
 	if !slices.ContainsFunc(in.Timings, func(t tgr.Timing) bool { return t.MemoryMiB > 0 }) {
-		in.NotMeasured = append(in.NotMeasured, "memory: nothing measures the peak of a job here; only steps killed with signal 9 are noticed, so there are no size hints but for those")
+		in.NotMeasured = append(in.NotMeasured, "memory: fewer than eight jobs of one kind ran long enough in a machine that says how much is in use (a process without isolation does not)")
+	}
+	if !slices.ContainsFunc(in.Timings, func(t tgr.Timing) bool { return t.CPU > 0 }) {
+		in.NotMeasured = append(in.NotMeasured, "processors: fewer than eight successes of one kind have said how much time they took (what runs in containers does not)")
 	}
 	if sp.Head.Lost > 0 {
 		in.NotMeasured = append(in.NotMeasured, "failures: the logs of "+strconv.Itoa(sp.Head.Lost)+" jobs were gone before they were read")
@@ -88,7 +107,7 @@ func (sp *space) timings() []tgr.Timing {
 	out := []tgr.Timing{}
 	for _, key := range keys[:min(len(keys), maxTimings)] {
 		u := sp.units[key]
-		t := tgr.Timing{N: u.Own.N, Enough: u.Own.N >= Enough}
+		t := tgr.Timing{N: u.Own.N, Enough: u.Own.N >= Enough, Evidence: evidence(u)}
 		t.Workflow, t.Job, t.Step = place(key)
 		if t.Enough {
 			t.Success = round(sp.mean(key, false))
@@ -101,8 +120,11 @@ func (sp *space) timings() []tgr.Timing {
 				t.Slower = round(ratio)
 			}
 		}
-		if len(u.Memory) >= Enough {
-			t.MemoryMiB = int64(math.Ceil(1.3 * float64(quantile(u.Memory, 0.95))))
+		if len(u.CPU) >= Enough {
+			t.CPU = millis(quantile(u.CPU, 0.5))
+		}
+		if s := u.size(); s.Memory > 0 {
+			t.PeakMiB, t.MemoryMiB, t.MemoryOf = s.Peak, s.Memory, runs(s.Evidence)
 		}
 		out = append(out, t)
 	}
@@ -153,13 +175,58 @@ func (sp *space) flaky() []tgr.Flake {
 func (sp *space) failures() []tgr.Cluster {
 	out := []tgr.Cluster{}
 	for id, c := range sp.clusters {
-		cl := tgr.Cluster{ID: idKey(id), Sample: c.Sample, N: c.N, Jobs: []string{}, Fixes: sp.links(edgeFixed, idKey(id), 3), Evidence: runs(c.Runs)}
+		cl := tgr.Cluster{ID: idKey(id), Sample: c.Sample, N: c.N, Jobs: []string{}, Also: sp.also(c), Fixes: sp.links(edgeFixed, idKey(id), 3), Evidence: runs(c.Runs)}
 		for _, j := range c.Jobs {
 			cl.Jobs = append(cl.Jobs, strings.ReplaceAll(j, sep, " / "))
 		}
 		out = append(out, cl)
 	}
 	slices.SortFunc(out, func(a, b tgr.Cluster) int { return cmp.Or(cmp.Compare(b.N, a.N), cmp.Compare(a.ID, b.ID)) })
+	return out[:min(len(out), maxShown)]
+}
+
+// also lists the lines that failures with the first template of a cluster have printed too, those that nearly always come with it
+// first. The share is of the failed steps that printed the first.
+func (sp *space) also(c *cluster) []tgr.Link {
+	first := sp.drain.byID[c.Templates[0]]
+	if first == nil {
+		return nil
+	}
+	var out []tgr.Link
+	for to, e := range sp.from(edgeWith, idKey(first.ID)) {
+		id, _ := strconv.ParseUint(to, 10, 64)
+		if t := sp.drain.byID[id]; t != nil && e.N >= 2 {
+			low, _ := wilson(float64(e.N), float64(max(e.N, first.Bad)))
+			out = append(out, tgr.Link{To: cut(t.String(), 200), N: e.N, Low: round(low), Evidence: runs(e.Runs)})
+		}
+	}
+	slices.SortFunc(out, func(a, b tgr.Link) int { return cmp.Or(cmp.Compare(b.Low, a.Low), cmp.Compare(a.To, b.To)) })
+	return out[:min(len(out), 3)]
+}
+
+// risks lists the files after whose change a job surely fails more often than it does in all, the surest first.
+func (sp *space) risks() []tgr.Risk {
+	out := []tgr.Risk{}
+	for key, e := range sp.edges {
+		parts := strings.Split(key, "\x1e")
+		if len(parts) != 3 || parts[0] != edgeBreaks || e.N < Enough {
+			continue
+		}
+		u := sp.units[parts[2]]
+		if u == nil {
+			continue
+		}
+		d := faded(sp.Head.Now - e.At)
+		low, _ := wilson(e.Bad*d, (e.OK+e.Bad)*d)
+		if usual := 1 - sp.mean(parts[2], false); low > usual {
+			r := tgr.Risk{File: parts[1], N: e.N, Low: round(low), Usual: round(usual), Evidence: runs(e.Runs)}
+			r.Workflow, r.Job, _ = place(parts[2])
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, func(a, b tgr.Risk) int {
+		return cmp.Or(cmp.Compare(b.Low-b.Usual, a.Low-a.Usual), cmp.Compare(a.File, b.File), cmp.Compare(a.Workflow+a.Job, b.Workflow+b.Job))
+	})
 	return out[:min(len(out), maxShown)]
 }
 
@@ -243,6 +310,9 @@ func (sp *space) about(name string) tgr.Command {
 			c.Success = round(sp.chance(name))
 		}
 	}
+	for i, link := range c.Related {
+		c.Related[i].Success = sp.next(name, link.To)
+	}
 	for _, link := range sp.links(edgeFails, name, maxShown) {
 		id, _ := strconv.ParseUint(link.To, 10, 64)
 		if cl := sp.clusters[id]; cl != nil {
@@ -256,33 +326,13 @@ func (sp *space) about(name string) tgr.Command {
 // chance is the probability that a command succeeds, shrunk to that of all steps of the repository.
 func (sp *space) chance(name string) float64 { return sp.commands[name].Own.mean(sp.mean("", true)) }
 
-// PredictSuccess is the probability that a command succeeds right after another one of the same repository; with before
-// "", wherever it runs. ok is false where that was seen fewer than eight times.
-func (l *Learner) PredictSuccess(repo tgr.Event, before, name string) (p float64, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	sp := l.spaces[spaceOf(repo)]
-	if sp == nil || sp.commands[name] == nil {
-		return 0, false
-	}
-	p = sp.chance(name)
-	if before == "" {
-		return p, sp.commands[name].Own.N >= Enough
-	}
+// next is the probability that a command succeeds right after another one; 0 where that was seen fewer than eight times. What
+// was seen there is shrunk to how the command does wherever it runs.
+func (sp *space) next(before, name string) float64 {
 	e := sp.edges[strings.Join([]string{edgeThen, before, name}, "\x1e")]
-	if e == nil {
-		return 0, false
+	if e == nil || e.N < Enough || sp.commands[name] == nil {
+		return 0
 	}
 	d := faded(sp.Head.Now - e.At)
-	return beta{S: e.OK * d, F: e.Bad * d}.mean(p), e.N >= Enough
-}
-
-// Related lists the commands that succeeded after a command, the surest first.
-func (l *Learner) Related(repo tgr.Event, name string) []tgr.Link {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if sp := l.spaces[spaceOf(repo)]; sp != nil {
-		return sp.links(edgeThen, name, maxShown)
-	}
-	return nil
+	return round(beta{S: e.OK * d, F: e.Bad * d}.mean(sp.chance(name)))
 }

@@ -22,6 +22,9 @@ func TestNotEnoughData(t *testing.T) {
 		h.job("t", tgr.Event{}, nil, did{run: "make", took: 10 * time.Second})
 		got := h.sp.timings()[0]
 		want := tgr.Timing{Workflow: "ci.yml", Job: "t", N: i + 1}
+		for run := max(0, i+1-maxRuns) + 1; run <= i+1; run++ {
+			want.Evidence = append(want.Evidence, tgr.RunID(run))
+		}
 		if i+1 == Enough {
 			want.Enough, want.Median, want.P90, want.Timeout = true, 10*time.Second, 10*time.Second, 2*time.Minute+10*time.Second
 			want.Success, want.Low, want.High = got.Success, got.Low, 1

@@ -26,9 +26,8 @@ type Record struct {
 	Job      tgr.Job // completed, with its steps
 	Commands map[int]Command
 	// Log has at least the last 200 lines of every step, or all there are.
-	Log       []tgr.LogLine
-	Lost      bool  // the log is gone
-	MemoryMiB int64 // the job's peak; 0: nobody measured it
+	Log  []tgr.LogLine
+	Lost bool // the log is gone
 }
 
 // Command is what a step ran, as the workflow has it.
@@ -61,11 +60,13 @@ type Learner struct {
 	db   *sql.DB
 	wake chan struct{}
 
-	folding sync.Mutex // held by who folds
-	mu      sync.Mutex // guards what follows; never held while waiting for the log or for a write
-	cursor  int64
-	spaces  map[string]*space
-	used    map[string]int64 // when, in records
+	folding   sync.Mutex // held by who folds, and guards unwritten
+	unwritten []Record   // that were learnt from, and are not in the database yet
+
+	mu     sync.Mutex // guards what follows; never held while waiting for the log or for a write
+	cursor int64
+	spaces map[string]*space
+	used   map[string]int64 // when, in records
 }
 
 // Open opens the learner's database. One that another version wrote is emptied, and learnt again by Run.
@@ -127,6 +128,9 @@ func (l *Learner) CatchUp(ctx context.Context) (int, error) {
 func (l *Learner) catchUp(ctx context.Context, told bool) (int, error) {
 	n := 0
 	for {
+		if err := l.settle(ctx, told); err != nil {
+			return n, err
+		}
 		l.mu.Lock()
 		after := l.cursor
 		l.mu.Unlock()
@@ -138,17 +142,28 @@ func (l *Learner) catchUp(ctx context.Context, told bool) (int, error) {
 			if err := l.learn(ctx, r); err != nil {
 				return n, err
 			}
+			l.unwritten = append(l.unwritten, r)
 			n++
 		}
-		if err := l.flush(ctx); err != nil {
-			return n, err
-		}
-		for _, r := range records {
-			if told && l.cfg.Learnt != nil {
-				l.cfg.Learnt(r)
-			}
+	}
+}
+
+// settle writes what was learnt, and tells of it. What could not be written stays to be written the next time.
+func (l *Learner) settle(ctx context.Context, told bool) error {
+	if len(l.unwritten) == 0 {
+		return nil
+	}
+	if err := l.flush(ctx); err != nil {
+		return err
+	}
+	records := l.unwritten
+	l.unwritten = nil
+	for _, r := range records {
+		if told && l.cfg.Learnt != nil {
+			l.cfg.Learnt(r)
 		}
 	}
+	return nil
 }
 
 // learn folds one record in.
@@ -288,6 +303,23 @@ func (l *Learner) Timeout(run tgr.Run, job tgr.Job) time.Duration {
 		return 0
 	}
 	return TimeoutFor(u.Ms)
+}
+
+// Estimate is how long a job is likely to take: the median of its last successes. 0 as with Timeout.
+func (l *Learner) Estimate(run tgr.Run, job tgr.Job) time.Duration {
+	if !l.mu.TryLock() {
+		return 0
+	}
+	defer l.mu.Unlock()
+	sp := l.spaces[spaceOf(run.Event)]
+	if sp == nil {
+		return 0
+	}
+	u := sp.units[jobKey(run, job)]
+	if u == nil || len(u.Ms) < Enough {
+		return 0
+	}
+	return millis(quantile(lately(u.Ms), 0.5))
 }
 
 // preload loads the spaces that were used last.

@@ -24,6 +24,7 @@ const (
 	maxGoodLines = 60  // of one step that succeeded, the last ones
 	maxBadLines  = 200 // of one step that failed
 	maxRuns      = 5   // shown as evidence
+	mostMiB      = 1 << 26
 )
 
 // space is what is known of one repository: of its own runs, or of those of its forks. It is a fold over records: it
@@ -75,10 +76,12 @@ type unit struct {
 	Below    beta     `json:"b"`           // of the steps below, pooled: the prior of each
 	Ms       []int64  `json:"d,omitempty"` // durations of successes, the latest last
 	Recent   []result `json:"r,omitempty"`
-	Flakes   []flake  `json:"f,omitempty"` // times that it failed and passed on one commit
+	Flakes   []flake  `json:"f,omitempty"` // times that it failed and passed on one tree
 	Hangs    []int64  `json:"h,omitempty"` // runs in which it timed out
 	Killed   []int64  `json:"k,omitempty"` // runs in which it was killed with signal 9: often for want of memory
-	Memory   []int64  `json:"m,omitempty"` // MiB at its peak, where somebody measured it
+	OOM      []flake  `json:"y,omitempty"` // times that memory ran out, as the machine's kernel said
+	Memory   []peak   `json:"m,omitempty"` // where it was measured
+	CPU      []int64  `json:"t,omitempty"` // milliseconds of the processors, of successes
 	Needs    []string `json:"n,omitempty"` // jobs
 	Outputs  bool     `json:"u,omitempty"`
 	Command  string   `json:"c,omitempty"`
@@ -119,7 +122,7 @@ type edge struct {
 // open is a failure that nothing has followed yet.
 type open struct {
 	Cluster  uint64 `json:"c"`
-	SHA      string `json:"s"`
+	Tree     string `json:"s"`
 	LastSeen int64  `json:"q"`
 }
 
@@ -252,10 +255,14 @@ func (sp *space) learnStep(r Record, s *stepRun, cached bool) {
 	u.Command = s.command
 	u.observe(r, s.ok, s.ms)
 	if s.Outcome == tgr.TimedOut {
-		u.Hangs = last(u.Hangs, maxRuns, int64(r.Run.ID))
+		u.Hangs = seenIn(u.Hangs, int64(r.Run.ID))
 	}
 	if s.ExitCode != nil && (*s.ExitCode == 137 || *s.ExitCode == -9) {
-		u.Killed = last(u.Killed, maxRuns, int64(r.Run.ID))
+		u.Killed = seenIn(u.Killed, int64(r.Run.ID))
+	}
+	u.took(int64(r.Run.ID), s.MemoryMiB, s.CPU, s.ok)
+	if s.OutOfMemory {
+		u.OOM = last(u.OOM, maxRuns, flake{int64(r.Run.ID), int64(u.Own.N)})
 	}
 	for key := s.key; ; {
 		i := strings.LastIndex(key, sep)
@@ -275,10 +282,10 @@ func (sp *space) learnStep(r Record, s *stepRun, cached bool) {
 	c := sp.command(s.command)
 	c.Own.add(s.ok)
 	if !s.ok {
-		c.BadRuns = last(c.BadRuns, maxRuns, int64(r.Run.ID))
+		c.BadRuns = seenIn(c.BadRuns, int64(r.Run.ID))
 		return
 	}
-	c.Runs = last(c.Runs, maxRuns, int64(r.Run.ID))
+	c.Runs = seenIn(c.Runs, int64(r.Run.ID))
 	if cached {
 		c.Cached = last(c.Cached, kept, s.ms)
 	} else {
@@ -293,14 +300,25 @@ func (u *unit) observe(r Record, ok bool, ms int64) {
 	if ok {
 		u.Ms = last(u.Ms, kept, ms)
 	}
-	res := newResult(int64(r.Run.ID), r.Run.Event.SHA, branchOf(r.Run.Event), ok)
+	res := newResult(int64(r.Run.ID), treeOf(r.Run.Event), branchOf(r.Run.Event), ok)
 	if f, found := contradicted(u.Recent, res); found && !slices.ContainsFunc(u.Flakes, func(o flake) bool { return o[0] == f }) {
 		u.Flakes = last(u.Flakes, maxRuns, flake{f, int64(u.Own.N)})
 	}
 	u.Recent = last(u.Recent, recent, res)
 }
 
+// treeOf names the code of an event: what a commit holds, whoever made it and when; where that is not known the commit.
+func treeOf(e tgr.Event) string { return cut(cmp.Or(e.Tree, e.SHA), 64) }
+
 func branchOf(e tgr.Event) string { return cmp.Or(e.HeadRef, e.Ref) }
+
+// seenIn appends a run to those that are evidence, once.
+func seenIn(list []int64, run int64) []int64 {
+	if slices.Contains(list, run) {
+		return list
+	}
+	return last(list, maxRuns, run)
+}
 
 // last appends to a list of at most n.
 func last[T any](list []T, n int, v T) []T {
@@ -321,13 +339,29 @@ func (sp *space) learnJob(r Record, key string) {
 	}
 	u.Outputs = len(j.Outputs) > 0
 	if j.Conclusion == tgr.TimedOut {
-		u.Hangs = last(u.Hangs, maxRuns, int64(j.Run))
+		u.Hangs = seenIn(u.Hangs, int64(j.Run))
 	}
-	if r.MemoryMiB > 0 {
-		u.Memory = last(u.Memory, kept, r.MemoryMiB)
+	memory, cpu, out := int64(0), time.Duration(0), false
+	for _, s := range j.Steps[:min(len(j.Steps), maxSteps)] {
+		memory, cpu, out = max(memory, s.MemoryMiB), cpu+s.CPU, out || s.OutOfMemory
+	}
+	u.took(int64(j.Run), memory, cpu, ok)
+	if out {
+		u.OOM = last(u.OOM, maxRuns, flake{int64(j.Run), int64(u.Own.N)})
 	}
 	sp.unit(keyOf(r.Run.WorkflowFile)).Own.add(ok)
 	sp.unit("").Own.add(ok)
+}
+
+// took adds what one execution took of its machine, as far as that was measured. A failure may have ended early, so it
+// says nothing of the processors' time; what it had of memory it needed.
+func (u *unit) took(run, memory int64, cpu time.Duration, ok bool) {
+	if memory > 0 {
+		u.Memory = last(u.Memory, recent, peak{run, min(memory, mostMiB)})
+	}
+	if cpu > 0 && ok {
+		u.CPU = last(u.CPU, recent, max(1, cpu.Milliseconds()))
+	}
 }
 
 // mean is the probability that a unit succeeds, shrunk level by level. below: as one of the steps under it.
@@ -368,9 +402,7 @@ func (sp *space) join(kind, from, to string, ok bool, run int64) *edge {
 	}
 	e.N++
 	e.LastSeen = sp.Head.Seq
-	if !slices.Contains(e.Runs, run) {
-		e.Runs = last(e.Runs, maxRuns, run)
-	}
+	e.Runs = seenIn(e.Runs, run)
 	sp.touch(kindEdge, key)
 	return e
 }

@@ -19,7 +19,7 @@ import (
 )
 
 // version is that of the state: what is learnt, and how it is written. Another one is learnt again.
-const version = 1
+const version = 2
 
 // The state is rows of JSON, each of one thing of one kind; kinds and keys are the fold's own.
 const schema = `

@@ -125,14 +125,21 @@ func (sp *space) ofStep(key string, u *unit) []tgr.Suggestion {
 	if f := u.flakiness(); f.Definite || f.Probable {
 		how, sure := "seems to fail now and then", 0.6
 		if f.Definite {
-			how, sure = fmt.Sprintf("failed %d times where the same commit also passed", f.Both), 0.95
+			how, sure = fmt.Sprintf("failed %d times where the same code also passed", f.Both), 0.95
 		}
 		out = append(out, at(tgr.SuggestQuarantine, key, tgr.Suggestion{Confidence: sure, Evidence: runs(f.Evidence),
 			Text: fmt.Sprintf("It %s: %d of its last %d runs failed. Until it is mended, a failure of it says little; nothing is retried or hidden by itself.", how, f.Fails, f.N)}))
 	}
-	if len(u.Killed) >= lessonAfter {
-		out = append(out, at(tgr.SuggestMemory, key, tgr.Suggestion{Confidence: 0.7, Evidence: runs(u.Killed),
-			Text: "It was killed with signal 9 at least three times, as the kernel does when memory runs out. A larger machine (runs-on) may help; its memory is not measured."}))
+	switch s := u.size(); {
+	case s.Ran > 0 && s.Memory > 0:
+		out = append(out, at(tgr.SuggestMemory, key, tgr.Suggestion{Confidence: 0.9, Evidence: runs(s.Evidence),
+			Text: fmt.Sprintf("Memory ran out in %d of its last runs, with %d MiB seen in use. Try a machine with %d MiB.", s.Ran, s.Peak, s.Memory)}))
+	case s.Ran > 0:
+		out = append(out, at(tgr.SuggestMemory, key, tgr.Suggestion{Confidence: 0.9, Evidence: runs(s.Evidence),
+			Text: fmt.Sprintf("Memory ran out in %d of its last runs. A larger machine would help; how large is not known, as too few of its runs were measured.", s.Ran)}))
+	case len(u.Killed) >= lessonAfter:
+		out = append(out, at(tgr.SuggestMemory, key, tgr.Suggestion{Confidence: 0.6, Evidence: runs(u.Killed),
+			Text: "It was killed with signal 9 at least three times, as happens when memory runs out, though no kernel said so. A larger machine may help."}))
 	}
 	if ratio, slower := drift(u.Ms); slower {
 		before, now := u.Ms[:len(u.Ms)-Enough], u.Ms[len(u.Ms)-Enough:]
@@ -170,13 +177,12 @@ func (sp *space) ofCommand(name string, c *command) []tgr.Suggestion {
 	return out
 }
 
-// alternative finds the command of the same tool that surely does better than high.
+// alternative finds the command that does the same and surely does it better than high.
 func (sp *space) alternative(name string, high float64) (best string, low float64) {
-	tool, _, _ := strings.Cut(name, " ")
 	low = high
 	for _, other := range slices.Sorted(maps.Keys(sp.commands)) {
 		c := sp.commands[other]
-		if t, _, _ := strings.Cut(other, " "); t != tool || tool == "uses" || other == name || c.Own.N < Enough || cachePath(other) != cachePath(name) || cachePath(name) == "" {
+		if c.Own.N < Enough || !interchangeable(name, other) {
 			continue
 		}
 		if l, _ := wilson(c.Own.S, c.Own.S+c.Own.F); l > low {
@@ -232,7 +238,7 @@ func (sp *space) hint(run tgr.Run, j tgr.Job) string {
 			continue
 		}
 		if f := u.flakiness(); f.Definite {
-			return fmt.Sprintf("The step %s of %s is flaky: %d of its last %d runs failed, and %d of its failures were none on the same commit (run %s).",
+			return fmt.Sprintf("The step %s of %s is flaky: %d of its last %d runs failed, and %d of its failures were none on the same code (run %s).",
 				s.Name, cmp.Or(j.Name, j.Key), f.Fails, f.N, f.Both, list(f.Evidence))
 		}
 	}

@@ -2,9 +2,12 @@ package learn
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/terraphim/tgr"
 )
@@ -118,14 +121,14 @@ func TestSuggestions(t *testing.T) {
 			if i%3 == 0 {
 				h.job("t", tgr.Event{SHA: fmt.Sprint("c", i)}, nil, did{run: "make test", took: time.Second, exit: 1})
 			}
-		}, 8, "where the same commit also passed"},
+		}, 8, "where the same code also passed"},
 		{tgr.SuggestMemory, func(h *history, i int) {
 			exit := 0
 			if i%3 == 0 {
 				exit = 137
 			}
 			h.job("t", ok, nil, did{run: "make test", took: time.Second, exit: exit})
-		}, 8, "its memory is not measured"},
+		}, 8, "though no kernel said so"},
 		{tgr.SuggestSlower, func(h *history, i int) {
 			took := 10 * time.Second
 			if i >= 20 {
@@ -181,20 +184,11 @@ func TestGraph(t *testing.T) {
 	if !c.Enough || c.Success < 0.8 || len(c.Related) != 1 || c.Related[0].To != "npm test" || c.Related[0].N != 16 || c.Related[0].Low > 0.3 {
 		t.Errorf("npm ci: %+v", c)
 	}
-	l := &Learner{spaces: map[string]*space{"1": h.sp}}
-	repo := tgr.Event{Repo: tgr.Repo{ID: 1}}
-	p, ok := l.PredictSuccess(repo, "npm ci", "npm test")
-	if !ok || p > 0.5 || p < 0.1 {
-		t.Errorf("npm test after npm ci succeeds with %v (%t): it did in 4 of 16", p, ok)
+	if p := c.Related[0].Success; p > 0.5 || p < 0.1 {
+		t.Errorf("npm test after npm ci succeeds with %v: it did in 4 of 16", p)
 	}
-	if p, ok := l.PredictSuccess(repo, "", "npm ci"); !ok || p < 0.8 {
-		t.Errorf("npm ci: %v, %t", p, ok)
-	}
-	if _, ok := l.PredictSuccess(repo, "npm test", "npm ci"); ok {
-		t.Error("predicted what was never seen")
-	}
-	if rel := l.Related(repo, "npm ci"); len(rel) != 1 {
-		t.Errorf("related: %+v", rel)
+	if p := h.sp.next("npm test", "npm ci"); p != 0 {
+		t.Errorf("predicted what was never seen: %v", p)
 	}
 	// Confidence fades: a year later it is no lesson any more.
 	h.now = h.now.Add(365 * 24 * time.Hour)
@@ -239,15 +233,182 @@ func TestHint(t *testing.T) {
 	}
 }
 
-// Memory is only spoken of where somebody measured it.
-func TestMemory(t *testing.T) {
+// What jobs took of their machines is told of each job and step, with the runs that had the most, and only from eight of them on.
+func TestSizes(t *testing.T) {
 	h := newHistory()
-	for range 8 {
-		h.job("t", tgr.Event{}, func(r *Record) { r.MemoryMiB = 1000 }, did{run: "make", took: time.Second})
+	took := func(memory int64, cpu time.Duration) func(*Record) {
+		return func(r *Record) {
+			r.Job.Steps[0].MemoryMiB, r.Job.Steps[0].CPU = memory/2, cpu
+			r.Job.Steps[1].MemoryMiB, r.Job.Steps[1].CPU = memory, cpu
+		}
 	}
+	steps := []did{{run: "npm ci", took: time.Second}, {run: "make", took: time.Second}}
+	for i := range 7 {
+		h.job("t", tgr.Event{}, took(1000+int64(i), time.Second), steps...)
+	}
+	if in := h.sp.insights(""); in.Timings[0].MemoryMiB != 0 || in.Timings[0].CPU != 0 || len(in.NotMeasured) != 2 {
+		t.Errorf("with seven samples: %+v, not measured: %v", in.Timings[0], in.NotMeasured)
+	}
+	h.job("t", tgr.Event{}, took(900, time.Second), steps...)
 	in := h.sp.insights("")
-	if in.Timings[0].MemoryMiB != 1300 || len(in.NotMeasured) != 0 {
-		t.Errorf("%+v, not measured: %v", in.Timings[0], in.NotMeasured)
+	got := in.Timings[0]
+	if got.PeakMiB != 1006 || got.MemoryMiB != 1308 || got.CPU != 2*time.Second || !slices.Equal(got.MemoryOf, []tgr.RunID{7}) || len(in.NotMeasured) != 0 {
+		t.Errorf("of the job: %+v, not measured: %v", got, in.NotMeasured)
+	}
+	if first := in.Timings[slices.IndexFunc(in.Timings, func(t tgr.Timing) bool { return t.Step == "npm ci" })]; first.PeakMiB != 503 || first.CPU != time.Second {
+		t.Errorf("of its first step: %+v", first)
+	}
+	if len(h.kinds(t, tgr.SuggestMemory)) != 0 {
+		t.Error("memory is suggested, and it never ran out")
+	}
+}
+
+// Where memory ran out, what was seen is what there was: the size is a step higher, until that is long ago.
+func TestOutOfMemory(t *testing.T) {
+	h := newHistory()
+	job := func(exit int, memory int64) {
+		h.job("t", tgr.Event{}, func(r *Record) { r.Job.Steps[0].MemoryMiB, r.Job.Steps[0].OutOfMemory = memory, exit != 0 }, did{run: "make", took: time.Second, exit: exit})
+	}
+	for range 8 {
+		job(0, 0)
+	}
+	job(137, 0)
+	if s := h.kinds(t, tgr.SuggestMemory); len(s) != 1 || !strings.Contains(s[0].Text, "how large is not known") || !slices.Equal(s[0].Evidence, []tgr.RunID{9}) {
+		t.Errorf("measured by nobody: %+v", s)
+	}
+	for range 8 {
+		job(0, 500)
+	}
+	job(137, 800)
+	in := h.sp.insights("")
+	if got := in.Timings[0]; got.MemoryMiB != 2048 || got.PeakMiB != 800 || !slices.Equal(got.MemoryOf, []tgr.RunID{9, 18}) {
+		t.Errorf("1.3 times 800 is 1040, and the step above that 2048: %+v", got)
+	}
+	if s := h.kinds(t, tgr.SuggestMemory); len(s) != 1 || !strings.Contains(s[0].Text, "2 of its last runs, with 800 MiB seen in use. Try a machine with 2048 MiB") {
+		t.Errorf("suggested: %+v", s)
+	}
+	for range recent {
+		job(0, 500)
+	}
+	if got := h.sp.insights("").Timings[0]; got.MemoryMiB != 650 || len(h.kinds(t, tgr.SuggestMemory)) != 0 {
+		t.Errorf("long after: %+v", got)
+	}
+}
+
+// A suggested size holds what 95 of 100 runs had and a third more, and is told by runs that had at least that much.
+func TestSizeHoldsWhatWasSeen(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		u := &unit{}
+		for i, mib := range rapid.SliceOfN(rapid.Int64Range(1, 1<<26), 0, 2*recent).Draw(t, "seen") {
+			u.Own.add(true)
+			u.took(int64(i), mib, 0, true)
+		}
+		if rapid.Bool().Draw(t, "oom") {
+			u.OOM = []flake{{99, int64(u.Own.N)}}
+		}
+		s := u.size()
+		if len(u.Memory) < Enough {
+			if s.Memory != 0 || s.Peak != 0 {
+				t.Fatalf("%+v of %d samples", s, len(u.Memory))
+			}
+			return
+		}
+		fits := 0
+		for _, p := range u.Memory {
+			if float64(p[1])*headroom <= float64(s.Memory) {
+				fits++
+			}
+			if s.Ran == 0 && slices.Contains(s.Evidence, p[0]) && p[1] < s.Peak {
+				t.Fatalf("run %d is evidence with %d MiB, below the peak of %d", p[0], p[1], s.Peak)
+			}
+		}
+		if fits*100 < 95*len(u.Memory) || len(s.Evidence) == 0 {
+			t.Fatalf("%+v fits %d of %d", s, fits, len(u.Memory))
+		}
+	})
+}
+
+// A file after whose change a job surely fails more often is a risk; one that fails no more often than others is not.
+func TestRisks(t *testing.T) {
+	h := newHistory()
+	push := func(file string) tgr.Event {
+		return tgr.Event{Name: "push", Payload: []byte(fmt.Sprintf(`{"commits":[{"modified":[%q]}]}`, file))}
+	}
+	for i := range 40 {
+		if i%2 == 0 {
+			h.job("t", push("schema.sql"), nil, did{run: "make", took: time.Second, exit: 1, logs: "error: it broke\nerror: and so did this"})
+		} else {
+			h.job("t", push("schema.sql"), nil, did{run: "make", took: time.Second})
+		}
+		h.job("t", push("README"), nil, did{run: "make", took: time.Second})
+		h.job("t", push("README"), nil, did{run: "make", took: time.Second})
+		if i == 6 {
+			if got := h.sp.risks(); len(got) != 0 {
+				t.Errorf("with seven samples: %+v", got)
+			}
+		}
+	}
+	got := h.sp.risks()
+	if len(got) != 1 || got[0].File != "schema.sql" || got[0].Job != "t" || got[0].N != 40 || got[0].Low < 0.3 || got[0].Low > 0.5 || got[0].Usual > 0.25 || len(got[0].Evidence) != maxRuns {
+		t.Errorf("risks: %+v", got)
+	}
+	also := h.sp.failures()[0].Also
+	if len(also) != 1 || also[0].To != "error: and so did this" || also[0].N != 20 || also[0].Low < 0.7 || len(also[0].Evidence) == 0 {
+		t.Errorf("what comes with it: %+v", also)
+	}
+}
+
+// The estimate is the median of the last successes, of a repository that was used lately.
+func TestEstimate(t *testing.T) {
+	h := newHistory()
+	var r Record
+	l := &Learner{spaces: map[string]*space{"1": h.sp}}
+	for i := range 60 {
+		if got := l.Estimate(r.Run, r.Job); (got == 0) != (i < Enough) {
+			t.Fatalf("%s after %d", got, i)
+		}
+		r = h.job("t", tgr.Event{}, nil, did{run: "make", took: time.Duration(i) * time.Second})
+	}
+	if got := l.Estimate(r.Run, r.Job); got != 44*time.Second {
+		t.Errorf("%s, want the median of the last thirty", got)
+	}
+	r.Job.Key = "other"
+	if got := l.Estimate(r.Run, r.Job); got != 0 {
+		t.Errorf("of another job: %s", got)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if got := l.Estimate(r.Run, r.Job); got != 0 {
+		t.Errorf("while it is busy: %s", got)
+	}
+}
+
+// The same code under another commit is the same code: an amended message, a merge that changes nothing.
+func TestSameTree(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		tree   func(i, half int) string
+		flaky  bool
+		mended bool // the pass after the failure may be thanks to its change
+	}{
+		{"the same tree", func(i, _ int) string { return fmt.Sprint("t", i) }, true, false},
+		{"other trees", func(i, half int) string { return fmt.Sprint("t", i, half) }, false, true},
+		{"not known", func(int, int) string { return "" }, false, true},
+	} {
+		h := newHistory()
+		push := func(tree string) tgr.Event {
+			return tgr.Event{Name: "push", Tree: tree, Payload: []byte(`{"commits":[{"modified":["a.js"]}]}`)}
+		}
+		for i := range 4 {
+			h.job("t", push(tt.tree(i, 0)), nil, did{run: "make test", took: time.Second, exit: 1, logs: "error: it broke"})
+			h.job("t", push(tt.tree(i, 1)), nil, did{run: "make test", took: time.Second})
+		}
+		if f := h.sp.flaky(); (len(f) == 1 && f[0].Definite) != tt.flaky {
+			t.Errorf("%s: flaky %+v", tt.name, f)
+		}
+		if fixes := h.sp.failures()[0].Fixes; (len(fixes) > 0) != tt.mended {
+			t.Errorf("%s: mended by %+v", tt.name, fixes)
+		}
 	}
 }
 

@@ -61,8 +61,31 @@ func TestTemplate(t *testing.T) {
 			t.Errorf("Template(%q, %q) = %q, want %q", tt.run, tt.uses, got, tt.want)
 		}
 	}
-	if cachePath("npm ci && npm test") != "~/.npm" || cachePath("go test") == "" || cachePath("make") != "" {
-		t.Error("cache paths are wrong")
+}
+
+// A cache is suggested for what fetches or builds, and nothing else of the same tool; in place of a command only what does the
+// same.
+func TestCacheable(t *testing.T) {
+	for run, want := range map[string]string{
+		"npm ci && npm test": "~/.npm", "npm test": "", "npm run build": "", "go test ./...": "~/.cache/go-build, ~/go/pkg/mod", "go version": "",
+		"make": "", "python3 -m pip install -r requirements.txt": "~/.cache/pip", "pip3 install .": "~/.cache/pip", "python3 -m pytest": "",
+		"./gradlew check": "~/.gradle/caches", "mvn -B verify": "~/.m2/repository", "mvn verify": "~/.m2/repository", "mvnspecial": "",
+		"bundle exec rake": "", "bundle install": "vendor/bundle", "yarn": "~/.cache/yarn", "yarn test": "",
+	} {
+		if got := cachePath(Template(run, "")); got != want {
+			t.Errorf("of %q, which is %q: %q, want %q", run, Template(run, ""), got, want)
+		}
+	}
+	for _, tt := range []struct {
+		a, b string
+		want bool
+	}{
+		{"npm ci", "npm install", true}, {"npm install", "npm ci", true}, {"npm ci", "npm ci", false}, {"npm ci", "npm test", false}, {"go vet", "go test", false},
+		{"npm ci", "yarn install", false}, {"npm ci && npm test", "npm ci", false}, {"make", "make check", false},
+	} {
+		if got := interchangeable(tt.a, tt.b); got != tt.want {
+			t.Errorf("%q in place of %q: %t", tt.b, tt.a, got)
+		}
 	}
 }
 

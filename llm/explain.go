@@ -48,8 +48,8 @@ func (s *Service) Explain(ctx context.Context, f Failure) tgr.Explanation {
 	e := tgr.Explanation{Job: f.Job, Name: s.c.Redact.Say(f.Name, 200)}
 	r := Reduce(f.Log, f.Number, f.Known)
 	e.Total, e.Cause = r.Total, r.Cause
-	for _, l := range r.Lines {
-		l.Text = s.c.Redact.Redact(l.Text)
+	for _, l := range r.Lines { // of the whole line: what the reduction has cut off may be the end of a secret
+		l.Text = s.shortened(strings.TrimRight(f.Log[l.N-1].Text, "\n "), longLine)
 		e.Lines = append(e.Lines, l)
 	}
 	switch {
@@ -61,7 +61,7 @@ func (s *Service) Explain(ctx context.Context, f Failure) tgr.Explanation {
 		return e
 	}
 	e.Sent = len(e.Lines)
-	rep, err := s.ask(ctx, explainTask(f, e.Lines))
+	rep, err := s.ask(ctx, s.explainTask(f, e.Lines))
 	if err != nil {
 		e.Reason = string(asFault(err).Reason)
 		return e
@@ -79,7 +79,7 @@ func (s *Service) Explain(ctx context.Context, f Failure) tgr.Explanation {
 	return e
 }
 
-func explainTask(f Failure, lines []tgr.CitedLine) task {
+func (s *Service) explainTask(f Failure, lines []tgr.CitedLine) task {
 	schema, err := json.Marshal(object([]string{"claims"}, map[string]any{
 		"claims": map[string]any{"type": "array", "minItems": 1, "maxItems": mostClaims, "items": object([]string{"lines", "cause", "fix"}, map[string]any{
 			"lines": map[string]any{"type": "array", "minItems": 1, "maxItems": 6, "items": map[string]any{"type": "integer", "enum": numbers(lines)}},
@@ -90,7 +90,7 @@ func explainTask(f Failure, lines []tgr.CitedLine) task {
 		panic(err) // numbers and strings: cannot be
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "Job: %s\nStep that failed: %s\nIts command: %s\n\nLines of the log:\n", f.Name, f.Step, cut(f.Command, 1000))
+	fmt.Fprintf(&b, "Job: %s\nStep that failed: %s\nIts command: %s\n\nLines of the log:\n", s.shortened(f.Name, 300), s.shortened(f.Step, 300), s.shortened(f.Command, 1000))
 	for _, l := range lines {
 		fmt.Fprintf(&b, "%d| %s\n", l.N, l.Text)
 	}
@@ -160,7 +160,7 @@ lines that prove your answer, then the answer in a few plain sentences. If the l
 func (s *Service) AnswerTo(ctx context.Context, q Question) (tgr.Claim, error) {
 	var b strings.Builder
 	var lines []tgr.CitedLine
-	fmt.Fprintf(&b, "Question: %s\n\n", firstOf(q.Text, 500))
+	fmt.Fprintf(&b, "Question: %s\n\n", s.shortened(q.Text, 500))
 	for i, e := range q.About {
 		fmt.Fprintf(&b, "Job %s:\n", e.Name)
 		for _, l := range e.Lines {
@@ -173,7 +173,7 @@ func (s *Service) AnswerTo(ctx context.Context, q Question) (tgr.Claim, error) {
 	if len(lines) == 0 {
 		return tgr.Claim{}, faultf(Disabled, "the run has no failed job with a log")
 	}
-	t := explainTask(Failure{}, lines)
+	t := s.explainTask(Failure{}, lines)
 	t.kind, t.version, t.system, t.data, t.trusted = "answer", "answer/1", answerSystem, b.String(), !q.Forked
 	rep, err := s.ask(ctx, t)
 	if err != nil {

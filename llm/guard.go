@@ -215,6 +215,12 @@ func middleOut(s string, limit int) string {
 	return s[:head] + "\n[… left out …]\n" + s[tail:]
 }
 
+// shortened is at most n bytes of a text, without secrets: they go before anything is cut off, or a part of one would be none that
+// is known.
+func (s *Service) shortened(text string, n int) string {
+	return cut(s.c.Redact.Redact(Strip(text)), n)
+}
+
 // links are addresses, with what Markdown would make of them without a scheme.
 var links = lazily(`(?i)\b(?:[a-z][a-z0-9+.-]{1,20}://|www\.|mailto:)\S+`)
 

@@ -57,11 +57,12 @@ func (o *Ollama) Model(ctx context.Context) (Model, error) {
 		} `json:"models"`
 		Error string `json:"error"`
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&tags); err != nil {
-		return Model{}, &Fault{Reason: Unreachable, Message: "what answers is not Ollama", Err: netOr(ctx, err)}
-	}
-	if resp.StatusCode != http.StatusOK {
+	err = json.NewDecoder(resp.Body).Decode(&tags)
+	switch {
+	case resp.StatusCode != http.StatusOK:
 		return Model{}, statusFault(resp.StatusCode, resp.Header, tags.Error)
+	case err != nil:
+		return Model{}, &Fault{Reason: Unreachable, Message: "what answers is not Ollama", Err: netOr(ctx, err)}
 	}
 	for _, m := range tags.Models {
 		if m.Name == o.c.Model || m.Name == o.c.Model+":latest" {
@@ -124,16 +125,18 @@ func (o *Ollama) Chat(ctx context.Context, q Query) (Answer, error) {
 		return Answer{}, err
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		var l ollamaLine
+		_ = json.NewDecoder(resp.Body).Decode(&l) // what a proxy answers in its place is no JSON: the status tells
+		return Answer{}, statusFault(resp.StatusCode, resp.Header, l.Error)
+	}
 	var text strings.Builder
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(nil, maxReply)
 	for lines.Scan() {
 		var l ollamaLine
 		if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
-			return Answer{}, faultf(Unreachable, "HTTP status %d, and a line that is not JSON", resp.StatusCode)
-		}
-		if resp.StatusCode != http.StatusOK {
-			return Answer{}, statusFault(resp.StatusCode, resp.Header, l.Error)
+			return Answer{}, faultf(Unreachable, "a line of the stream is not JSON")
 		}
 		if l.Error != "" {
 			return Answer{}, statusFault(http.StatusInternalServerError, nil, "the answer broke off: "+l.Error)

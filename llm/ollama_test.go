@@ -404,7 +404,7 @@ func TestRealModel(t *testing.T) {
 	}
 	for _, c := range e.Claims {
 		for _, l := range c.Lines {
-			if svc.Redactor().Redact(cut(Strip(log[l.N-1].Text), longLine)) != l.Text {
+			if svc.shortened(log[l.N-1].Text, longLine) != l.Text {
 				t.Errorf("line %d is quoted as %q", l.N, l.Text)
 			}
 		}

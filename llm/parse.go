@@ -184,7 +184,7 @@ func (s *Service) Parse(ctx context.Context, p Plan) tgr.Provenance {
 	case len(refs) > mostSteps || len(p.Source) > mostSource:
 		return fail(faultf(TooLarge, "%d steps in %d bytes", len(refs), len(p.Source)))
 	}
-	r, err := s.ask(ctx, parseTask(p, len(refs)))
+	r, err := s.ask(ctx, s.parseTask(p, len(refs)))
 	if err != nil {
 		return fail(asFault(err))
 	}
@@ -206,12 +206,12 @@ func (s *Service) Parse(ctx context.Context, p Plan) tgr.Provenance {
 	return out
 }
 
-func parseTask(p Plan, refs int) task {
+func (s *Service) parseTask(p Plan, refs int) task {
 	var b strings.Builder
 	b.WriteString("The workflow file:\n" + p.Source + "\n\nThe references:\n")
 	for _, j := range p.Jobs {
 		for i, st := range j.Steps {
-			fmt.Fprintf(&b, "%s: %s\n", j.Ref(i), cut(strings.Join(strings.Fields(st.Name+" | "+st.Command), " "), 120))
+			fmt.Fprintf(&b, "%s: %s\n", j.Ref(i), s.shortened(strings.Join(strings.Fields(st.Name+" | "+st.Command), " "), 120))
 		}
 	}
 	return task{kind: "parse", version: ParsePrompt, system: parseSystem, data: b.String(), schema: parseSchema(p),

@@ -25,7 +25,7 @@ type Config struct {
 
 // Event is one question and what became of it, for metrics and accounting.
 type Event struct {
-	Task         string // parse, explain, propose, answer
+	Task         string // parse, explain, propose, action, answer
 	Backend      string // "" where none was asked
 	Outcome      string // ok, cached, or a Reason
 	Took         time.Duration
@@ -88,7 +88,7 @@ func (s *Service) Redactor() *Redactor { return s.c.Redact }
 
 // task is a question before it is put into words.
 type task struct {
-	kind    string // parse, explain, propose, answer
+	kind    string // parse, explain, propose, action, answer
 	version string // of the prompt: another version is another question
 	system  string // ours alone
 	data    string // hostile: is redacted, stripped, fenced and capped here, whoever wrote it

@@ -198,5 +198,6 @@ func (b *actionBox) exec(ctx context.Context, u *unit, p process, env []string, 
 	if ctx.Err() != nil {
 		e.remove(name)
 	}
+	exit.CPU = 0 // as in a box
 	return exit, err
 }

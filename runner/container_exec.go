@@ -136,6 +136,7 @@ func (b *box) exec(ctx context.Context, u *unit, p process, env []string, out io
 	if !undo() { // ctx has ended: nothing of the step may live on
 		r.unlocked(func() { <-over })
 	}
+	exit.CPU = 0 // of the engine's program: what runs in the container is no child of it
 	return exit, err
 }
 

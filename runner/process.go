@@ -91,8 +91,12 @@ func (r *run) process(u *unit, p process) error {
 	return u.exitError(exit)
 }
 
-// exited notes an exit status. Of a step with several processes, the first that is not 0 stays.
+// exited notes an exit status and what the process took. Of a step with several processes, the first status that is not 0
+// stays.
 func (rec *record) exited(e guest.Exit) {
+	rec.CPU += e.CPU
+	rec.MemoryMiB = max(rec.MemoryMiB, e.Memory>>20)
+	rec.OutOfMemory = rec.OutOfMemory || e.Shortage == guest.OutOfMemory
 	if code := e.Code; e.Started && (rec.ExitCode == nil || *rec.ExitCode == 0) {
 		rec.ExitCode = &code
 	}

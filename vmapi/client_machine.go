@@ -360,7 +360,7 @@ func (x *remoteExec) event(ev Event) (exit guest.Exit, over bool, err error) {
 			return exit, true, fmt.Errorf("exec: %w: an exit without a status", guest.ErrProtocol)
 		}
 		return guest.Exit{Code: e.Code, Signal: clip(e.Signal, 32), Started: e.Started, Message: clip(e.Message, 4096),
-			Duration: time.Duration(e.DurationMS * float64(time.Millisecond)), Shortage: guest.Shortage(e.Shortage).Known()}, true, nil
+			Duration: duration(e.DurationMS), CPU: duration(e.CPUMS), Memory: e.Memory, Shortage: guest.Shortage(e.Shortage).Known()}.Bounded(), true, nil
 	case "error":
 		if ev.Error == nil {
 			return exit, true, fmt.Errorf("exec: %w: an error without a message", guest.ErrProtocol)

@@ -194,7 +194,7 @@ func (m *machine) follow(ctx context.Context, agent *guest.Client, cmd guest.Cmd
 	if ended := endedBy(ctx); err == nil || ended != "" && exit.Started {
 		m.note(entry, &exit.Code, took)
 		return Event{Type: "exit", Exit: &Exit{Code: exit.Code, Signal: exit.Signal, Started: exit.Started, Message: exit.Message,
-			DurationMS: ms(exit.Duration), Shortage: string(exit.Shortage), Ended: ended}}
+			DurationMS: ms(exit.Duration), CPUMS: ms(exit.CPU), Memory: exit.Memory, Shortage: string(exit.Shortage), Ended: ended}}
 	}
 	if errors.Is(err, guest.ErrLost) {
 		err = m.dead(err)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"sync"
 	"time"
@@ -351,6 +352,14 @@ func (m *machine) view() VM {
 		v.Config = string(config)
 	}
 	return v
+}
+
+// duration is what ms made a number of; one that no clock can show becomes 0.
+func duration(ms float64) time.Duration {
+	if !(math.Abs(ms) < math.MaxInt64/float64(time.Millisecond)) {
+		return 0
+	}
+	return time.Duration(ms * float64(time.Millisecond))
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

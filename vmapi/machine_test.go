@@ -112,7 +112,7 @@ func exits(t *testing.T, m *Machine, ours bool) {
 		if got.Started {
 			got.Message = ""
 		}
-		got.Message, got.Duration = "", 0
+		got.Message, got.Duration, got.CPU, got.Memory = "", 0, 0, 0
 		if got != tt.want {
 			t.Errorf("%s: exit %+v, want %+v", tt.name, got, tt.want)
 		}
@@ -187,7 +187,7 @@ func cancels(t *testing.T, m *Machine, ours bool) {
 			cancel(why)
 			return len(b), nil
 		}))
-		exit.Message, exit.Duration = "", 0
+		exit.Message, exit.Duration, exit.CPU, exit.Memory = "", 0, 0, 0
 		if !errors.Is(err, why) || exit != tt.want || strings.ReplaceAll(out.String(), "Terminated\n", "") != tt.says { // which the shell says of its sleep
 			t.Errorf("%s: %+v, %v, %q; want %+v, the cause, %q", tt.name, exit, err, &out, tt.want, tt.says)
 		}

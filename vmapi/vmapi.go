@@ -186,8 +186,10 @@ type Exit struct {
 	Started    bool    `json:"started"` // false: it could not be, and Message says why
 	Message    string  `json:"message,omitempty"`
 	DurationMS float64 `json:"duration_ms"`
-	Shortage   string  `json:"shortage,omitempty"` // memory, processes or disk where it failed because the machine ran out of that
-	Ended      string  `json:"ended,omitempty"`    // "timeout" or "cancelled" where it was ended before its time
+	CPUMS      float64 `json:"cpu_ms,omitempty"`       // processor time of the process and of those that it waited for
+	Memory     int64   `json:"memory_bytes,omitempty"` // the most that was seen in use in the machine meanwhile; 0: not measured
+	Shortage   string  `json:"shortage,omitempty"`     // memory, processes or disk where it failed because the machine ran out of that
+	Ended      string  `json:"ended,omitempty"`        // "timeout" or "cancelled" where it was ended before its time
 }
 
 // OutcomeRequest is the body of POST /api/vms/{id}/outcome.

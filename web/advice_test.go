@@ -32,7 +32,7 @@ func notesOf(text string) tgr.Notes {
 	return tgr.Notes{
 		Parsed: tgr.Provenance{By: tgr.ByCompiler, Reason: "disagrees", Detail: text, Model: text, At: time.Unix(0, 0).UTC(), Differs: []tgr.Difference{{Field: "steps", Want: "a/1 a/2", Got: text}}},
 		Explanations: []tgr.Explanation{{Job: 70, Name: text, Total: 100, Cause: 3, Lines: lines, By: text,
-			Claims: []tgr.Claim{{Text: text, Fix: text, Lines: lines[:1]}}}},
+			Claims: []tgr.Claim{{Text: text, Fix: text, Lines: lines[:1]}}, Instead: &tgr.Replacement{Uses: text, Steps: "- run: |\n    " + text, Notes: []string{text}}}},
 	}
 }
 
@@ -42,7 +42,7 @@ func TestNotes(t *testing.T) {
 	s := newSite(t, newMemory().fill(), func(c *Config) { c.Advice = a })
 	_, page := ask(t, "GET", s.url+"/runs/7", "")
 	wellFormed(t, "/runs/7", page)
-	for _, want := range []string{"Workflow read by <b>deterministic</b>: disagrees", "1 differences", "2 of 100 lines", "<b>3 it broke</b>", "thinks: <bdi>it broke</bdi>", "line 3"} {
+	for _, want := range []string{"Workflow read by <b>deterministic</b>: disagrees", "1 differences", "2 of 100 lines", "<b>3 it broke</b>", "<bdi>it broke</bdi></code> was not to be had. These steps", "- run: |\n    it broke</pre>", "thinks: <bdi>it broke</bdi>", "line 3"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page has no %q", want)
 		}

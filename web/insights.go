@@ -10,28 +10,38 @@ import (
 
 // insights says what was learnt of a repository. A private one looks as if there were none to who may not see it.
 func (s *Server) insights(w http.ResponseWriter, r *request) error {
+	in, err := s.learnt(r)
+	if err != nil {
+		return err
+	}
+	s.json(w, r.Request, http.StatusOK, in)
+	return nil
+}
+
+// learnt finds what a request asks for.
+func (s *Server) learnt(r *request) (tgr.Insights, error) {
 	q := r.URL.Query()
 	repo, forks, command := q.Get("repo"), q.Get("forks"), q.Get("command")
 	switch {
 	case s.cfg.Learned == nil:
-		return tgr.Errorf("web", tgr.Unavailable, "the learner is off: set TGR_LEARN=true")
+		return tgr.Insights{}, errLearnsNothing()
 	case !repoName().MatchString(repo):
-		return invalid("repo is %q, and should be owner/name", cut(repo, 100))
+		return tgr.Insights{}, invalid("repo is %q, and should be owner/name", cut(repo, 100))
 	case forks != "" && forks != "true" && forks != "false":
-		return invalid("forks is %q, and should be true or false", cut(forks, 30))
+		return tgr.Insights{}, invalid("forks is %q, and should be true or false", cut(forks, 30))
 	}
 	if err := bounded(command, "command", maxName); err != nil {
-		return err
+		return tgr.Insights{}, err
 	}
 	in, err := s.cfg.Learned.Insights(r.Context(), repo, forks == "true", command)
-	if err != nil {
-		return err
+	if err == nil && in.Private && !r.access.trusted {
+		return tgr.Insights{}, tgr.Errorf("insights", tgr.NotFound, "nothing was learnt of %q: no job of it has ended yet", repo)
 	}
-	if in.Private && !r.access.trusted {
-		return tgr.Errorf("insights", tgr.NotFound, "nothing was learnt of %q: no job of it has ended yet", repo)
-	}
-	s.json(w, r.Request, http.StatusOK, in)
-	return nil
+	return in, err
+}
+
+func errLearnsNothing() error {
+	return tgr.Errorf("web", tgr.Unavailable, "the learner is off: set TGR_LEARN=true")
 }
 
 // Insights returns what was learnt of a repository, or of its forks; command, if not "", is one to tell of.

@@ -28,7 +28,7 @@ func newLLMMetrics(r *prometheus.Registry) *llmMetrics {
 	return m
 }
 
-// ObserveLLM records a question to a language model: parse, explain, propose or answer; ok, cached, or the reason of its
+// ObserveLLM records a question to a language model: parse, explain, propose, action or answer; ok, cached, or the reason of its
 // failure. Tokens and cost (dollars) are 0 where the backend does not tell.
 func (m *Metrics) ObserveLLM(task, backend, outcome string, took time.Duration, prompt, output int, cost float64) {
 	backend = known(backend, llmBackends)
@@ -51,7 +51,7 @@ func (m *Metrics) CountParsed(by, reason string, fields ...string) {
 
 // The label values; nothing writes to them.
 var (
-	llmTasks    = []string{"parse", "explain", "propose", "answer"}
+	llmTasks    = []string{"parse", "explain", "propose", "action", "answer"}
 	llmBackends = []string{"ollama", "openrouter", "openai"}
 	llmOutcomes = []string{"ok", "cached", "disabled", "untrusted", "unreachable", "timeout", "too_slow", "too_large", "breaker", "busy", "refused", "moderated", "invalid", "disagrees", "stopped"}
 	llmReaders  = []string{"llm (verified)", "deterministic"}

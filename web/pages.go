@@ -52,6 +52,7 @@ type runData struct {
 	Waiting   []string // what somebody has to approve, as of Waiting
 	Trusted   bool
 	Artifacts []tgr.Artifact
+	Estimates map[tgr.JobID]time.Duration // of the jobs that have not ended: how long they are likely to take
 }
 
 type jobData struct {
@@ -74,6 +75,7 @@ func parsePages() (*template.Template, error) {
 		"when": when, "took": took, "plain": Plain, "multiline": multiline, "level": level,
 		"ref": ref, "sha": func(s string) string { return Plain(s[:min(len(s), 12)]) },
 		"unmarked": unmarked, "exited": exited, "stepID": stepID, "bytes": size, "runTitle": runTitle, "jobTitle": jobTitle, "approval": approval,
+		"bar": bar, "lasts": lasts, "percent": percent, "insightsOf": insightsOf,
 	}).ParseFS(templateFiles, "templates/*.html")
 	if err != nil {
 		return nil, fmt.Errorf("web: parse the pages: %w", err)
@@ -154,6 +156,14 @@ func (s *Server) runPage(w http.ResponseWriter, r *request) error {
 	data.Notes = notesFor(d)
 	if attempt == d.Run.Attempt {
 		data.Waiting = Waiting(d.Run, d.Jobs)
+	}
+	if s.cfg.Learned != nil {
+		data.Estimates = map[tgr.JobID]time.Duration{}
+		for _, j := range d.Jobs {
+			if !j.Status.Done() {
+				data.Estimates[j.ID] = s.cfg.Learned.Estimate(d.Run, j)
+			}
+		}
 	}
 	if !d.Run.Status.Done() && attempt == d.Run.Attempt {
 		data.Live = "/api/runs/" + d.Run.ID.String() + "/events"

@@ -99,24 +99,29 @@ func hostileStore() *memory {
 	return m
 }
 
+// isText checks that nothing of a hostile string has become a part of a page.
+func isText(t *testing.T, path, page string) {
+	t.Helper()
+	for _, bad := range []string{"<script>", "<img", "\x1b", "\a", "\u202e", "\x00"} {
+		if strings.Contains(page, bad) {
+			t.Errorf("%s holds %q", path, bad)
+		}
+	}
+	for _, tag := range regexp.MustCompile(`<[a-zA-Z/!][^>]*>`).FindAllString(page, -1) {
+		if strings.Contains(tag, " on") || strings.Contains(tag, "style=") || strings.Contains(tag, `="javascript:`) {
+			t.Errorf("%s: the tag %s", path, tag)
+		}
+	}
+	if strings.Count(page, "<script") != 1 || strings.Contains(page, "<style") {
+		t.Errorf("%s: scripts or styles of its own", path)
+	}
+}
+
 func TestHostileNamesAndLines(t *testing.T) {
 	s := newSite(t, hostileStore(), nil)
-	tags := regexp.MustCompile(`<[a-zA-Z/!][^>]*>`)
 	for _, path := range []string{"/", "/runs/7", "/jobs/70", "/runs/%3Cscript%3E", "/%3Cscript%3Ealert(1)%3C/script%3E", "/?repo=%3Cscript%3E&before=x"} {
 		_, page := ask(t, "GET", s.url+path, "")
-		for _, bad := range []string{"<script>", "<img", "\x1b", "\a", "\u202e", "\x00"} {
-			if strings.Contains(page, bad) {
-				t.Errorf("%s holds %q", path, bad)
-			}
-		}
-		for _, tag := range tags.FindAllString(page, -1) {
-			if strings.Contains(tag, " on") || strings.Contains(tag, "style=") || strings.Contains(tag, `="javascript:`) {
-				t.Errorf("%s: the tag %s", path, tag)
-			}
-		}
-		if strings.Count(page, "<script") != 1 || strings.Contains(page, "<style") {
-			t.Errorf("%s: scripts or styles of its own", path)
-		}
+		isText(t, path, page)
 		if strings.HasPrefix(path, "/jobs") && (!strings.Contains(page, "&lt;script&gt;alert(1)") || !strings.Contains(page, "bytes more in the raw log")) {
 			t.Errorf("%s does not show the log", path)
 		}

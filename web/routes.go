@@ -38,6 +38,7 @@ func routes() []route {
 		{"GET", "/{$}", page, append([]string{"before"}, filters...), (*Server).runsPage},
 		{"GET", "/runs/{id}", page, []string{"attempt"}, (*Server).runPage},
 		{"GET", "/jobs/{id}", page, []string{"from"}, (*Server).jobPage},
+		{"GET", "/insights", page, []string{"repo", "forks"}, (*Server).insightsPage},
 
 		{"GET", "/api/openapi.json", read, nil, (*Server).openapi},
 		{"GET", "/api/runs", read, append([]string{"limit", "before"}, filters...), (*Server).listRuns},

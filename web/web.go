@@ -105,6 +105,10 @@ type Learned interface {
 	// Insights returns what there is of a repository; forks: of the pull requests of its forks. command, if not "", is a
 	// command to tell of.
 	Insights(ctx context.Context, repo string, forks bool, command string) (tgr.Insights, error)
+	// Estimate is how long a job is likely to take, 0 where that is not known. It never waits.
+	Estimate(run tgr.Run, job tgr.Job) time.Duration
+	// Learnt lists the repositories of which there is something.
+	Learnt(ctx context.Context) ([]tgr.Learnt, error)
 }
 
 // Config is what a Server is made of. Runs, Logs and Control are required.
@@ -120,7 +124,7 @@ type Config struct {
 	Ready map[string]func(context.Context) error
 	// Advice is shown with runs. Nil: there is none.
 	Advice Advisor
-	// Learned is shown at /api/insights. Nil: the learner is off.
+	// Learned is shown at /insights and /api/insights. Nil: the learner is off.
 	Learned Learned
 	// Metrics are served at /metrics. Nil: metrics of its own.
 	Metrics *Metrics

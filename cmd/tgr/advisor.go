@@ -139,7 +139,8 @@ func (a *advisor) parsed(run tgr.RunID, p tgr.Provenance) {
 
 // finished explains a job that failed: by rules at once, by a model when it gets to it.
 func (a *advisor) finished(run tgr.Run, job tgr.Job, r dispatch.JobResult) {
-	if !r.Conclusion.Failed() || r.Blame == tgr.BlameOurs {
+	uses := missingAction(r)
+	if !r.Conclusion.Failed() || r.Blame == tgr.BlameOurs && uses == "" {
 		return
 	}
 	job.Conclusion, job.Steps = r.Conclusion, r.Steps
@@ -149,13 +150,18 @@ func (a *advisor) finished(run tgr.Run, job tgr.Job, r dispatch.JobResult) {
 			a.log.Warn("read the log of a failed job", "job", job.ID, "error", err)
 			return
 		}
+		explain := func(ctx context.Context) {
+			e := a.llm.Explain(ctx, f)
+			e.Instead = a.instead(run, job, uses)
+			a.explained(ctx, run.ID, e)
+		}
 		f.NoModel = true
-		a.explained(ctx, run.ID, a.llm.Explain(ctx, f))
+		explain(ctx)
 		if !a.llm.Enabled() {
 			return
 		}
 		f.NoModel = false
-		if !a.later(a.models, func(ctx context.Context) { a.explained(ctx, run.ID, a.llm.Explain(ctx, f)) }) {
+		if !a.later(a.models, explain) {
 			a.log.Warn("too many failures wait for the language model; this one has the rules' explanation alone", "job", job.ID)
 		}
 	})

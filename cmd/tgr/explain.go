@@ -107,8 +107,27 @@ func (v *runsVerbs) explanation(w io.Writer, e tgr.Explanation) {
 	for _, c := range e.Claims {
 		v.claim(w, v.text(e.By, 100), c)
 	}
+	if e.Instead != nil {
+		v.instead(w, *e.Instead)
+	}
 	if len(e.Claims) == 0 {
 		fmt.Fprintf(w, "no model explains it: %s\n", v.text(e.Reason, 60))
+	}
+}
+
+// instead prints what could stand in the place of an action that was not to be had.
+func (v *runsVerbs) instead(w io.Writer, r tgr.Replacement) {
+	fmt.Fprintf(w, "%s was not to be had.", v.text(r.Uses, 200))
+	if r.Steps != "" {
+		fmt.Fprintln(w, " In its place could stand:")
+		for line := range strings.Lines(r.Steps) {
+			fmt.Fprintf(w, "  %s\n", v.text(strings.TrimSuffix(line, "\n"), 400))
+		}
+	} else {
+		fmt.Fprintln(w, " Nothing is built in that could stand in its place.")
+	}
+	for _, n := range r.Notes {
+		fmt.Fprintln(w, "note:", v.text(n, 300))
 	}
 }
 

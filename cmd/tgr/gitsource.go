@@ -38,6 +38,9 @@ func (s gitSource) Fetch(ctx context.Context, ev tgr.Event) (tgr.Event, error) {
 		return ev, err
 	}
 	ev.SHA = sha
+	if ev.Tree, err = s.Tree(ctx, ev.Repo, sha); err != nil {
+		return ev, err
+	}
 	if ev.HeadSHA == "" {
 		ev.HeadSHA = sha
 	}

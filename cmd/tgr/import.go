@@ -23,28 +23,44 @@ const proposedFile = "tgr-proposed.yml"
 
 func newImportCmd() *cobra.Command {
 	var dryRun bool
-	var dir string
-	cmd := &cobra.Command{Use: "import FILE", Short: "Propose a workflow for a GitLab CI, CircleCI or Jenkins file",
+	var dir, action, network string
+	var inputs []string
+	cmd := &cobra.Command{Use: "import [FILE | --action OWNER/NAME@REF]", Short: "Propose a workflow for a GitLab CI, CircleCI or Jenkins file, or steps for an action",
 		Long: `Has your language model translate a .gitlab-ci.yml, a .circleci/config.yml or a Jenkinsfile, and prints the workflow that it
 proposes. A proposal has passed the compiler, uses no secrets, no permissions and no action but actions/checkout; it is for you to
 read, and nothing is written. With --dry-run it has also run, in a machine without network and secrets, on a copy of the working tree.
 
-Exit status: 1 if the dry run failed (the proposal is printed all the same); 2 if nothing acceptable was proposed; 3 without a model.`,
-		Args: cobra.ExactArgs(1),
+With --action, it prints steps to stand in the place of an action that cannot be fetched: for well-known ones what is built in,
+for which no model is asked; else a script that your model proposes, which has passed the compiler and has run without secrets.
+
+Exit status: 1 if the dry run failed (the proposal is printed all the same, that of an action on standard error); 2 if nothing
+acceptable was proposed; 3 without a model.`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := loadConfig(cmd.Flags())
-			if err != nil {
+			switch {
+			case err != nil:
 				return err
+			case (len(args) == 1) == (action != ""):
+				return usageError{errors.New("name a file or an --action, and one of them")}
+			case len(inputs) > 0 && action == "":
+				return usageError{errors.New("--with is for an --action")}
+			case action != "":
+				return importAction(cmd, c, action, inputs, dir, network, dryRun)
 			}
-			return importFile(cmd, c, args[0], dir, dryRun)
+			return importFile(cmd, c, args[0], dir, network, dryRun)
 		}}
 	configFlags(cmd, "use-llm-parser", "ollama-base-url", "ollama-model", "openrouter-model", "llm-base-url", "llm-model")
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "run the proposal in a machine, without network and secrets")
-	cmd.Flags().StringVarP(&dir, "directory", "C", ".", "working tree that a dry run gets a copy of")
+	fs := cmd.Flags()
+	fs.BoolVar(&dryRun, "dry-run", false, "run the proposal in a machine, without secrets")
+	fs.StringVarP(&dir, "directory", "C", ".", "working tree that a dry run gets a copy of")
+	fs.StringVar(&action, "action", "", "propose steps in the place of this action, owner/name@ref")
+	fs.StringArrayVar(&inputs, "with", nil, "an input that your step gives the action, name=value; may be repeated")
+	fs.StringVar(&network, "network", "none", "network of a dry run, as for tgr run; what installs something needs one")
 	return cmd
 }
 
-func importFile(cmd *cobra.Command, c *config, file, dir string, dryRun bool) error {
+func importFile(cmd *cobra.Command, c *config, file, dir, network string, dryRun bool) error {
 	kind, err := foreignKind(file)
 	if err != nil {
 		return usageError{err}
@@ -58,12 +74,8 @@ func importFile(cmd *cobra.Command, c *config, file, dir string, dryRun bool) er
 		return err
 	}
 	p, err := service.Propose(cmd.Context(), llm.Foreign{Kind: kind, Source: string(data), Accept: acceptProposal})
-	var f *llm.Fault
-	if errors.As(err, &f) && f.Reason != llm.Invalid && f.Reason != llm.TooLarge {
-		return exitError{exitOurs, err}
-	}
-	if err != nil {
-		return usageError{err}
+	if err := proposalError(err); err != nil {
+		return err
 	}
 	out, notes := cmd.OutOrStdout(), cmd.ErrOrStderr()
 	fmt.Fprint(out, strings.TrimRight(p.Workflow, "\n")+"\n")
@@ -74,7 +86,7 @@ func importFile(cmd *cobra.Command, c *config, file, dir string, dryRun bool) er
 	if !dryRun {
 		return nil
 	}
-	return tryProposal(cmd.Context(), p.Workflow, dir, notes)
+	return tryProposal(cmd.Context(), p.Workflow, dir, network, notes)
 }
 
 // foreignKind tells the systems apart by the names that their files have.
@@ -142,7 +154,7 @@ func acceptJob(j workflow.Job) error {
 }
 
 // tryProposal runs a proposal on a copy of the working tree, with tgr run: in a machine, never as a process of this host.
-func tryProposal(ctx context.Context, text, dir string, out io.Writer) error {
+func tryProposal(ctx context.Context, text, dir, network string, out io.Writer) error {
 	tmp, err := os.MkdirTemp("", "tgr-import-")
 	if err != nil {
 		return ours(err)
@@ -163,7 +175,7 @@ func tryProposal(ctx context.Context, text, dir string, out io.Writer) error {
 	if err != nil {
 		return ours(err)
 	}
-	cmd := exec.CommandContext(ctx, self, "run", "push", "-C", tree, "-W", proposedFile, "--isolation", "auto", "--network", "none")
+	cmd := exec.CommandContext(ctx, self, "run", "push", "-C", tree, "-W", proposedFile, "--isolation", "auto", "--network", network)
 	cmd.Stdout, cmd.Stderr = out, out
 	for _, name := range []string{"PATH", "HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "TMPDIR", "TGR_IMAGE", "TGR_AGENT", "TGR_DATA_DIR"} {
 		if v, ok := os.LookupEnv(name); ok {

@@ -66,13 +66,16 @@ func (v *runsVerbs) insights(out io.Writer, in tgr.Insights) error {
 		f := in.Flaky[i]
 		how := "probably"
 		if f.Definite {
-			how = "certainly: it failed and passed on the same commits"
+			how = "certainly: it failed and passed on the same code"
 		}
 		return fmt.Sprintf("%.0f %% fail%s, %s%s", 100*f.Rate, v.where(f.Workflow, f.Job, f.Step), how, v.evidence(f.Evidence))
 	})
 	v.section(out, "Failures", len(in.Failures), func(i int) string {
 		f := in.Failures[i]
 		line := fmt.Sprintf("%d times: %s", f.N, v.text(f.Sample, 160))
+		for _, l := range f.Also {
+			line += fmt.Sprintf("; with %s (at least %.2f)", v.text(l.To, 100), l.Low)
+		}
 		for _, fix := range f.Fixes {
 			line += "; went away with " + v.text(fix.To, 100)
 		}
@@ -81,6 +84,10 @@ func (v *runsVerbs) insights(out io.Writer, in tgr.Insights) error {
 	v.section(out, "Lessons", len(in.Lessons), func(i int) string {
 		l := in.Lessons[i]
 		return fmt.Sprintf("%s has failed %d times like this (confidence %.2f): %s%s", v.text(l.Command, 80), l.N, l.Confidence, v.text(l.Failure, 160), v.evidence(l.Evidence))
+	})
+	v.section(out, "Risks", len(in.Risks), func(i int) string {
+		r := in.Risks[i]
+		return fmt.Sprintf("after a change of %s at least %.0f %% fail%s, %.0f %% in all%s", v.text(r.File, 100), 100*r.Low, v.where(r.Workflow, r.Job, ""), 100*r.Usual, v.evidence(r.Evidence))
 	})
 	if c := in.Command; c != nil {
 		v.aboutCommand(out, *c)
@@ -112,7 +119,11 @@ func (v *runsVerbs) aboutCommand(out io.Writer, c tgr.Command) {
 		fmt.Fprintf(out, "succeeds with a probability of %.2f (%d runs)\n", c.Success, c.N)
 	}
 	for _, r := range c.Related {
-		fmt.Fprintf(out, "- then %s: at least %.2f of %d%s\n", v.text(r.To, 80), r.Low, r.N, v.evidence(r.Evidence))
+		fmt.Fprintf(out, "- then %s: at least %.2f of %d succeeded", v.text(r.To, 80), r.Low, r.N)
+		if r.Success > 0 {
+			fmt.Fprintf(out, ", the next with a probability of %.2f", r.Success)
+		}
+		fmt.Fprintln(out, v.evidence(r.Evidence))
 	}
 	for _, f := range c.Failures {
 		fmt.Fprintf(out, "- fails with %s (%d)%s\n", v.text(f.To, 160), f.N, v.evidence(f.Evidence))
@@ -122,16 +133,24 @@ func (v *runsVerbs) aboutCommand(out io.Writer, c tgr.Command) {
 func (v *runsVerbs) timings(out io.Writer, list []tgr.Timing) error {
 	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "WORKFLOW / JOB / STEP\tN\tSUCCESS\tMEDIAN\tP90\tTIME-OUT")
+	fmt.Fprintln(w, "WORKFLOW / JOB / STEP\tN\tSUCCESS\tMEDIAN\tP90\tTIME-OUT\tCPU\tMEMORY")
 	for _, t := range list {
 		name := strings.TrimPrefix(v.where(t.Workflow, t.Job, t.Step), " of ")
 		if !t.Enough {
 			fmt.Fprintf(w, "%s\t%d\tnot enough data\t\t\t\n", name, t.N)
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%d\t%.2f (%.2f to %.2f)\t%s\t%s\t%s\n", name, t.N, t.Success, t.Low, t.High, v.lasts(t.Median), v.lasts(t.P90), v.lasts(t.Timeout))
+		fmt.Fprintf(w, "%s\t%d\t%.2f (%.2f to %.2f)\t%s\t%s\t%s\t%s\t%s\n", name, t.N, t.Success, t.Low, t.High, v.lasts(t.Median), v.lasts(t.P90), v.lasts(t.Timeout), v.lasts(t.CPU), v.memory(t))
 	}
 	return w.Flush()
+}
+
+// memory is the peak that was seen, the size that would do, and the runs that say so.
+func (v *runsVerbs) memory(t tgr.Timing) string {
+	if t.MemoryMiB == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%d MiB, wants %d%s", t.PeakMiB, t.MemoryMiB, v.evidence(t.MemoryOf))
 }
 
 func (v *runsVerbs) lasts(d time.Duration) string {

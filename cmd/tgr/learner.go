@@ -156,18 +156,9 @@ var callIndex = regexp.MustCompile(`\[\d+\]$`)
 // commandsOf finds what the steps of a job ran, in its plan: by id, or by the name that a step has before it is evaluated. A step
 // whose name was evaluated and that has no id is not found, and teaches nothing of its command.
 func commandsOf(data []byte, job tgr.Job) map[int]learn.Command {
-	var plan *workflow.Plan
-	if json.Unmarshal(data, &plan) != nil || plan == nil {
+	planned := jobInPlan(data, job.Key)
+	if planned == nil {
 		return nil
-	}
-	var planned *workflow.Job
-	for part := range strings.SplitSeq(job.Key, "/") {
-		if planned != nil && planned.Call != nil {
-			plan = planned.Call.Plan
-		}
-		if planned = plan.Job(callIndex.ReplaceAllString(part, "")); planned == nil {
-			return nil
-		}
 	}
 	out := map[int]learn.Command{}
 	steps := flat(planned.Steps)
@@ -182,6 +173,24 @@ func commandsOf(data []byte, job tgr.Job) map[int]learn.Command {
 		steps = steps[at+1:]
 	}
 	return out
+}
+
+// jobInPlan finds a job in a stored plan, by its key, which of a called workflow's job is a path; nil where it is not there.
+func jobInPlan(data []byte, key string) *workflow.Job {
+	var plan *workflow.Plan
+	if json.Unmarshal(data, &plan) != nil || plan == nil {
+		return nil
+	}
+	var planned *workflow.Job
+	for part := range strings.SplitSeq(key, "/") {
+		if planned != nil && planned.Call != nil {
+			plan = planned.Call.Plan
+		}
+		if planned = plan.Job(callIndex.ReplaceAllString(part, "")); planned == nil {
+			return nil
+		}
+	}
+	return planned
 }
 
 func hook(name string) bool {

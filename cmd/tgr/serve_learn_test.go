@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,6 +17,42 @@ import (
 	"github.com/terraphim/tgr/web"
 	"github.com/terraphim/tgr/workflow"
 )
+
+// The same files under another commit are the same code: a job that fails and passes there is flaky, and nothing mended it.
+func TestServeSameTree(t *testing.T) {
+	s := openSite(t)
+	odd := filepath.Join(t.TempDir(), "odd")
+	repo := s.repo("acme/tree", map[string]string{workflowDir + "/ci.yml": fmt.Sprintf(`on: push
+jobs:
+  test:
+    runs-on: linux
+    steps:
+      - name: flip
+        run: |
+          echo x >>%[1]s
+          [ $(( $(wc -l <%[1]s) %% 2 )) = 0 ] || { echo "error: not this time"; exit 1; }
+`, odd)})
+	trees := map[string]bool{}
+	for range 10 { // each a commit of its own, with the same files
+		run := s.completed(s.push(repo, map[string]string{}))[0]
+		if len(run.Event.Tree) != 40 {
+			t.Fatalf("the run's tree is %q", run.Event.Tree)
+		}
+		trees[run.Event.Tree] = true
+	}
+	if len(trees) != 1 {
+		t.Fatalf("ten commits of the same files have %d trees", len(trees))
+	}
+	var in tgr.Insights
+	s.await("ten jobs", func() bool {
+		var err error
+		in, err = s.client.Insights(t.Context(), "acme/tree", false, "")
+		return err == nil && in.Jobs == 10
+	})
+	if len(in.Flaky) != 1 || !in.Flaky[0].Definite || in.Flaky[0].Step != "flip" || len(in.Failures) != 1 || len(in.Failures[0].Fixes) != 0 {
+		t.Errorf("flaky: %+v, failures: %+v", in.Flaky, in.Failures)
+	}
+}
 
 // Runs are learnt from, the pull request hears of what helped, and a rebuild gives the same state.
 func TestServeLearns(t *testing.T) {
@@ -51,6 +89,12 @@ jobs:
 	if len(in.Failures) != 1 || in.Failures[0].N != 3 || len(in.Lessons) != 1 || in.Command == nil || in.Command.N != 0 {
 		data, _ := json.MarshalIndent(in, "", " ")
 		t.Errorf("insights: %s", data)
+	}
+	if at := slices.IndexFunc(in.Timings, func(x tgr.Timing) bool { return x.Step == "Unit tests" }); at < 0 || in.Timings[at].CPU <= 0 || in.Timings[at].MemoryMiB != 0 {
+		t.Errorf("what the step took of a process without isolation: %+v", in.Timings)
+	}
+	if page := s.get("/insights?repo=acme%2Flearns"); !strings.HasPrefix(page, "200 ") || !strings.Contains(page, "the widget") || !strings.Contains(page, `href="/runs/`) {
+		t.Errorf("the page of insights: %s", page)
 	}
 	out := s.show("insights", "acme/learns")
 	for _, want := range []string{"learnt from 11 jobs", "went away with broken n", "3 times: ", "the widget", "ci.yml / test / ", "not measured: memory"} {

@@ -39,6 +39,6 @@ func TestReal(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		vmtest.Run(t, vmtest.Factory{Provider: p, Dir: dir, Temp: "/tmp/vmtest", Crash: "kill -9 $PPID", OutputMB: 256, Cycles: 20})
+		vmtest.Run(t, vmtest.Factory{Provider: p, Dir: dir, Temp: "/tmp/vmtest", Crash: "kill -9 $PPID", OutputMB: 256, Cycles: 20, Memory: true})
 	}
 }

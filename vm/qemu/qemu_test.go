@@ -159,7 +159,7 @@ func nothingLeft(t testing.TB, j vm.Journal) {
 func TestConformance(t *testing.T) {
 	cfg := config(t)
 	vmtest.Run(t, vmtest.Factory{
-		Provider: provider(t, cfg), Dir: cfg.Journal.Dir, Temp: "/var/tmp/vmtest",
+		Provider: provider(t, cfg), Dir: cfg.Journal.Dir, Temp: "/var/tmp/vmtest", Memory: true,
 		Crash:  "kill -QUIT 1", // of PID 1 the kernel lets through only signals that it handles
 		Cycles: cycles(), OutputMB: 64, Within: 4 * time.Minute,
 	})

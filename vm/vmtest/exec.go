@@ -57,11 +57,34 @@ func (s *suite) exit(t *testing.T, c *guest.Client) {
 			if !got.Started && got.Message == "" {
 				t.Error("no message says why it was not started")
 			}
-			got.Message, got.Duration = "", 0
+			got.Message, got.Duration, got.CPU, got.Memory = "", 0, 0, 0
 			if got != tt.want {
 				t.Errorf("exit %+v, want %+v", got, tt.want)
 			}
 		})
+	}
+}
+
+// usage: the agent tells the processor time of a process and its children, and the memory that is used meanwhile, where it
+// has a machine to look at.
+func (s *suite) usage(t *testing.T, c *guest.Client) {
+	const held = 48 << 20
+	script := fmt.Sprintf("head -c %d /dev/zero >/dev/shm/vmtest-held; end=$(($(date +%%s)+3)); (while [ $(date +%%s) -lt $end ]; do :; done); rm /dev/shm/vmtest-held", held)
+	exit, err := c.Exec(s.ctx(t), s.sh(script), nil)
+	if err != nil || !exit.Success() {
+		t.Fatalf("%+v, %v", exit, err)
+	}
+	if exit.CPU <= 10*time.Millisecond || exit.CPU > 2*exit.Duration+time.Second {
+		t.Errorf("a process that was busy for three seconds took %v of the processors in %v", exit.CPU, exit.Duration)
+	}
+	switch {
+	case !s.Memory && exit.Memory != 0:
+		t.Errorf("the agent has no machine to itself, and says that %d bytes are in use", exit.Memory)
+	case s.Memory && (exit.Memory < held || s.Spec.Memory > 0 && exit.Memory > s.Spec.Memory):
+		t.Errorf("%d bytes seen in use while %d were held, in a machine of %d", exit.Memory, held, s.Spec.Memory)
+	}
+	if exit, err = c.Exec(s.ctx(t), s.sh("exit 1"), nil); err != nil || exit.Shortage != "" {
+		t.Errorf("it says that memory ran out: %+v, %v", exit, err)
 	}
 }
 

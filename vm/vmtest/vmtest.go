@@ -25,7 +25,9 @@ type Factory struct {
 	Dir      string  // the provider's journal, which must be empty in the end
 	Temp     string  // a folder in the machine for the suite's files; it is made where it is missing
 	// Crash is a script for the machine's shell that makes the agent die: "kill -9 $PPID".
-	Crash    string
+	Crash string
+	// Memory says that the agent knows how much memory is used: it has a machine or a control group to itself.
+	Memory   bool
 	Cycles   int           // machines made and destroyed in a row; 0: 3
 	OutputMB int           // size of the largest output; 0: 1024. Tests with -short take 16
 	Within   time.Duration // bound of each single operation; 0: one minute
@@ -83,6 +85,7 @@ func (s *suite) shared(t *testing.T, m vm.VM) {
 		{"get", s.getOddities},
 		{"concurrent", s.concurrent},
 		{"port", s.port},
+		{"usage", s.usage},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, c) })
 	}
