@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 
@@ -30,9 +31,10 @@ type Grant struct {
 	WorkflowRef, WorkflowSHA string
 }
 
-// Forwarder is a machine whose ports reach the host, as *guest.Client is.
+// Forwarder is a machine whose ports reach this server, as *guest.Client and *vmapi.Machine are.
 type Forwarder interface {
-	// Listen hands over the connections that are made to a TCP address inside the machine: 127.0.0.1:0 is any port.
+	// Listen hands over the connections that are made to a TCP address inside the machine: 127.0.0.1:0 is any port. A
+	// machine that cannot do so says so with an error that matches errors.ErrUnsupported.
 	Listen(ctx context.Context, addr string) (net.Listener, error)
 }
 
@@ -50,6 +52,10 @@ func (d *Dispatcher) serve(ctx context.Context, m *Machine, l *Lease, job runner
 		return nil, end, nil
 	}
 	port, err := f.Listen(ctx, "127.0.0.1:0")
+	if errors.Is(err, errors.ErrUnsupported) {
+		s.say("##[warning]There are no caches, artifacts and identity tokens on this machine: %v", err)
+		return nil, end, nil
+	}
 	if err != nil {
 		return nil, end, fmt.Errorf("open the port for caches and artifacts in the machine: %w", err)
 	}

@@ -167,7 +167,18 @@ func TestServe(t *testing.T) {
 	if env, _, err := h.d.serve(t.Context(), &bare, l, job, s); env != nil || err != nil || !h.log.has("There are no caches") {
 		t.Errorf("a machine without ports: %v, %v", env, err)
 	}
+	bare.Machine = portless{m.Machine}
+	if env, _, err := h.d.serve(t.Context(), &bare, l, job, s); env != nil || err != nil || !h.log.has("a machine without ports: unsupported operation") {
+		t.Errorf("a machine that says it has no ports: %v, %v", env, err)
+	}
 	if err := s.close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// portless is a machine that finds out only when it is asked that it has no ports.
+type portless struct{ runner.Machine }
+
+func (portless) Listen(context.Context, string) (net.Listener, error) {
+	return nil, fmt.Errorf("a machine without ports: %w", errors.ErrUnsupported)
 }

@@ -240,6 +240,13 @@ func (s *site) checkArtifacts(run tgr.RunID) {
 // TestToolkit runs it in processes, with a cache that takes several blocks.
 func TestToolkit(t *testing.T) { testToolkit(t, 130) }
 
+// TestToolkitOverAPI runs it on machines of the VM management API, from which everything comes over that.
+func TestToolkitOverAPI(t *testing.T) {
+	toolkitDir(t)
+	d := startDaemon(t)
+	testToolkit(t, 4, "FIRECRACKER_API_URL="+d.url, "FIRECRACKER_AUTH_TOKEN="+d.token)
+}
+
 // TestToolkitVM runs it in virtual machines, where all goes through the agent's port. Emulated machines are slow.
 func TestToolkitVM(t *testing.T) {
 	if testing.Short() {
