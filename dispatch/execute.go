@@ -114,16 +114,18 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, log *slog.Lo
 		notes = append(notes, fmt.Sprintf("Time-out: %.1f minutes, learnt from earlier runs, as the workflow states none", job.Instance.TimeoutMinutes))
 	}
 
-	actionEnv, end, err := d.serve(work, m, l, job, s)
+	served, err := d.serve(work, m, l, job, s)
 	if err != nil {
 		if tgr.BlameOf(err) == tgr.BlameWorkflow {
 			return JobResult{Conclusion: tgr.Failure, Blame: tgr.BlameWorkflow, Reason: tgr.MessageOf(err)}, nil
 		}
 		return result, err
 	}
-	defer end()
+	if served.End != nil {
+		defer served.End()
+	}
 	res, err := runner.Run(work, runner.Config{
-		Machine: m.Machine, Before: before(m, s), Dirs: m.Dirs, Nodes: m.Nodes, Engines: m.Engines, Env: m.Env, ActionEnv: actionEnv, User: m.User, Sink: s,
+		Machine: m.Machine, Before: before(m, s), Dirs: m.Dirs, Nodes: m.Nodes, Engines: m.Engines, Env: m.Env, ActionEnv: served.Env, InputEnv: served.InputEnv, User: m.User, Sink: s,
 		Checkout: d.c.Source.Checkout(l.Run.Event), Actions: d.c.Source.Actions(l.Run.Event),
 		Runner: runner.RunnerInfo{Name: m.ID, Notes: notes},
 		Now:    d.c.Now, Log: log.With("vm", m.ID),

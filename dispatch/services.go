@@ -13,10 +13,16 @@ import (
 
 // Services are what the actions of a job talk to: caches, artifacts, identity tokens.
 type Services interface {
-	// Begin starts the services of one job on a listener that only this job reaches, and which it owns. env is what
-	// tells actions of them. end ends them with the job, and has to be called. An error with the code tgr.Workflow is
-	// the workflow's fault; any other is ours.
-	Begin(ctx context.Context, g Grant, l net.Listener) (env map[string]string, end func(), err error)
+	// Begin starts the services of one job on a listener that only this job reaches, and which it owns. An error with
+	// the code tgr.Workflow is the workflow's fault; any other is ours.
+	Begin(ctx context.Context, g Grant, l net.Listener) (Served, error)
+}
+
+// Served is services that run. The zero value is none.
+type Served struct {
+	Env      map[string]string                                // tells actions of them
+	InputEnv func(inputs map[string]string) map[string]string // more of it for an action with these inputs; may be nil
+	End      func()                                           // ends them with the job, and has to be called; nil: nothing to do
 }
 
 // Grant is what the services have to know of a job.
@@ -29,6 +35,11 @@ type Grant struct {
 	CacheMode   string // of the job, "" where it says nothing
 	// WorkflowRef and WorkflowSHA name the file that the job is written in, where it is not the run's own.
 	WorkflowRef, WorkflowSHA string
+	// Of what other runs of the repository have left: where their steps would ask for it, the job's GITHUB_TOKEN, whether
+	// that may read actions, and whether the job's code is a stranger's.
+	API, Token string
+	Reads      bool
+	Stranger   bool
 }
 
 // Forwarder is a machine whose ports reach this server, as *guest.Client and *vmapi.Machine are.
@@ -39,32 +50,31 @@ type Forwarder interface {
 }
 
 // serve starts the services of a job on a port of its machine, if it has actions that may want them or may have
-// identity tokens. end is never nil.
-func (d *Dispatcher) serve(ctx context.Context, m *Machine, l *Lease, job runner.Job, s *sink) (env map[string]string, end func(), err error) {
-	end = func() {}
+// identity tokens. The caller ends them.
+func (d *Dispatcher) serve(ctx context.Context, m *Machine, l *Lease, job runner.Job, s *sink) (served Served, err error) {
 	g := grant(l, job)
+	g.API = d.c.Server.API
 	if d.c.Services == nil || !g.IDToken && !usesActions(job.Job.Steps) {
-		return nil, end, nil
+		return served, nil
 	}
 	f, ok := m.Machine.(Forwarder)
 	if !ok {
 		s.say("##[warning]There are no caches, artifacts and identity tokens on this machine: its ports do not reach the server")
-		return nil, end, nil
+		return served, nil
 	}
 	port, err := f.Listen(ctx, "127.0.0.1:0")
 	if errors.Is(err, errors.ErrUnsupported) {
 		s.say("##[warning]There are no caches, artifacts and identity tokens on this machine: %v", err)
-		return nil, end, nil
+		return served, nil
 	}
 	if err != nil {
-		return nil, end, fmt.Errorf("open the port for caches and artifacts in the machine: %w", err)
+		return served, fmt.Errorf("open the port for caches and artifacts in the machine: %w", err)
 	}
-	env, stop, err := d.c.Services.Begin(ctx, g, port)
-	if err != nil {
+	if served, err = d.c.Services.Begin(ctx, g, port); err != nil {
 		port.Close()
-		return nil, end, fmt.Errorf("start the services of the job: %w", err)
+		return Served{}, fmt.Errorf("start the services of the job: %w", err)
 	}
-	return env, stop, nil
+	return served, nil
 }
 
 // grant says what a job may ask of the services. A pull request from a fork gets no identity tokens.
@@ -77,6 +87,7 @@ func grant(l *Lease, job runner.Job) Grant {
 		Run: l.Run, Job: l.Job.ID, Lease: l.Token, Environment: job.Instance.Environment, CacheMode: job.Job.CacheMode,
 		WorkflowRef: job.WorkflowRef, WorkflowSHA: job.WorkflowSHA,
 		IDToken: allowed["id-token"] == "write" && Trusted(l.Run.Event),
+		Token:   job.Token, Reads: allowed == nil || allowed["actions"] != "", Stranger: !Trusted(l.Run.Event),
 	}
 }
 

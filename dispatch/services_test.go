@@ -26,13 +26,13 @@ type greeter struct {
 	fail   error // of the next Begin
 }
 
-func (g *greeter) Begin(_ context.Context, grant Grant, l net.Listener) (map[string]string, func(), error) {
+func (g *greeter) Begin(_ context.Context, grant Grant, l net.Listener) (Served, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.grants = append(g.grants, grant)
 	if err := g.fail; err != nil {
 		g.fail = nil
-		return nil, nil, err
+		return Served{}, err
 	}
 	g.open++
 	served := make(chan struct{})
@@ -47,13 +47,13 @@ func (g *greeter) Begin(_ context.Context, grant Grant, l net.Listener) (map[str
 			conn.Close()
 		}
 	}()
-	return map[string]string{"ACTIONS_RESULTS_URL": "http://" + l.Addr().String() + "/"}, func() {
+	return Served{Env: map[string]string{"ACTIONS_RESULTS_URL": "http://" + l.Addr().String() + "/"}, End: func() {
 		l.Close()
 		<-served
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.open--
-	}, nil
+	}}, nil
 }
 
 // asked are the jobs that the services began for, in short.
@@ -142,11 +142,11 @@ func TestServe(t *testing.T) {
 	job := runner.Job{Plan: compile(t, "on: push\njobs: {a: {runs-on: x, steps: [{parallel: [{uses: ./x}]}]}}\n")}
 	job.Job = &job.Plan.Jobs[0]
 	s := h.d.newSink(l, h.log, h.d.c.Log)
-	env, end, err := h.d.serve(t.Context(), m, l, job, s)
+	served, err := h.d.serve(t.Context(), m, l, job, s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := strings.TrimSuffix(strings.TrimPrefix(env["ACTIONS_RESULTS_URL"], "http://"), "/")
+	address := strings.TrimSuffix(strings.TrimPrefix(served.Env["ACTIONS_RESULTS_URL"], "http://"), "/")
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
@@ -155,7 +155,7 @@ func TestServe(t *testing.T) {
 	if b, err := io.ReadAll(conn); err != nil || string(b) != "hello job 7\n" {
 		t.Errorf("the port of the machine says %q, %v", b, err)
 	}
-	end()
+	served.End()
 	if late, err := net.Dial("tcp", address); err == nil {
 		if b, err := io.ReadAll(late); len(b) > 0 {
 			t.Errorf("after the end it says %q, %v", b, err)
@@ -164,12 +164,12 @@ func TestServe(t *testing.T) {
 	}
 	bare := *m
 	bare.Machine = struct{ runner.Machine }{m.Machine}
-	if env, _, err := h.d.serve(t.Context(), &bare, l, job, s); env != nil || err != nil || !h.log.has("There are no caches") {
-		t.Errorf("a machine without ports: %v, %v", env, err)
+	if served, err := h.d.serve(t.Context(), &bare, l, job, s); served.Env != nil || err != nil || !h.log.has("There are no caches") {
+		t.Errorf("a machine without ports: %v, %v", served.Env, err)
 	}
 	bare.Machine = portless{m.Machine}
-	if env, _, err := h.d.serve(t.Context(), &bare, l, job, s); env != nil || err != nil || !h.log.has("a machine without ports: unsupported operation") {
-		t.Errorf("a machine that says it has no ports: %v, %v", env, err)
+	if served, err := h.d.serve(t.Context(), &bare, l, job, s); served.Env != nil || err != nil || !h.log.has("a machine without ports: unsupported operation") {
+		t.Errorf("a machine that says it has no ports: %v, %v", served.Env, err)
 	}
 	if err := s.close(); err != nil {
 		t.Error(err)

@@ -119,7 +119,7 @@ func (x *Session) createArtifact(r *http.Request, q *createArtifact) (any, error
 	if err != nil {
 		return nil, err
 	}
-	id, err := x.begin(r.Context(), blob{kind: artifactKind, name: q.Name, mime: kind, ends: ends}, func(t *tx) error {
+	id, err := x.begin(r.Context(), blob{kind: artifactKind, scope: x.access.scopes[0].ref, name: q.Name, mime: kind, ends: ends}, func(t *tx) error {
 		have, err := x.artifact(t.ctx, t.tx, q.Name, true)
 		if err != nil {
 			return err
