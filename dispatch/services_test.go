@@ -62,7 +62,8 @@ func (g *greeter) asked() string {
 	defer g.mu.Unlock()
 	var out []string
 	for _, grant := range g.grants {
-		out = append(out, fmt.Sprintf("id-token=%t env=%s mode=%s leased=%t", grant.IDToken, grant.Environment, grant.CacheMode, grant.Lease != ""))
+		out = append(out, fmt.Sprintf("id-token=%t env=%s mode=%s leased=%t reads=%t stranger=%t api=%s",
+			grant.IDToken, grant.Environment, grant.CacheMode, grant.Lease != "", grant.Reads, grant.Stranger, grant.API))
 	}
 	return strings.Join(out, "\n")
 }
@@ -97,7 +98,7 @@ jobs:
       - uses: ./a
 `}, nil, withAction(t, g))
 	runs, jobs := h.push(nil)
-	if diff := cmp.Diff("id-token=true env=prod mode=read leased=true", g.asked()); diff != "" || g.open != 0 {
+	if diff := cmp.Diff("id-token=true env=prod mode=read leased=true reads=false stranger=false api=https://api.github.com", g.asked()); diff != "" || g.open != 0 {
 		t.Errorf("services began (-want +got):\n%s\n%d are open", diff, g.open)
 	}
 	if got := strings.Join(ends(runs, jobs), ", "); strings.Contains(got, "failure") {

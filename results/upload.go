@@ -108,7 +108,7 @@ func tooLarge(left int64) error {
 // copy writes at most left bytes to f, and says what they were. They are hashed beside, which would cost a third of the
 // time otherwise.
 func (x *Session) copy(f io.Writer, body io.Reader, left int64) (p part, err error) {
-	h := newHasher()
+	h := x.s.newHasher()
 	defer func() { p.hash = h.sum() }()
 	for {
 		buf := <-h.free
@@ -136,13 +136,20 @@ func (x *Session) copy(f io.Writer, body io.Reader, left int64) (p part, err err
 type hasher struct {
 	free, full chan []byte
 	done       chan []byte
+	back       func() // keeps the buffers for the next one
 }
 
-func newHasher() hasher {
-	const buffers = 3 // one is filled, one waits, one is hashed
-	h := hasher{make(chan []byte, buffers), make(chan []byte, buffers), make(chan []byte, 1)}
-	for range buffers {
-		h.free <- make([]byte, copyBuffer)
+// hashBuffers is how many buffers a hasher has: one is filled, one waits, one is hashed.
+const hashBuffers = 3
+
+func (s *Service) newHasher() hasher {
+	all, _ := s.buffers.Get().(*[hashBuffers * copyBuffer]byte) // to clear fresh ones costs more than a small upload
+	if all == nil {
+		all = new([hashBuffers * copyBuffer]byte)
+	}
+	h := hasher{make(chan []byte, hashBuffers), make(chan []byte, hashBuffers), make(chan []byte, 1), func() { s.buffers.Put(all) }}
+	for i := range hashBuffers {
+		h.free <- all[i*copyBuffer : (i+1)*copyBuffer : (i+1)*copyBuffer]
 	}
 	go func() {
 		sum := sha256.New()
@@ -155,10 +162,12 @@ func newHasher() hasher {
 	return h
 }
 
-// sum ends the hasher and returns the hash in hexadecimal.
+// sum ends the hasher and returns the hash in hexadecimal. The buffers are not the caller's any more.
 func (h hasher) sum() string {
 	close(h.full)
-	return hex.EncodeToString(<-h.done)
+	sum := <-h.done
+	h.back()
+	return hex.EncodeToString(sum)
 }
 
 // room checks that a block may be put into a blob of this job, and returns how large it may be.
