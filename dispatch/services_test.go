@@ -183,3 +183,28 @@ type portless struct{ runner.Machine }
 func (portless) Listen(context.Context, string) (net.Listener, error) {
 	return nil, fmt.Errorf("a machine without ports: %w", errors.ErrUnsupported)
 }
+
+// TestGrantOfOtherRuns: what a job may read of other runs goes by its permissions and by whose code it is.
+func TestGrantOfOtherRuns(t *testing.T) {
+	for _, tt := range []struct {
+		permissions     string
+		event           tgr.Event
+		reads, stranger bool
+	}{
+		{"", tgr.Event{Name: "push"}, true, false},
+		{"permissions: {actions: read}", tgr.Event{Name: "push"}, true, false},
+		{"permissions: write-all", tgr.Event{Name: "workflow_dispatch"}, true, false},
+		{"permissions: {contents: read}", tgr.Event{Name: "push"}, false, false},
+		{"permissions: {}", tgr.Event{Name: "push"}, false, false},
+		{"", tgr.Event{Name: "pull_request", Forked: true}, true, true},
+		{"", tgr.Event{Name: "pull_request_target", Forked: true}, true, false},
+		{"", tgr.Event{Name: "push", Actor: "dependabot[bot]"}, true, true},
+	} {
+		job := runner.Job{Plan: compile(t, "on: push\n"+tt.permissions+"\njobs: {a: {runs-on: x, steps: [{uses: ./x}]}}\n"), Token: "the job's"}
+		job.Job = &job.Plan.Jobs[0]
+		g := grant(&Lease{Run: tgr.Run{Event: tt.event}}, job)
+		if g.Reads != tt.reads || g.Stranger != tt.stranger || g.Token != "the job's" {
+			t.Errorf("%q, %+v: reads %t, stranger %t, want %t, %t", tt.permissions, tt.event, g.Reads, g.Stranger, tt.reads, tt.stranger)
+		}
+	}
+}
