@@ -53,6 +53,8 @@ type Session struct {
 	ends   sync.Once
 	calls  sync.WaitGroup // Serve
 
+	follows followers // of artifacts
+
 	vouching sync.Mutex // held while GitHub is asked
 	vouches  map[[sha256.Size]byte]error
 }
@@ -119,6 +121,7 @@ func (x *Session) halt() {
 		x.s.mu.Unlock()
 		x.http.Close()
 		x.calls.Wait()
+		x.follows.close()
 	})
 }
 

@@ -78,7 +78,7 @@ const wholeBlob = "*"
 
 // receive keeps the body of a request as a block of a blob.
 func (x *Session) receive(r *http.Request, id int64, block string) error {
-	left, err := x.room(r.Context(), id, block)
+	left, kind, err := x.room(r.Context(), id, block)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,13 @@ func (x *Session) receive(r *http.Request, id int64, block string) error {
 		return tgr.Errorf("results.blob", tgr.Invalid, "the body ended after %d bytes of %d", p.size, r.ContentLength)
 	}
 	p.block = block
-	return x.s.keep(r.Context(), id, p, f.Name())
+	if err := x.s.keep(r.Context(), id, p, f.Name()); err != nil {
+		return err
+	}
+	if kind == artifactKind {
+		x.follows.add(x.s.blobs, id, p)
+	}
+	return nil
 }
 
 func tooLarge(left int64) error {
@@ -170,25 +176,25 @@ func (h hasher) sum() string {
 	return hex.EncodeToString(sum)
 }
 
-// room checks that a block may be put into a blob of this job, and returns how large it may be.
-func (x *Session) room(ctx context.Context, id int64, block string) (int64, error) {
+// room checks that a block may be put into a blob of this job, and returns how large it may be, and what the blob is.
+func (x *Session) room(ctx context.Context, id int64, block string) (left int64, kind string, err error) {
 	b, err := x.mine(ctx, x.s.meta.r, id)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	var others int
 	var size int64
 	if err := x.s.meta.r.QueryRowContext(ctx, "SELECT count(*), coalesce(sum(size), 0) FROM parts WHERE blob = ? AND block <> ?", id, block).
 		Scan(&others, &size); err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	switch {
 	case b.state == done, b.state == sealed && block != wholeBlob:
-		return 0, tgr.Errorf("results.blob", tgr.Conflict, "the upload is complete and cannot be changed")
+		return 0, "", tgr.Errorf("results.blob", tgr.Conflict, "the upload is complete and cannot be changed")
 	case others >= x.s.cfg.Limits.Blocks:
-		return 0, tgr.Errorf("results.blob", tgr.Limit, "more than %d blocks", x.s.cfg.Limits.Blocks)
+		return 0, "", tgr.Errorf("results.blob", tgr.Limit, "more than %d blocks", x.s.cfg.Limits.Blocks)
 	}
-	return x.s.cfg.Limits.BlobBytes - size, nil
+	return x.s.cfg.Limits.BlobBytes - size, b.kind, nil
 }
 
 // mine returns an upload of this job.
