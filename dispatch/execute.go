@@ -124,7 +124,7 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, from *Resump
 	if err := d.connect(m, l, s); err != nil {
 		return result, fmt.Errorf("give the machine its network: %w", err)
 	}
-	p, end, err := d.provide(work, m, l, job, s, from)
+	p, err := d.provide(work, m, l, job, s, from)
 	if err != nil {
 		if tgr.BlameOf(err) == tgr.BlameWorkflow {
 			return JobResult{Conclusion: tgr.Failure, Blame: tgr.BlameWorkflow, Reason: tgr.MessageOf(err)}, nil
@@ -150,7 +150,7 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, from *Resump
 	if left { // whatever it came to, the next server comes to the same
 		return result, errLeft
 	}
-	end()
+	p.end()
 	if err != nil {
 		s.say("##[error]This is not your workflow's fault: %v", err)
 	} else if m.Ended != nil {
@@ -177,7 +177,7 @@ func (d *Dispatcher) notes(m *Machine, token Token, job runner.Job) []string {
 // runnerConfig is what a job runs with on its machine.
 func (d *Dispatcher) runnerConfig(l *Lease, m *Machine, s *sink, p provided, w *witness, log *slog.Logger) runner.Config {
 	c := runner.Config{
-		Machine: m.Machine, Before: before(m, s), Dirs: m.Dirs, Nodes: m.Nodes, Engines: m.Engines, Env: m.Env, ActionEnv: p.ActionEnv, User: m.User, Sink: s,
+		Machine: m.Machine, Before: before(m, s), Dirs: m.Dirs, Nodes: m.Nodes, Engines: m.Engines, Env: m.Env, ActionEnv: p.ActionEnv, InputEnv: p.InputEnv, User: m.User, Sink: s,
 		Checkout: d.c.Source.Checkout(l.Run.Event), Actions: d.c.Source.Actions(l.Run.Event),
 		Runner: runner.RunnerInfo{Name: m.ID, Notes: p.Notes},
 		Now:    d.c.Now, Log: log.With("vm", m.ID),

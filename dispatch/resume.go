@@ -12,7 +12,8 @@ import (
 type provided struct {
 	ActionEnv map[string]string // tells actions of the services
 	Port      string            // of the services in the machine; "": there are none
-	Notes     []string          // that Set up job shows
+	Served
+	Notes []string // that Set up job shows
 }
 
 // jobToRun is what the runner has to know of a job. Its token is to be revoked when the job has ended.
@@ -28,15 +29,22 @@ func (d *Dispatcher) jobToRun(ctx context.Context, l *Lease, from *Resumption) (
 }
 
 // provide starts the services of a job. Those of a job that goes on are where they were, and its tokens are good.
-func (d *Dispatcher) provide(ctx context.Context, m *Machine, l *Lease, job runner.Job, s *sink, from *Resumption) (p provided, end func(), err error) {
+func (d *Dispatcher) provide(ctx context.Context, m *Machine, l *Lease, job runner.Job, s *sink, from *Resumption) (p provided, err error) {
 	if from != nil {
 		p = provided{ActionEnv: from.head.ActionEnv, Port: from.head.Port, Notes: from.head.Notes}
 	}
-	env, port, end, err := d.serve(ctx, m, l, job, s, p.Port)
-	if from == nil {
-		p.ActionEnv, p.Port = env, port
+	served, port, err := d.serve(ctx, m, l, job, s, p.Port)
+	if p.Served = served; from == nil {
+		p.ActionEnv, p.Port = served.Env, port
 	}
-	return p, end, err
+	return p, err
+}
+
+// end ends the services, with the job.
+func (p *provided) end() {
+	if p.End != nil {
+		p.End()
+	}
 }
 
 // witness takes down what a job is told, if its machine can outlive this server.

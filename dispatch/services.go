@@ -3,6 +3,7 @@ package dispatch
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 
@@ -13,10 +14,16 @@ import (
 
 // Services are what the actions of a job talk to: caches, artifacts, identity tokens.
 type Services interface {
-	// Begin starts the services of one job on a listener that only this job reaches, and which it owns. env is what
-	// tells actions of them. end ends them with the job, and has to be called. An error with the code tgr.Workflow is
-	// the workflow's fault; any other is ours.
-	Begin(ctx context.Context, g Grant, l net.Listener) (env map[string]string, end func(), err error)
+	// Begin starts the services of one job on a listener that only this job reaches, and which it owns. An error with
+	// the code tgr.Workflow is the workflow's fault; any other is ours.
+	Begin(ctx context.Context, g Grant, l net.Listener) (Served, error)
+}
+
+// Served is services that run. The zero value is none.
+type Served struct {
+	Env      map[string]string                                // tells actions of them
+	InputEnv func(inputs map[string]string) map[string]string // more of it for an action with these inputs; may be nil
+	End      func()                                           // ends them with the job, and has to be called; nil: nothing to do
 }
 
 // Grant is what the services have to know of a job.
@@ -29,39 +36,47 @@ type Grant struct {
 	CacheMode   string // of the job, "" where it says nothing
 	// WorkflowRef and WorkflowSHA name the file that the job is written in, where it is not the run's own.
 	WorkflowRef, WorkflowSHA string
+	// Of what other runs of the repository have left: where their steps would ask for it, the job's GITHUB_TOKEN, whether
+	// that may read actions, and whether the job's code is a stranger's.
+	API, Token string
+	Reads      bool
+	Stranger   bool
 }
 
-// Forwarder is a machine whose ports reach the host, as *guest.Client is.
+// Forwarder is a machine whose ports reach this server, as *guest.Client and *vmapi.Machine are.
 type Forwarder interface {
-	// Listen hands over the connections that are made to a TCP address inside the machine: 127.0.0.1:0 is any port.
+	// Listen hands over the connections that are made to a TCP address inside the machine: 127.0.0.1:0 is any port. A
+	// machine that cannot do so says so with an error that matches errors.ErrUnsupported.
 	Listen(ctx context.Context, addr string) (net.Listener, error)
 }
 
 // serve starts the services of a job on a port of its machine, if it has actions that may want them or may have
-// identity tokens. end is never nil.
-//
-// at is where they were in an earlier life of the server; "": nowhere.
-func (d *Dispatcher) serve(ctx context.Context, m *Machine, l *Lease, job runner.Job, s *sink, at string) (env map[string]string, port string, end func(), err error) {
-	end = func() {}
+// identity tokens. The caller ends them. at is where they were in
+// an earlier life of the server; "": nowhere.
+func (d *Dispatcher) serve(ctx context.Context, m *Machine, l *Lease, job runner.Job, s *sink, at string) (served Served, port string, err error) {
 	g := grant(l, job)
+	g.API = d.c.Server.API
 	if d.c.Services == nil || !g.IDToken && !usesActions(job.Job.Steps) {
-		return nil, "", end, nil
+		return served, "", nil
 	}
 	f, ok := m.Machine.(Forwarder)
 	if !ok {
 		s.say("##[warning]There are no caches, artifacts and identity tokens on this machine: its ports do not reach the server")
-		return nil, "", end, nil
+		return served, "", nil
 	}
 	listener, err := f.Listen(ctx, cmp.Or(at, "127.0.0.1:0"))
-	if err != nil {
-		return nil, "", end, fmt.Errorf("open the port for caches and artifacts in the machine: %w", err)
+	if errors.Is(err, errors.ErrUnsupported) {
+		s.say("##[warning]There are no caches, artifacts and identity tokens on this machine: %v", err)
+		return served, "", nil
 	}
-	env, stop, err := d.c.Services.Begin(ctx, g, listener)
 	if err != nil {
+		return served, "", fmt.Errorf("open the port for caches and artifacts in the machine: %w", err)
+	}
+	if served, err = d.c.Services.Begin(ctx, g, listener); err != nil {
 		listener.Close()
-		return nil, "", end, fmt.Errorf("start the services of the job: %w", err)
+		return Served{}, "", fmt.Errorf("start the services of the job: %w", err)
 	}
-	return env, listener.Addr().String(), stop, nil
+	return served, listener.Addr().String(), nil
 }
 
 // grant says what a job may ask of the services. A pull request from a fork gets no identity tokens.
@@ -74,6 +89,7 @@ func grant(l *Lease, job runner.Job) Grant {
 		Run: l.Run, Job: l.Job.ID, Lease: l.Token, Environment: job.Instance.Environment, CacheMode: job.Job.CacheMode,
 		WorkflowRef: job.WorkflowRef, WorkflowSHA: job.WorkflowSHA,
 		IDToken: allowed["id-token"] == "write" && Trusted(l.Run.Event),
+		Token:   job.Token, Reads: allowed == nil || allowed["actions"] != "", Stranger: !Trusted(l.Run.Event),
 	}
 }
 

@@ -26,13 +26,13 @@ type greeter struct {
 	fail   error // of the next Begin
 }
 
-func (g *greeter) Begin(_ context.Context, grant Grant, l net.Listener) (map[string]string, func(), error) {
+func (g *greeter) Begin(_ context.Context, grant Grant, l net.Listener) (Served, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.grants = append(g.grants, grant)
 	if err := g.fail; err != nil {
 		g.fail = nil
-		return nil, nil, err
+		return Served{}, err
 	}
 	g.open++
 	served := make(chan struct{})
@@ -47,13 +47,13 @@ func (g *greeter) Begin(_ context.Context, grant Grant, l net.Listener) (map[str
 			conn.Close()
 		}
 	}()
-	return map[string]string{"ACTIONS_RESULTS_URL": "http://" + l.Addr().String() + "/"}, func() {
+	return Served{Env: map[string]string{"ACTIONS_RESULTS_URL": "http://" + l.Addr().String() + "/"}, End: func() {
 		l.Close()
 		<-served
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.open--
-	}, nil
+	}}, nil
 }
 
 // asked are the jobs that the services began for, in short.
@@ -62,7 +62,8 @@ func (g *greeter) asked() string {
 	defer g.mu.Unlock()
 	var out []string
 	for _, grant := range g.grants {
-		out = append(out, fmt.Sprintf("id-token=%t env=%s mode=%s leased=%t", grant.IDToken, grant.Environment, grant.CacheMode, grant.Lease != ""))
+		out = append(out, fmt.Sprintf("id-token=%t env=%s mode=%s leased=%t reads=%t stranger=%t api=%s",
+			grant.IDToken, grant.Environment, grant.CacheMode, grant.Lease != "", grant.Reads, grant.Stranger, grant.API))
 	}
 	return strings.Join(out, "\n")
 }
@@ -97,7 +98,7 @@ jobs:
       - uses: ./a
 `}, nil, withAction(t, g))
 	runs, jobs := h.push(nil)
-	if diff := cmp.Diff("id-token=true env=prod mode=read leased=true", g.asked()); diff != "" || g.open != 0 {
+	if diff := cmp.Diff("id-token=true env=prod mode=read leased=true reads=false stranger=false api=https://api.github.com", g.asked()); diff != "" || g.open != 0 {
 		t.Errorf("services began (-want +got):\n%s\n%d are open", diff, g.open)
 	}
 	if got := strings.Join(ends(runs, jobs), ", "); strings.Contains(got, "failure") {
@@ -142,11 +143,11 @@ func TestServe(t *testing.T) {
 	job := runner.Job{Plan: compile(t, "on: push\njobs: {a: {runs-on: x, steps: [{parallel: [{uses: ./x}]}]}}\n")}
 	job.Job = &job.Plan.Jobs[0]
 	s := h.d.newSink(l, h.log, h.d.c.Log)
-	env, port, end, err := h.d.serve(t.Context(), m, l, job, s, "")
+	served, port, err := h.d.serve(t.Context(), m, l, job, s, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := strings.TrimSuffix(strings.TrimPrefix(env["ACTIONS_RESULTS_URL"], "http://"), "/")
+	address := strings.TrimSuffix(strings.TrimPrefix(served.Env["ACTIONS_RESULTS_URL"], "http://"), "/")
 	if address != port {
 		t.Errorf("actions are told of %s, and the port is %s", address, port)
 	}
@@ -158,7 +159,7 @@ func TestServe(t *testing.T) {
 	if b, err := io.ReadAll(conn); err != nil || string(b) != "hello job 7\n" {
 		t.Errorf("the port of the machine says %q, %v", b, err)
 	}
-	end()
+	served.End()
 	if late, err := net.Dial("tcp", address); err == nil {
 		if b, err := io.ReadAll(late); len(b) > 0 {
 			t.Errorf("after the end it says %q, %v", b, err)
@@ -167,10 +168,46 @@ func TestServe(t *testing.T) {
 	}
 	bare := *m
 	bare.Machine = struct{ runner.Machine }{m.Machine}
-	if env, _, _, err := h.d.serve(t.Context(), &bare, l, job, s, ""); env != nil || err != nil || !h.log.has("There are no caches") {
-		t.Errorf("a machine without ports: %v, %v", env, err)
+	if served, _, err := h.d.serve(t.Context(), &bare, l, job, s, ""); served.Env != nil || err != nil || !h.log.has("There are no caches") {
+		t.Errorf("a machine without ports: %v, %v", served.Env, err)
+	}
+	bare.Machine = portless{m.Machine}
+	if served, _, err := h.d.serve(t.Context(), &bare, l, job, s, ""); served.Env != nil || err != nil || !h.log.has("a machine without ports: unsupported operation") {
+		t.Errorf("a machine that says it has no ports: %v, %v", served.Env, err)
 	}
 	if err := s.close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// portless is a machine that finds out only when it is asked that it has no ports.
+type portless struct{ runner.Machine }
+
+func (portless) Listen(context.Context, string) (net.Listener, error) {
+	return nil, fmt.Errorf("a machine without ports: %w", errors.ErrUnsupported)
+}
+
+// TestGrantOfOtherRuns: what a job may read of other runs goes by its permissions and by whose code it is.
+func TestGrantOfOtherRuns(t *testing.T) {
+	for _, tt := range []struct {
+		permissions     string
+		event           tgr.Event
+		reads, stranger bool
+	}{
+		{"", tgr.Event{Name: "push"}, true, false},
+		{"permissions: {actions: read}", tgr.Event{Name: "push"}, true, false},
+		{"permissions: write-all", tgr.Event{Name: "workflow_dispatch"}, true, false},
+		{"permissions: {contents: read}", tgr.Event{Name: "push"}, false, false},
+		{"permissions: {}", tgr.Event{Name: "push"}, false, false},
+		{"", tgr.Event{Name: "pull_request", Forked: true}, true, true},
+		{"", tgr.Event{Name: "pull_request_target", Forked: true}, true, false},
+		{"", tgr.Event{Name: "push", Actor: "dependabot[bot]"}, true, true},
+	} {
+		job := runner.Job{Plan: compile(t, "on: push\n"+tt.permissions+"\njobs: {a: {runs-on: x, steps: [{uses: ./x}]}}\n"), Token: "the job's"}
+		job.Job = &job.Plan.Jobs[0]
+		g := grant(&Lease{Run: tgr.Run{Event: tt.event}}, job)
+		if g.Reads != tt.reads || g.Stranger != tt.stranger || g.Token != "the job's" {
+			t.Errorf("%q, %+v: reads %t, stranger %t, want %t, %t", tt.permissions, tt.event, g.Reads, g.Stranger, tt.reads, tt.stranger)
+		}
 	}
 }

@@ -64,7 +64,18 @@ log_driver = "k8s-file"
 [network]
 network_backend = "netavark"
 `},
-		{"etc/containers/registries.conf.d/tgr.conf", 0o644, "unqualified-search-registries = [\"docker.io\"]\nshort-name-mode = \"permissive\"\n"},
+		// A registry on the machine's own loopback, as a service of the job is, needs no certificate; docker has the same rule.
+		{"etc/containers/registries.conf.d/tgr.conf", 0o644, `unqualified-search-registries = ["docker.io"]
+short-name-mode = "permissive"
+
+[[registry]]
+location = "localhost"
+insecure = true
+
+[[registry]]
+location = "127.0.0.1"
+insecure = true
+`},
 		{"etc/containers/storage.conf", 0o644, "[storage]\ndriver = \"overlay\"\nrunroot = \"/run/containers/storage\"\ngraphroot = \"/var/lib/containers/storage\"\n"},
 		{"var/lib/containers/README", 0o644, "The agent mounts the machine's writable disk here.\n"},
 		{"usr/local/bin/docker", 0o755, "#!/bin/sh\n[ \"$(id -u)\" = 0 ] && exec podman \"$@\"\nexec sudo -n --preserve-env podman \"$@\"\n"},

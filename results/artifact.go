@@ -2,10 +2,7 @@ package results
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -119,7 +116,7 @@ func (x *Session) createArtifact(r *http.Request, q *createArtifact) (any, error
 	if err != nil {
 		return nil, err
 	}
-	id, err := x.begin(r.Context(), blob{kind: artifactKind, name: q.Name, mime: kind, ends: ends}, func(t *tx) error {
+	id, err := x.begin(r.Context(), blob{kind: artifactKind, scope: x.access.scopes[0].ref, name: q.Name, mime: kind, ends: ends}, func(t *tx) error {
 		have, err := x.artifact(t.ctx, t.tx, q.Name, true)
 		if err != nil {
 			return err
@@ -186,7 +183,7 @@ func (x *Session) finalizeArtifact(r *http.Request, q *finalizeArtifact) (any, e
 	case b.state == done: // the answer to the first time was lost
 		return &artifactDone{OK: true, ID: number(b.id)}, nil
 	}
-	digest, err := x.s.digest(r.Context(), b.id)
+	digest, err := x.digest(r.Context(), b.id)
 	if err != nil {
 		return nil, err
 	}
@@ -206,29 +203,6 @@ func (x *Session) finalizeArtifact(r *http.Request, q *finalizeArtifact) (any, e
 		return nil, err
 	}
 	return &artifactDone{OK: true, ID: number(b.id)}, nil
-}
-
-// digest is the SHA-256 of a blob's bytes.
-func (s *Service) digest(ctx context.Context, id int64) (string, error) {
-	list, err := parts(ctx, s.meta.r, id)
-	if err != nil {
-		return "", err
-	}
-	if len(list) == 1 {
-		return "sha256:" + list[0].hash, nil
-	}
-	h, buf := sha256.New(), make([]byte, copyBuffer)
-	for _, p := range list {
-		in, err := s.blobs.Open(ctx, p.hash, 0, p.size)
-		if err != nil {
-			return "", err
-		}
-		_, err = io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{in}, buf)
-		if err = errors.Join(err, in.Close()); err != nil {
-			return "", err
-		}
-	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // visible is the artifacts of the run that this attempt sees: of each name the one of the latest attempt.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -151,14 +152,16 @@ func FuzzRanges(f *testing.F) {
 	})
 }
 
-// FuzzRequests: whatever a job asks for, it is answered, and never as our fault.
+// FuzzRequests: whatever a job asks for, it is answered, never as our fault, and it is sent nowhere but to GitHub.
 func FuzzRequests(f *testing.F) {
 	s, err := Open(f.Context(), Config{Dir: f.TempDir(), Issuer: "https://tgr.example", Limits: Limits{BlobBytes: 1 << 20}})
 	if err != nil {
 		f.Fatal(err)
 	}
 	defer s.Close()
-	x, err := s.Begin(f.Context(), jobOn(1, "main"))
+	hub := httptest.NewServer(http.NotFoundHandler())
+	defer hub.Close()
+	x, err := s.Begin(f.Context(), reading(jobOn(1, "main"), hub.URL))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -167,6 +170,7 @@ func FuzzRequests(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	x.job.Runs.Token = env["ACTIONS_RUNTIME_TOKEN"]
 	for _, seed := range [][3]string{
 		{"POST", "/twirp/github.actions.results.api.v1.CacheService/CreateCacheEntry", `{"key":"k","version":"v"}`},
 		{"POST", "/twirp/github.actions.results.api.v1.ArtifactService/CreateArtifact", `{"workflow_run_backend_id":"101-1","workflow_job_run_backend_id":"1","name":"a"}`},
@@ -176,6 +180,9 @@ func FuzzRequests(f *testing.F) {
 		{"GET", "/oidc/token?api-version=2.0&audience=x", ``},
 		{"PUT", "/blob/1?op=w&se=1&sig=x&comp=block&blockid=YQ==", `x`},
 		{"GET", "/blob/1?op=r&se=9999999999&sig=x", ``},
+		{"GET", "/github/repos/o/r/actions/runs/101/artifacts?name=a&per_page=1&page=2", ``},
+		{"GET", "/github/repos/o/r/actions/artifacts/1/zip", ``},
+		{"POST", "/github//evil.example/%2e%2e/@x?y=%0d%0a", `{}`},
 	} {
 		f.Add(seed[0], seed[1], seed[2])
 	}
@@ -198,6 +205,10 @@ func FuzzRequests(f *testing.F) {
 		x.Handler().ServeHTTP(w, r)
 		if w.Code >= 500 {
 			t.Errorf("%s %s %q: %d %s", method, target, body, w.Code, w.Body)
+		}
+		at, err := url.Parse(w.Header().Get("Location"))
+		if err != nil || at.Host != "" && at.Host != r.Host && "http://"+at.Host != hub.URL {
+			t.Errorf("%s %s: sent to %q, %v", method, target, w.Header().Get("Location"), err)
 		}
 	})
 }

@@ -87,6 +87,8 @@ type Service struct {
 	blobs Blobs
 	keys  *keyring
 
+	buffers sync.Pool // of uploads
+
 	mu       sync.Mutex
 	sessions map[*Session]bool
 	reading  map[int64]int // downloads in progress by blob

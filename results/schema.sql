@@ -9,7 +9,7 @@ CREATE TABLE blobs (
 	attempt   INTEGER NOT NULL,
 	job       INTEGER NOT NULL,
 	trusted   INTEGER NOT NULL,
-	scope     TEXT    NOT NULL, -- the ref of a cache
+	scope     TEXT    NOT NULL, -- the ref of the event
 	name      TEXT    NOT NULL, -- the key of a cache
 	version   TEXT    NOT NULL, -- of a cache
 	mime      TEXT    NOT NULL,

@@ -2,6 +2,7 @@ package results
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,7 @@ type Job struct {
 	// run's own workflow.
 	WorkflowRef, WorkflowSHA string
 	CacheMode                string // none, read, write or write-only; "": both, as far as the event is trusted
+	Runs                     Runs   // what the job may read of other runs
 }
 
 // repo is the identity of the repository: its number, or its name where there is none, as in a working tree.
@@ -50,6 +52,11 @@ type Session struct {
 	over   atomic.Bool
 	ends   sync.Once
 	calls  sync.WaitGroup // Serve
+
+	follows followers // of artifacts
+
+	vouching sync.Mutex // held while GitHub is asked
+	vouches  map[[sha256.Size]byte]error
 }
 
 // Begin starts the services of a job. The caller closes the Session when the job has ended.
@@ -114,6 +121,7 @@ func (x *Session) halt() {
 		x.s.mu.Unlock()
 		x.http.Close()
 		x.calls.Wait()
+		x.follows.close()
 	})
 }
 
@@ -174,6 +182,7 @@ func (x *Session) routes() http.Handler {
 	mux.HandleFunc("GET /oidc/token", x.v1(x.identify))
 	mux.HandleFunc("PUT /blob/{id}", x.put)
 	mux.HandleFunc("GET /blob/{id}", x.get) // and HEAD
+	x.restRoutes(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, tgr.Errorf("results", tgr.NotFound, "there is no %s %s", r.Method, clip(r.URL.Path, 100)))
 	})

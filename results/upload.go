@@ -78,7 +78,7 @@ const wholeBlob = "*"
 
 // receive keeps the body of a request as a block of a blob.
 func (x *Session) receive(r *http.Request, id int64, block string) error {
-	left, err := x.room(r.Context(), id, block)
+	left, kind, err := x.room(r.Context(), id, block)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,13 @@ func (x *Session) receive(r *http.Request, id int64, block string) error {
 		return tgr.Errorf("results.blob", tgr.Invalid, "the body ended after %d bytes of %d", p.size, r.ContentLength)
 	}
 	p.block = block
-	return x.s.keep(r.Context(), id, p, f.Name())
+	if err := x.s.keep(r.Context(), id, p, f.Name()); err != nil {
+		return err
+	}
+	if kind == artifactKind {
+		x.follows.add(x.s.blobs, id, p)
+	}
+	return nil
 }
 
 func tooLarge(left int64) error {
@@ -108,7 +114,7 @@ func tooLarge(left int64) error {
 // copy writes at most left bytes to f, and says what they were. They are hashed beside, which would cost a third of the
 // time otherwise.
 func (x *Session) copy(f io.Writer, body io.Reader, left int64) (p part, err error) {
-	h := newHasher()
+	h := x.s.newHasher()
 	defer func() { p.hash = h.sum() }()
 	for {
 		buf := <-h.free
@@ -136,13 +142,20 @@ func (x *Session) copy(f io.Writer, body io.Reader, left int64) (p part, err err
 type hasher struct {
 	free, full chan []byte
 	done       chan []byte
+	back       func() // keeps the buffers for the next one
 }
 
-func newHasher() hasher {
-	const buffers = 3 // one is filled, one waits, one is hashed
-	h := hasher{make(chan []byte, buffers), make(chan []byte, buffers), make(chan []byte, 1)}
-	for range buffers {
-		h.free <- make([]byte, copyBuffer)
+// hashBuffers is how many buffers a hasher has: one is filled, one waits, one is hashed.
+const hashBuffers = 3
+
+func (s *Service) newHasher() hasher {
+	all, _ := s.buffers.Get().(*[hashBuffers * copyBuffer]byte) // to clear fresh ones costs more than a small upload
+	if all == nil {
+		all = new([hashBuffers * copyBuffer]byte)
+	}
+	h := hasher{make(chan []byte, hashBuffers), make(chan []byte, hashBuffers), make(chan []byte, 1), func() { s.buffers.Put(all) }}
+	for i := range hashBuffers {
+		h.free <- all[i*copyBuffer : (i+1)*copyBuffer : (i+1)*copyBuffer]
 	}
 	go func() {
 		sum := sha256.New()
@@ -155,31 +168,33 @@ func newHasher() hasher {
 	return h
 }
 
-// sum ends the hasher and returns the hash in hexadecimal.
+// sum ends the hasher and returns the hash in hexadecimal. The buffers are not the caller's any more.
 func (h hasher) sum() string {
 	close(h.full)
-	return hex.EncodeToString(<-h.done)
+	sum := <-h.done
+	h.back()
+	return hex.EncodeToString(sum)
 }
 
-// room checks that a block may be put into a blob of this job, and returns how large it may be.
-func (x *Session) room(ctx context.Context, id int64, block string) (int64, error) {
+// room checks that a block may be put into a blob of this job, and returns how large it may be, and what the blob is.
+func (x *Session) room(ctx context.Context, id int64, block string) (left int64, kind string, err error) {
 	b, err := x.mine(ctx, x.s.meta.r, id)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	var others int
 	var size int64
 	if err := x.s.meta.r.QueryRowContext(ctx, "SELECT count(*), coalesce(sum(size), 0) FROM parts WHERE blob = ? AND block <> ?", id, block).
 		Scan(&others, &size); err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	switch {
 	case b.state == done, b.state == sealed && block != wholeBlob:
-		return 0, tgr.Errorf("results.blob", tgr.Conflict, "the upload is complete and cannot be changed")
+		return 0, "", tgr.Errorf("results.blob", tgr.Conflict, "the upload is complete and cannot be changed")
 	case others >= x.s.cfg.Limits.Blocks:
-		return 0, tgr.Errorf("results.blob", tgr.Limit, "more than %d blocks", x.s.cfg.Limits.Blocks)
+		return 0, "", tgr.Errorf("results.blob", tgr.Limit, "more than %d blocks", x.s.cfg.Limits.Blocks)
 	}
-	return x.s.cfg.Limits.BlobBytes - size, nil
+	return x.s.cfg.Limits.BlobBytes - size, b.kind, nil
 }
 
 // mine returns an upload of this job.

@@ -121,7 +121,7 @@ func (r *run) dockerEnv(u *unit, inputs []pair) ([]pair, error) {
 			env = append(env, p)
 		}
 	}
-	return append(env, u.actionEnv(inputs)...), nil
+	return append(env, r.actionEnv(u, inputs)...), nil
 }
 
 // imageOf gets the image of an action: pulled by name, or built of its Dockerfile, once per job.

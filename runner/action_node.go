@@ -33,20 +33,27 @@ func (r *run) nodeProcess(u *unit, script string, inputs []pair) error {
 	return r.process(u, process{
 		args:   [][]string{{r.site.inside(node), r.site.inside(path.Join(u.action.dir, script))}},
 		dir:    r.workdir(""),
-		env:    u.actionEnv(inputs),
+		env:    r.actionEnv(u, inputs),
 		action: true,
 		node:   true,
 	})
 }
 
 // actionEnv is how an action is told its inputs, and what its earlier parts have saved.
-func (u *unit) actionEnv(inputs []pair) []pair {
+func (r *run) actionEnv(u *unit, inputs []pair) []pair {
 	var env []pair
+	byName := map[string]string{}
 	for _, p := range inputs {
+		byName[strings.ToLower(p.Name)] = p.Value
 		env = append(env, pair{"INPUT_" + strings.ToUpper(strings.ReplaceAll(p.Name, " ", "_")), p.Value})
 	}
 	for _, p := range u.state.list {
 		env = append(env, pair{"STATE_" + p.Name, p.Value})
+	}
+	if r.config.InputEnv != nil {
+		for name, value := range r.config.InputEnv(byName) {
+			env = append(env, pair{name, value})
+		}
 	}
 	return env
 }

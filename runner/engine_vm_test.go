@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,11 +26,12 @@ import (
 	"github.com/terraphim/tgr/image"
 	"github.com/terraphim/tgr/runner"
 	"github.com/terraphim/tgr/vm"
+	"github.com/terraphim/tgr/vm/network"
 	"github.com/terraphim/tgr/vm/qemu"
 )
 
 // TestEngineScenarios runs the jobs of testdata/engine/*.txtar in a virtual machine of the full image, whose container
-// engine has one image, localhost/busy:1. The files are those of TestScenarios. The jobs share the machine, because it
+// engine has one image, localhost/busy:1, and whose loopback has a registry at port 5000. The files are those of TestScenarios. The jobs share the machine, because it
 // takes longer to boot than they do to run; what one leaves behind, others would find.
 func TestEngineScenarios(t *testing.T) {
 	if testing.Short() {
@@ -41,18 +43,18 @@ func TestEngineScenarios(t *testing.T) {
 	}
 	m := fullMachine(t)
 	loadBusy(t, m)
+	own, err := m.Listen(t.Context(), "127.0.0.1:5000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go http.Serve(own, newGuarded(t))
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			a, err := txtar.ParseFile(file)
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := newScenario(t, a)
-			const node20, node24 = "/opt/node20/bin/node", "/opt/node24/bin/node"
-			s.config.Machine, s.config.Dirs, s.config.User = m, runner.Dirs{}, "runner"
-			s.config.Nodes = map[string]string{"node20": node20, "node24": node24}
-			s.config.Env, s.config.Engines = map[string]string{"LANG": "C.UTF-8"}, []string{"podman", "docker"}
-			s.base = "/home/runner"
+			s := engineScenario(t, a, m)
 			begin := time.Now()
 			res, err := runner.Run(s.ctx, s.config, s.job)
 			t.Logf("took %v", time.Since(begin).Round(time.Millisecond))
@@ -70,6 +72,18 @@ func TestEngineScenarios(t *testing.T) {
 			}
 		})
 	}
+}
+
+// engineScenario is a scenario in a machine of the full image.
+func engineScenario(t *testing.T, a *txtar.Archive, m runner.Machine) *scenario {
+	t.Helper()
+	s := newScenario(t, a)
+	const node20, node24 = "/opt/node20/bin/node", "/opt/node24/bin/node"
+	s.config.Machine, s.config.Dirs, s.config.User = m, runner.Dirs{}, "runner"
+	s.config.Nodes = map[string]string{"node20": node20, "node24": node24}
+	s.config.Env, s.config.Engines = map[string]string{"LANG": "C.UTF-8"}, []string{"podman", "docker"}
+	s.base = "/home/runner"
+	return s
 }
 
 var (
@@ -104,7 +118,14 @@ func inMachine(t *testing.T, m runner.Machine, script string) string {
 }
 
 // fullMachine boots a machine of the full image, which it builds first if need be.
-func fullMachine(t *testing.T) runner.Machine {
+func fullMachine(t *testing.T) *guest.Client {
+	t.Helper()
+	_, c := fullMachineIn(t, nil)
+	return c
+}
+
+// fullMachineIn is fullMachine with a network.
+func fullMachineIn(t *testing.T, slots *network.Pool) (vm.VM, *guest.Client) {
 	t.Helper()
 	agent := filepath.Join(t.TempDir(), "tgr-guest")
 	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", agent, "github.com/terraphim/tgr/cmd/tgr-guest")
@@ -119,7 +140,7 @@ func fullMachine(t *testing.T) runner.Machine {
 	t.Cleanup(func() { im.Close() })
 	p, err := qemu.New(qemu.Config{
 		Image:   qemu.Image{Kernel: im.Kernel, Initrd: im.Initrd, Root: im.Root, Overlay: im.CloneOverlay},
-		Journal: vm.Journal{Dir: t.TempDir()},
+		Journal: vm.Journal{Dir: t.TempDir()}, Slots: slots,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +160,7 @@ func fullMachine(t *testing.T) runner.Machine {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	return c
+	return m, c
 }
 
 // loadBusy gives the machine's engine the image localhost/busy:1: Debian's busybox, without a C library.

@@ -290,20 +290,31 @@ jobs:
     steps:
       - run: echo "script [$ACTIONS_RUNTIME_URL] [$ACTIONS_ID_TOKEN_REQUEST_URL]"
       - uses: o/js@v1
+      - uses: o/js@v1
+        with: {Run-ID: 7}
 -- actions/o/js@v1/action.yml --
 name: js
 description: d
+inputs: {Run-ID: {}}
 runs: {using: node20, main: m.js}
 -- actions/o/js@v1/m.js --
 console.log("action", process.env.ACTIONS_RUNTIME_URL, process.env.ACTIONS_RUNTIME_TOKEN)
+console.log("api", process.env["INPUT_RUN-ID"], process.env.GITHUB_API_URL)
 `))
 	s := newScenario(t, a)
 	if s.config.Nodes == nil {
 		t.Skip("node is not installed")
 	}
 	s.config.ActionEnv = map[string]string{"ACTIONS_RUNTIME_URL": "http://x/", "ACTIONS_RUNTIME_TOKEN": "runtime-token", "ACTIONS_ID_TOKEN_REQUEST_URL": "http://id"}
+	s.job.GitHub["api_url"] = "https://api"
+	s.config.InputEnv = func(inputs map[string]string) map[string]string {
+		if inputs["run-id"] != "7" {
+			return nil
+		}
+		return map[string]string{"GITHUB_API_URL": "http://here"}
+	}
 	log := s.show(runner.Run(s.ctx, s.config, s.job))
-	for _, want := range []string{"script [] [http://id]", "action http://x/ ***"} {
+	for _, want := range []string{"script [] [http://id]", "action http://x/ ***", "api  https://api", "api 7 http://here"} {
 		if !strings.Contains(log, want) {
 			t.Errorf("no %q in:\n%s", want, log)
 		}

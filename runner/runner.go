@@ -101,10 +101,12 @@ type Config struct {
 	Nodes     map[string]string // path in the machine of each node runtime: "node20": "/opt/node20/bin/node"
 	Env       map[string]string // the machine's own environment: PATH, LANG, …; PATH and HOME have defaults
 	ActionEnv map[string]string // more of it for actions only: ACTIONS_RUNTIME_URL, ACTIONS_RUNTIME_TOKEN, …
-	User      string            // the guest's user that steps run as; "": the agent's own
-	Runner    RunnerInfo
-	Limits    Limits
-	Now       func() time.Time // nil: time.Now
+	// InputEnv, if not nil, says what an action is told because of its inputs, whose names are in lower case. It wins over all else.
+	InputEnv func(inputs map[string]string) map[string]string
+	User     string // the guest's user that steps run as; "": the agent's own
+	Runner   RunnerInfo
+	Limits   Limits
+	Now      func() time.Time // nil: time.Now
 	// Tape, if not nil, takes down what the job needs to go on when this process has ended and its machine has not. With
 	// Resume the job goes on where that recording of it ends: the Job, and the rest of the Config but the functions and
 	// the stream to the machine, have to be the same, and Logged is how many lines the Sink was given by then.

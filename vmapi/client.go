@@ -58,6 +58,8 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if cfg.HTTP == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
 		t.MaxIdleConnsPerHost = 32
+		t.Protocols = new(http.Protocols)
+		t.Protocols.SetHTTP1(true) // a connection of HTTP/2 cannot become that of a port
 		cfg.HTTP = &http.Client{Transport: t}
 	}
 	if cfg.Log == nil {
@@ -73,9 +75,10 @@ type call struct {
 	in           any       // encoded as JSON; nil: there is no body
 	body         io.Reader // in place of in
 	key          string    // Idempotency-Key
+	upgrade      string    // the protocol that the connection is to change to
 }
 
-// send sends a request and returns the answer, whose status is 2xx. The caller closes its body.
+// send sends a request and returns the answer, whose status is 2xx, or 101 where an upgrade was asked for. The caller closes its body.
 func (c *Client) send(ctx context.Context, k call) (*http.Response, error) {
 	u := *c.base
 	u.RawPath = ""
@@ -102,6 +105,10 @@ func (c *Client) send(ctx context.Context, k call) (*http.Response, error) {
 	if k.key != "" {
 		r.Header.Set("Idempotency-Key", k.key)
 	}
+	if k.upgrade != "" {
+		r.Header.Set("Connection", "Upgrade")
+		r.Header.Set("Upgrade", k.upgrade)
+	}
 	answer, err := c.cfg.HTTP.Do(r)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -109,7 +116,7 @@ func (c *Client) send(ctx context.Context, k call) (*http.Response, error) {
 		}
 		return nil, fmt.Errorf("the VM API: %w", err)
 	}
-	if answer.StatusCode/100 != 2 {
+	if answer.StatusCode/100 != 2 && (k.upgrade == "" || answer.StatusCode != http.StatusSwitchingProtocols) {
 		defer answer.Body.Close()
 		return nil, c.refusal(answer)
 	}
@@ -210,6 +217,12 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 
 // original reports whether the server knows no more than fcctl-web's calls.
 func (c *Client) original(ctx context.Context) (bool, error) {
+	ours, err := c.has(ctx, FeatureExec, FeatureFiles)
+	return !ours, err
+}
+
+// has reports whether the server has all of these features. A server of the original kind has none.
+func (c *Client) has(ctx context.Context, features ...string) (bool, error) {
 	c.mu.Lock()
 	h := c.health
 	c.mu.Unlock()
@@ -217,14 +230,19 @@ func (c *Client) original(ctx context.Context) (bool, error) {
 		asked, err := c.Health(ctx)
 		var refused *Error
 		if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
-			return true, nil
+			return false, nil
 		}
 		if err != nil {
 			return false, err
 		}
 		h = &asked
 	}
-	return !slices.Contains(h.Features, FeatureExec) || !slices.Contains(h.Features, FeatureFiles), nil
+	for _, f := range features {
+		if !slices.Contains(h.Features, f) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // List lists the machines.

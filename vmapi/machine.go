@@ -44,7 +44,8 @@ type machine struct {
 	changed   chan struct{} // closed, and replaced, when the state changes
 	timings   []Timing
 	leased    time.Time
-	vm        vm.VM // nil: not made yet
+	returned  chan struct{} // closed, and replaced, when the lease is given back
+	vm        vm.VM         // nil: not made yet
 	agent     *guest.Client
 	place     Place
 	isolation string
@@ -67,7 +68,7 @@ func (s *Server) newMachine(req CreateRequest, back Backend, user string, sessio
 	rand.Read(id)
 	now := time.Now()
 	m := &machine{s: s, id: fmt.Sprintf("vm-%x", id), asked: req, user: user, session: session, back: back, spec: back.Size,
-		state: Creating, freed: make(chan struct{}), changed: make(chan struct{}), execs: map[string]*execution{},
+		state: Creating, freed: make(chan struct{}), changed: make(chan struct{}), returned: make(chan struct{}), execs: map[string]*execution{},
 		timings: []Timing{{State: Creating, Began: now}}}
 	m.spec.ID = m.id
 	if req.VCPUs > 0 {
@@ -253,7 +254,10 @@ func (m *machine) lease(d time.Duration) error {
 	m.leased = time.Time{}
 	if d > 0 {
 		m.leased = until
+		return nil
 	}
+	close(m.returned)
+	m.returned = make(chan struct{})
 	return nil
 }
 

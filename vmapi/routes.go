@@ -45,6 +45,7 @@ func routeTable() []route {
 		{"POST", "/api/vms/{id}/exec/{exec}/stdin", false, false, nil, (*Server).stdin},
 		{"POST", "/api/vms/{id}/exec/{exec}/resize", false, false, nil, (*Server).resize},
 		{"POST", "/api/vms/{id}/exec/{exec}/cancel", false, false, nil, (*Server).cancelExec},
+		{"POST", "/api/vms/{id}/ports", false, false, []string{"addr"}, (*Server).ports},
 		{"PUT", "/api/vms/{id}/files", false, false, []string{"path"}, (*Server).putFiles},
 		{"GET", "/api/vms/{id}/files", false, false, []string{"path"}, (*Server).getFiles},
 		{"GET", "/api/vms/{id}/snapshots", false, false, nil, (*Server).listSnapshots},
@@ -249,7 +250,7 @@ func (r *request) number(name string, otherwise, most int) (int, error) {
 
 func (s *Server) health(w http.ResponseWriter, _ *request) error {
 	h := Health{Service: "tgr-vmd", Status: "healthy", Timestamp: time.Now().UTC(), Version: s.cfg.Version,
-		Features: []string{FeatureExec, FeatureFiles, FeatureLeases}}
+		Features: []string{FeatureExec, FeatureFiles, FeatureLeases, FeaturePorts}}
 	s.json(w, http.StatusOK, h)
 	return nil
 }

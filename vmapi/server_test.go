@@ -73,6 +73,7 @@ func TestWalk(t *testing.T) {
 	r.spec.RoundTrip(must(http.NewRequest("GET", r.url+"/api/openapi.json", nil)))
 	m := r.start()
 	walkCommands(t, m)
+	listen(t, m).Close()
 	walkState(t, r, m.ID())
 	code := "echo out; echo err >&2; exit 3"
 	res, err := r.c.Execute(ctx(t), ExecuteRequest{Language: "bash", Code: code, VMID: m.ID(), WorkingDir: t.TempDir()})

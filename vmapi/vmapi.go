@@ -43,6 +43,7 @@ const (
 	FeatureExec   = "exec"   // streaming commands
 	FeatureFiles  = "files"  // tar streams in and out
 	FeatureLeases = "leases" //
+	FeaturePorts  = "ports"  // connections out of a machine to who leased it
 )
 
 // CreateRequest is the body of POST /api/vms. Every field may be left out.
@@ -297,6 +298,8 @@ func (e *Error) Is(target error) bool {
 		return target == guest.ErrRefused
 	case "lost":
 		return target == guest.ErrLost
+	case "unsupported":
+		return target == errors.ErrUnsupported
 	}
 	return false
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -53,10 +54,11 @@ type transferBench struct {
 func newBenchTransferCmd() *cobra.Command {
 	var b transferBench
 	cmd := &cobra.Command{
-		Use: "transfer", Short: "Measure caches: their transfer, act beside us, and many requests at once",
-		Long: `Measure how fast a cache is saved and restored: by a client on loopback, and by an action in a job, which goes through
+		Use: "transfer", Short: "Measure caches and artifacts: their transfer, act beside us, and many requests at once",
+		Long: `Measure how fast a cache and an artifact are saved and restored: by a client on loopback, and a cache by an action in a job, which goes through
 the agent's port; the same action on the same bytes is measured in act (host mode), with act's own cache server, where
-act is in PATH or in Go's bin folder. Client and server share this machine.`,
+act is in PATH or in Go's bin folder. Client and server share this machine. The processor time is that of both, for a GB
+saved and restored: it says more than the rates where others use the machine.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b.out = cmd.OutOrStdout()
@@ -76,7 +78,7 @@ func (b *transferBench) run(ctx context.Context) error {
 	}
 	defer os.RemoveAll(dir)
 	b.w = tabwriter.NewWriter(b.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(b.w, "%d MiB\tn\tsave, median\trestore, median\n", b.mib)
+	fmt.Fprintf(b.w, "%d MiB\tn\tsave, median\trestore, median\tprocessor time\n", b.mib)
 	if err := b.loopback(ctx, filepath.Join(dir, "loopback")); err != nil {
 		return err
 	}
@@ -89,12 +91,14 @@ func (b *transferBench) run(ctx context.Context) error {
 	return b.manyCallers(ctx, filepath.Join(dir, "callers"))
 }
 
-// row prints medians as megabytes (of a million bytes) a second.
-func (b *transferBench) row(name string, save, restore []time.Duration) {
+// row prints medians as megabytes (of a million bytes) a second, and the processor time that all rounds took, also the one
+// that does not count.
+func (b *transferBench) row(name string, save, restore []time.Duration, used time.Duration) {
 	rate := func(d []time.Duration) string {
 		return fmt.Sprintf("%.0f MB/s", float64(b.mib<<20)/1e6/quantile(d, 0.5).Seconds())
 	}
-	fmt.Fprintf(b.w, "%s\t%d\t%s\t%s\n", name, len(save), rate(save), rate(restore))
+	gigabytes := float64(b.mib<<20) / 1e9 * float64(b.rounds+1)
+	fmt.Fprintf(b.w, "%s\t%d\t%s\t%s\t%.1f s/GB\n", name, len(save), rate(save), rate(restore), used.Seconds()/gigabytes)
 }
 
 // transferClient is a job's end of the services, on loopback.
@@ -133,13 +137,13 @@ func openTransfer(ctx context.Context, dir string) (c *transferClient, end func(
 	return c, end, err
 }
 
-// call calls a method of the cache service.
+// call calls a method of a service.
 func (c *transferClient) call(method string, fields map[string]any) (map[string]any, error) {
 	b, err := json.Marshal(fields)
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(c.ctx, "POST", c.env["ACTIONS_RESULTS_URL"]+"twirp/github.actions.results.api.v1.CacheService/"+method, bytes.NewReader(b))
+	req, err := http.NewRequestWithContext(c.ctx, "POST", c.env["ACTIONS_RESULTS_URL"]+"twirp/github.actions.results.api.v1."+method, bytes.NewReader(b))
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +184,7 @@ const transferVersion = "0000000000000000000000000000000000000000000000000000000
 
 // save saves a cache as GitHub's client does: in one piece up to 128 MiB, else in blocks of 64 MiB, 8 at a time.
 func (c *transferClient) save(key string, data []byte) error {
-	reply, err := c.call("CreateCacheEntry", map[string]any{"key": key, "version": transferVersion})
+	reply, err := c.call("CacheService/CreateCacheEntry", map[string]any{"key": key, "version": transferVersion})
 	if err != nil {
 		return err
 	}
@@ -189,64 +193,112 @@ func (c *transferClient) save(key string, data []byte) error {
 	if len(data) <= 2*block {
 		err = c.put(url, data)
 	} else {
-		err = c.putBlocks(url, data, block)
+		err = c.putBlocks(url, data, block, 8)
 	}
 	if err != nil {
 		return err
 	}
-	_, err = c.call("FinalizeCacheEntryUpload", map[string]any{"key": key, "version": transferVersion, "size_bytes": strconv.Itoa(len(data))})
+	_, err = c.call("CacheService/FinalizeCacheEntryUpload", map[string]any{"key": key, "version": transferVersion, "size_bytes": strconv.Itoa(len(data))})
 	return err
 }
 
-func (c *transferClient) putBlocks(url string, data []byte, size int) error {
+func (c *transferClient) putBlocks(url string, data []byte, size, atOnce int) error {
 	var list strings.Builder
 	var sent sync.WaitGroup
+	slots := make(chan struct{}, atOnce)
 	errs := make([]error, (len(data)+size-1)/size)
 	for i := range errs {
 		id := base64.URLEncoding.EncodeToString(fmt.Appendf(nil, "%012d", i))
 		list.WriteString("<Latest>" + id + "</Latest>")
-		sent.Go(func() { errs[i] = c.put(url+"&comp=block&blockid="+id, data[i*size:min(len(data), (i+1)*size)]) })
+		slots <- struct{}{}
+		sent.Go(func() {
+			errs[i] = c.put(url+"&comp=block&blockid="+id, data[i*size:min(len(data), (i+1)*size)])
+			<-slots
+		})
 	}
 	sent.Wait()
 	return errors.Join(append(errs, c.put(url+"&comp=blocklist", []byte("<BlockList>"+list.String()+"</BlockList>")))...)
 }
 
+// upload uploads an artifact as GitHub's client does: in blocks of 8 MiB, 5 at a time. The digest of the whole is checked.
+func (c *transferClient) upload(name string, data []byte) error {
+	ids := map[string]any{"workflow_run_backend_id": "1-1", "workflow_job_run_backend_id": "1", "name": name}
+	with := func(more map[string]any) map[string]any {
+		maps.Copy(more, ids)
+		return more
+	}
+	reply, err := c.call("ArtifactService/CreateArtifact", with(map[string]any{"version": 7}))
+	if err != nil {
+		return err
+	}
+	if err := c.putBlocks(fmt.Sprint(reply["signed_upload_url"]), data, 8<<20, 5); err != nil {
+		return err
+	}
+	_, err = c.call("ArtifactService/FinalizeArtifact", with(map[string]any{"size": strconv.Itoa(len(data))}))
+	return err
+}
+
+// download downloads an artifact.
+func (c *transferClient) download(name string) error {
+	reply, err := c.call("ArtifactService/GetSignedArtifactURL",
+		map[string]any{"workflow_run_backend_id": "1-1", "workflow_job_run_backend_id": "1", "name": name})
+	if err != nil {
+		return err
+	}
+	return c.fetch(fmt.Sprint(reply["signed_url"]))
+}
+
 func (c *transferClient) restore(key string) error {
-	reply, err := c.call("GetCacheEntryDownloadURL", map[string]any{"key": key, "version": transferVersion})
+	reply, err := c.call("CacheService/GetCacheEntryDownloadURL", map[string]any{"key": key, "version": transferVersion})
 	if err != nil || reply["ok"] != true {
 		return errors.Join(err, fmt.Errorf("restore %s: %v", key, reply))
 	}
-	req, err := http.NewRequestWithContext(c.ctx, "GET", fmt.Sprint(reply["signed_download_url"]), nil)
+	return c.fetch(fmt.Sprint(reply["signed_download_url"]))
+}
+
+func (c *transferClient) fetch(url string) error {
+	req, err := http.NewRequestWithContext(c.ctx, "GET", url, nil)
 	if err != nil {
 		return err
 	}
 	return c.do(req, http.StatusOK, discard)
 }
 
-// loopback measures the service without a job around it.
+// loopback measures the services without a job around them.
 func (b *transferBench) loopback(ctx context.Context, dir string) (err error) {
 	c, end, err := openTransfer(ctx, dir)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, end()) }()
+	if err := b.measure("cache v2 on loopback", c.save, c.restore); err != nil {
+		return err
+	}
+	return b.measure("artifact v4 on loopback", c.upload, c.download)
+}
+
+// measure measures how fast bytes get there and back.
+func (b *transferBench) measure(what string, save func(name string, data []byte) error, restore func(name string) error) error {
 	data := make([]byte, b.mib<<20)
 	var saves, restores []time.Duration
+	var used time.Duration
 	for i := range b.rounds + 1 {
 		rand.Read(data)
+		before := processCPU()
 		began := time.Now()
-		if err := c.save(fmt.Sprint("k", i), data); err != nil {
+		if err := save(fmt.Sprint("k", i), data); err != nil {
 			return err
 		}
 		saved := time.Now()
-		if err := c.restore(fmt.Sprint("k", i)); err != nil {
+		if err := restore(fmt.Sprint("k", i)); err != nil {
 			return err
 		}
 		if i > 0 {
 			saves, restores = append(saves, saved.Sub(began)), append(restores, time.Since(saved))
 		}
+		used += processCPU() - before
 	}
-	b.row("cache v2 on loopback", saves, restores)
+	b.row(what, saves, restores, used)
 	return nil
 }
 
@@ -302,7 +354,7 @@ func (b *transferBench) inJob(ctx context.Context, dir, name string, argv ...str
 	if len(saves) != b.rounds {
 		return fmt.Errorf("%s measured %d rounds of %d:\n%s", name, len(saves), b.rounds, out)
 	}
-	b.row(name, saves, restores)
+	b.row(name, saves, restores, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime()) // also of what it has waited for
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -72,26 +73,35 @@ func localServices(log *slog.Logger) (s *services, close func()) {
 }
 
 // Begin starts the services of one job.
-func (s *services) Begin(ctx context.Context, g dispatch.Grant, l net.Listener) (map[string]string, func(), error) {
+func (s *services) Begin(ctx context.Context, g dispatch.Grant, l net.Listener) (dispatch.Served, error) {
 	service, err := s.open()
 	if err != nil {
-		return nil, nil, err
+		return dispatch.Served{}, err
 	}
 	if s.local {
 		g.Run.ID += s.first
 		g.Run.Event.Repo.ID = 0
+		g.API = "" // the numbers of its runs are not those that the job is told
 	}
 	x, err := service.Begin(ctx, results.Job{
 		Run: g.Run, ID: g.Job, Lease: g.Lease, IDToken: g.IDToken, Environment: g.Environment, CacheMode: g.CacheMode,
 		WorkflowRef: g.WorkflowRef, WorkflowSHA: g.WorkflowSHA,
+		Runs: results.Runs{API: strings.TrimSuffix(g.API, "/"), Token: g.Token, Reads: g.Reads, Own: g.Stranger},
 	})
 	if err != nil {
-		return nil, nil, err
+		return dispatch.Served{}, err
 	}
-	env, err := x.Env(l.Addr().String())
-	if err != nil {
+	address := l.Addr().String()
+	out := dispatch.Served{InputEnv: func(inputs map[string]string) map[string]string {
+		env, err := x.EnvFor(context.WithoutCancel(ctx), address, inputs)
+		if err != nil {
+			s.log.Error("look for the run that a step names", "job", g.Job, "error", err)
+		}
+		return env
+	}}
+	if out.Env, err = x.Env(address); err != nil {
 		x.Close()
-		return nil, nil, err
+		return dispatch.Served{}, err
 	}
 	served := make(chan struct{})
 	go func() {
@@ -100,10 +110,11 @@ func (s *services) Begin(ctx context.Context, g dispatch.Grant, l net.Listener) 
 			s.log.Warn("the services of a job ended before it", "job", g.Job, "error", err)
 		}
 	}()
-	return env, func() {
+	out.End = func() {
 		if err := x.Close(); err != nil {
 			s.log.Error("close the services of a job", "job", g.Job, "error", err)
 		}
 		<-served
-	}, nil
+	}
+	return out, nil
 }

@@ -271,7 +271,11 @@ func TestRunOverOriginal(t *testing.T) {
 	}
 	d := &daemon{t: t, env: append(os.Environ(), "TGR_CONFIG=/dev/null", "NO_COLOR=1", "TGR_DATA_DIR="+t.TempDir(),
 		"FIRECRACKER_API_URL="+s.URL, "FIRECRACKER_AUTH_TOKEN=a-token")}
-	ranRemotely(t, d.tgrIn(repoWith(t, remoteWorkflow), "", "run", "--parallel", "3"), "fcctl-web at 127.0.0.1:")
+	got := d.tgrIn(repoWith(t, remoteWorkflow), "", "run", "--parallel", "3")
+	ranRemotely(t, got, "fcctl-web at 127.0.0.1:")
+	if !strings.Contains(got.stdout, "There are no caches, artifacts and identity tokens on this machine: the VM API at 127.0.0.1:") {
+		t.Errorf("the log of a job with actions does not say that there are no services:\n%s", got.stdout)
+	}
 	if now, ever := s.Machines(); now != 0 || ever != 3 {
 		t.Errorf("%d machines are left of %d, want 0 of 3", now, ever)
 	}

@@ -205,6 +205,18 @@ func (w *World) listen(ns netns.NsHandle, port int, serve func(net.Conn)) {
 	}()
 }
 
+// Listen listens in the world outside, at a port of all its public and private addresses. It ends with the test.
+func (w *World) Listen(port int) net.Listener {
+	w.t.Helper()
+	var l net.Listener
+	must(w.t, Inside(w.netNS, func() (err error) {
+		l, err = net.Listen("tcp4", fmt.Sprintf(":%d", port))
+		return err
+	}))
+	w.t.Cleanup(func() { l.Close() })
+	return &seenListener{l, w}
+}
+
 func (w *World) packets(ns netns.NsHandle, addr string, answer func([]byte) []byte) {
 	w.t.Helper()
 	var c net.PacketConn

@@ -69,6 +69,21 @@ const all = {
     check(fs.readFileSync('raw/small.txt', 'utf8') === 'small', 'a file that was not packed came as it is');
     check((await artifacts.deleteArtifact('par-4')).id > 0, 'an artifact is deleted');
   },
+  async other() {
+    const [repositoryOwner, repositoryName] = process.env.GITHUB_REPOSITORY.split('/');
+    const findBy = {token: core.getInput('github-token', {required: true}), repositoryOwner, repositoryName, workflowRunId: Number(core.getInput('run-id'))};
+    const names = (await artifacts.listArtifacts({findBy})).artifacts.map(a => a.name).filter(n => /^(build|par-|small)/.test(n)).sort();
+    check(names.join() === 'build,par-1,par-2,par-3,small.txt', 'the artifacts of the other run are ' + names);
+    const {artifact} = await artifacts.getArtifact('build', {findBy});
+    const r = await artifacts.downloadArtifact(artifact.id, {path: path.join(workspace, 'other'), expectedHash: artifact.digest, findBy});
+    check(!r.digestMismatch && sum('other/a/large') === core.getInput('hash'), 'the artifact of the other run is whole');
+    const raw = await artifacts.getArtifact('small.txt', {findBy});
+    await artifacts.downloadArtifact(raw.artifact.id, {path: path.join(workspace, 'other-raw'), findBy});
+    check(fs.readFileSync('other-raw/small.txt', 'utf8') === 'small', 'a file of the other run that was not packed came as it is');
+    let missing;
+    try { await artifacts.getArtifact('nonesuch', {findBy}); } catch (e) { missing = e.name; }
+    check(missing === 'ArtifactNotFoundError', 'an artifact that the other run does not have is not found: ' + missing);
+  },
   async tools() {
     let out = '';
     await exec.exec('sh', ['-c', 'echo from exec'], {silent: true, listeners: {stdout: b => { out += b; }}});
