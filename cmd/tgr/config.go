@@ -103,7 +103,9 @@ type config struct {
 }
 
 // repositorySettings are those that the file may also have for single repositories, below "repositories".
-func repositorySettings() []string { return []string{"egress", "egress-allow", "egress-rate", "egress-connections", "egress-new-connections", "isolation"} }
+func repositorySettings() []string {
+	return []string{"egress", "egress-allow", "egress-rate", "egress-connections", "egress-new-connections", "isolation"}
+}
 
 // loadConfig reads the configuration. The flags are those of the command that configFlags added.
 func loadConfig(flags *pflag.FlagSet) (*config, error) {
