@@ -391,7 +391,7 @@ func (w *worktree) submodules(ctx context.Context, dir string, level int) error 
 
 // sameServer refuses an address that is not below the base URL: it would see the token, or be in our network.
 func (s *Source) sameServer(addr string) error {
-	if rest, ok := strings.CutPrefix(addr, s.c.BaseURL+"/"); ok && !strings.Contains("/"+rest+"/", "/../") {
+	if u, err := url.Parse(addr); err == nil && strings.HasPrefix(addr, s.c.BaseURL+"/") && !strings.Contains(u.Path+"/", "/../") { // however it is written
 		return checkRemote(addr)
 	}
 	return fmt.Errorf("%q is not on %s; only submodules from the same server are fetched", clip(addr, 200), s.c.BaseURL)

@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/url"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -491,4 +493,27 @@ func TestPackTreeNeedsNoGit(t *testing.T) {
 	if err != nil || h.Name != "f" || h.Mode != 0o644 || h.Uid != 1 || h.Gid != 2 {
 		t.Errorf("%+v, %v", h, err)
 	}
+}
+
+// The address of a submodule, which anybody writes, is refused, or it is a repository of the server that the token is for,
+// whoever reads it: by its text and by the rules of URLs.
+func FuzzSameServer(f *testing.F) {
+	s := &Source{c: SourceConfig{BaseURL: "https://git.example.com/scm"}}
+	for _, addr := range []string{"https://git.example.com/scm/a/b", "https://git.example.com/scm/../admin", "https://git.example.com/scm@evil/x",
+		"https://git.example.com.evil/scm/", "https://git.example.com/scm/%2e%2e/x", "ext::sh -c true", "../a", "file:///etc", "https://u:p@git.example.com/scm/x",
+		"https://git.example.com/scm/\n", "-u", "https://git.example.com/scm/a\\..\\b"} {
+		f.Add(addr)
+	}
+	f.Fuzz(func(t *testing.T, addr string) {
+		if s.sameServer(addr) != nil {
+			return
+		}
+		u, err := url.Parse(addr)
+		if err != nil || u.Host != "git.example.com" || u.Scheme != "https" || u.User != nil {
+			t.Fatalf("%q is taken for a repository of the server: %v", addr, err)
+		}
+		if clean := path.Clean(u.Path); clean != "/scm" && !strings.HasPrefix(clean, "/scm/") {
+			t.Fatalf("%q leads to %q, outside the server's folder", addr, clean)
+		}
+	})
 }

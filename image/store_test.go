@@ -323,3 +323,20 @@ func TestParseStatus(t *testing.T) {
 		}
 	}
 }
+
+// dpkg's list in an image of somebody else's is as hostile as the image.
+func FuzzParseStatus(f *testing.F) {
+	f.Add("Package: zsh\nStatus: install ok installed\nVersion: 1\n\nPackage: b\nStatus: deinstall ok config-files\n")
+	f.Add("Status: x installed\n\n\n\n: \n")
+	f.Fuzz(func(t *testing.T, s string) {
+		packages, err := parseStatus(s)
+		if err == nil && len(packages) == 0 {
+			t.Fatal("no package, and no error")
+		}
+		for i, p := range packages {
+			if p.Name == "" || p.Version == "" || strings.ContainsAny(p.Name+p.Version, "\n") || i > 0 && packages[i-1].Name > p.Name {
+				t.Fatalf("package %d is %+v", i, p)
+			}
+		}
+	})
+}

@@ -356,7 +356,12 @@ func readable(text string) (s string, ok bool) {
 			return "", false
 		}
 	}
-	for _, cmd := range []string{"##[group]", "##[command]", "##[debug]", "##[section]"} {
+	return colored(unmarked(text)), true
+}
+
+// unmarked is a line of a log with words instead of the runner's mark at its beginning.
+func unmarked(text string) string {
+	for _, cmd := range []string{"##[group]", "##[endgroup]", "##[command]", "##[debug]", "##[section]"} {
 		text = strings.TrimPrefix(text, cmd)
 	}
 	for mark, word := range map[string]string{"##[error]": "error: ", "##[warning]": "warning: ", "##[notice]": "notice: "} {
@@ -364,7 +369,7 @@ func readable(text string) (s string, ok bool) {
 			text = word + rest
 		}
 	}
-	return colored(text), true
+	return text
 }
 
 // plain reports whether a text can be shown as it is, at a glance: it is ASCII, and neither a command nor a control.

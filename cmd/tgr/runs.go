@@ -207,10 +207,10 @@ func (v *runsVerbs) detail(w io.Writer, d web.RunDetail) {
 		number = fmt.Sprintf(" #%d", d.Number)
 	}
 	fmt.Fprintf(w, "%s%s (run %d, attempt %d)\n", v.text(cmp.Or(d.Title, d.WorkflowName, d.WorkflowFile, d.Event.Name), 200), number, d.ID, d.Attempt)
-	fmt.Fprintf(w, "%s %s at %s, %s by %s\n", v.text(d.Event.Repo.FullName, 200), v.text(v.ref(d.Event.Ref), 200), v.text(d.Event.SHA, 12),
+	fmt.Fprintf(w, "%s %s at %s, %s by %s\n", v.text(d.Event.Repo.FullName, 200), v.text(v.ref(d.Event.Ref), 200), v.text(d.Event.SHA[:min(len(d.Event.SHA), 12)], 12),
 		v.text(d.Event.Name, 40), v.text(cmp.Or(d.Event.Actor, "unknown"), 60))
 	v.line(w, "", d.Status, d.Conclusion, "", v.took(d.Started, d.Finished), cmp.Or(d.Reason, d.CancelReason))
-	if d.Notes != nil {
+	if d.Notes != nil && d.Notes.Parsed.Reason != "disabled" { // otherwise no model was asked, and nobody expects one
 		fmt.Fprintln(w, v.readBy(d.Notes.Parsed))
 	}
 	if d.Hold != "" {
@@ -268,7 +268,7 @@ func (v *runsVerbs) logsCmd() *cobra.Command {
 		p := &runsPrinter{verbs: v, client: c, out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), json: v.json, stamps: o.Timestamps, step: o.Step}
 		p.show = web.Plain
 		if f, ok := p.out.(*os.File); ok && os.Getenv("NO_COLOR") == "" && term.IsTerminal(int(f.Fd())) {
-			p.show = web.Terminal
+			p.show = func(text string) string { return web.Terminal(unmarked(text)) }
 		}
 		if follow {
 			return p.follow(ctx, id, job)

@@ -199,7 +199,7 @@ func TestRunsShow(t *testing.T) {
 	url := runsServer(t, b)
 	out, notes, status := runRuns(t, "show", "7", "--server", url)
 	want := `Mend the bridge #3 (run 7, attempt 1)
-acme/bridge main at 0123456789a…, push by ada
+acme/bridge main at 0123456789ab, push by ada
 ● in progress
 
 ● in progress  build (1) (job 70)

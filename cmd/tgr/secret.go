@@ -104,6 +104,11 @@ func (v *runsVerbs) setCmd(kind string) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if name, _, pair := strings.Cut(args[0], "="); pair && kind == web.Variable {
+				return runsUsage("expected the name and the value apart: tgr var set %s VALUE", name)
+			} else if pair {
+				return runsUsage("expected the name alone: the value of %s is read from standard input, a prompt or a file, so that it is in no history", name)
+			}
 			if err := vault.CheckName(args[0]); err != nil {
 				return err
 			}

@@ -225,7 +225,7 @@ func TestServeModelFailsInvisibly(t *testing.T) {
 				t.Fatal(err)
 			}
 			plans[string(plan)] = true
-			if got := s.show("runs", "show", run.ID.String()); !strings.Contains(got, "workflow read by: deterministic ("+p.Reason+")") {
+			if got := s.show("runs", "show", run.ID.String()); strings.Contains(got, "workflow read by: deterministic ("+p.Reason+")") != (p.Reason != "disabled") {
 				t.Errorf("runs show:\n%s", got)
 			}
 			if got := s.get("/metrics"); !strings.Contains(got, `tgr_llm_parsed_total{by="deterministic",reason="`+p.Reason+`"} 1`) {
