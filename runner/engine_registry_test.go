@@ -99,7 +99,7 @@ func push(t *testing.T, h http.Handler, image string, im v1.Image) {
 func newGuarded(t *testing.T) *guarded {
 	t.Helper()
 	g := &guarded{registry: registry.New(registry.Logger(log.New(io.Discard, "", 0)))}
-	for _, image := range []string{"private/box", "private/web", "private/other", "public/tool"} {
+	for _, image := range []string{"private/box", "private/web", "private/other", "private/refused", "public/tool"} {
 		push(t, g.registry, image+":1", marked(t, image))
 	}
 	return g
