@@ -141,6 +141,7 @@ func (t *tracer) job(run int64, n int, branch, sha string, forked, outage, late 
 		}
 		t.now = t.now.Add(time.Duration(ms) * time.Millisecond)
 		st.Finished = t.now
+		st.MemoryMiB, st.CPU = 200*int64(i+1)+(r.Seq*31)%97, time.Duration(0.8*ms)*time.Millisecond
 		if failed {
 			one := 1
 			st.Conclusion, st.ExitCode, r.Job.Conclusion = tgr.Failure, &one, tgr.Failure

@@ -101,6 +101,9 @@ func TestOllamaErrors(t *testing.T) {
 			fmt.Fprintln(w, `{"message":{"content":"{"},"done":false}`)
 			fmt.Fprintln(w, `{"error":"an error was encountered while running the model"}`)
 		}, Unreachable, 0, "broke off"},
+		{"is loading", func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintln(w, `{"error":"unexpected server status: llm server loading model"}`)
+		}, Busy, 0, "loading"},
 		{"ends early", func(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprintln(w, `{"message":{"content":"{}"},"done":false}`)
 		}, Unreachable, 0, "ended before"},

@@ -114,6 +114,8 @@ func statusFault(status int, header http.Header, message string) *Fault {
 		f.Reason = TooLarge
 	case status == http.StatusInternalServerError && strings.Contains(message, "invalid JSON schema"):
 		f.Reason = Invalid // Ollama's 500 for a caller's fault
+	case status == http.StatusInternalServerError && strings.Contains(message, "loading model"):
+		f.Reason = Busy // Ollama's, after somebody else's question was withdrawn while the model was being loaded
 	case status == http.StatusBadRequest, status == http.StatusUnprocessableEntity:
 		f.Reason = Invalid // the question's fault: others may do better
 	case status == http.StatusRequestTimeout, status == http.StatusGatewayTimeout:

@@ -245,6 +245,9 @@ func TestRealOllama(t *testing.T) {
 		_, err := small.Chat(ctx, Query{User: strings.Repeat("a b c ", 2000), Output: 4, Schema: json.RawMessage(`{"type":"boolean"}`)})
 		wantReason(t, err, TooLarge)
 	})
+	if err := o.Warm(ctx); err != nil { // another size of context has had it loaded anew
+		t.Fatal(err)
+	}
 	t.Run("timeout", func(t *testing.T) {
 		short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 		defer cancel()
