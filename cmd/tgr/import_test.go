@@ -83,7 +83,7 @@ func TestImport(t *testing.T) {
 	if err != nil || len(entries) != 1 {
 		t.Errorf("%v, %v: something was written", entries, err)
 	}
-	for _, p := range o.prompts {
+	for _, p := range o.asked() {
 		if strings.Contains(p, "glpat-canary") {
 			t.Error("a prompt holds the token")
 		}

@@ -223,7 +223,7 @@ func TestHostileWorkflows(t *testing.T) {
 	if workflows < 60 || answers < 60*10 {
 		t.Errorf("the corpus is too small")
 	}
-	checkPrompts(t, o.prompts)
+	checkPrompts(t, o.asked())
 }
 
 // checkVerified: what a verified answer shows is the plan's commands in the plan's order, and text without tricks.
@@ -330,7 +330,7 @@ func TestHostileLogs(t *testing.T) {
 	if logs < 60 {
 		t.Error("the corpus is too small")
 	}
-	checkPrompts(t, o.prompts)
+	checkPrompts(t, o.asked())
 }
 
 func hasErrors(problems []workflow.Problem) bool {

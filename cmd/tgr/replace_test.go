@@ -107,20 +107,25 @@ jobs:
 	}
 }
 
+// proposal is what the model answers to the request for a script in the place of nobody/at-all.
+func proposal(t *testing.T, prompt, script string) string {
+	if !strings.Contains(prompt, "Action: nobody/at-all@v1") || !strings.Contains(prompt, "Input who is in $INPUT_WHO: you") {
+		t.Errorf("the prompt: %s", prompt)
+	}
+	b, err := json.Marshal(map[string]any{"script": script, "notes": []string{"see https://evil.example"}})
+	if err != nil {
+		t.Error(err)
+	}
+	return string(b)
+}
+
 // tgr import --action prints what is built in without asking anybody, and a model's script once it has run.
 func TestImportAction(t *testing.T) {
 	o := newScriptedOllama(t)
-	script := "test -z \"$CANARY_SECRET\" && test \"$INPUT_WHO\" = you && echo hello from a machine"
-	o.say(func(schema, prompt string) string {
-		if !strings.Contains(prompt, "Action: nobody/at-all@v1") || !strings.Contains(prompt, "Input who is in $INPUT_WHO: you") {
-			t.Errorf("the prompt: %s", prompt)
-		}
-		b, err := json.Marshal(map[string]any{"script": script, "notes": []string{"see https://evil.example"}})
-		if err != nil {
-			t.Error(err)
-		}
-		return string(b)
-	})
+	propose := func(script string) {
+		o.say(func(schema, prompt string) string { return proposal(t, prompt, script) })
+	}
+	propose("test -z \"$CANARY_SECRET\" && test \"$INPUT_WHO\" = you && echo hello from a machine")
 	run := func(args ...string) (string, string, int) {
 		cmd := exec.Command("tgr", append([]string{"import", "-C", t.TempDir()}, args...)...)
 		cmd.Env = append(os.Environ(), "TGR_CONFIG=/dev/null", "USE_LLM_PARSER=true", "OLLAMA_BASE_URL="+o.URL, "OLLAMA_MODEL=scripted", "TGR_DATA_DIR="+t.TempDir(), "CANARY_SECRET=x")
@@ -147,8 +152,8 @@ func TestImportAction(t *testing.T) {
 			t.Errorf("%q: exit status %d\n%s\n%s", tt.args, code, out, notes)
 		}
 	}
-	if len(o.prompts) != 0 {
-		t.Errorf("the model was asked %d times for what is built in", len(o.prompts))
+	if n := len(o.asked()); n != 0 {
+		t.Errorf("the model was asked %d times for what is built in", n)
 	}
 	if testing.Short() {
 		t.Skip("-short: no virtual machines")
@@ -157,11 +162,11 @@ func TestImportAction(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "hello from a machine") || !strings.Contains(notes, "it has run") || strings.Contains(notes, "evil.example") {
 		t.Errorf("exit status %d\n%s\n%s", code, out, notes)
 	}
-	script = "exit 7"
+	propose("exit 7")
 	if out, notes, code := run("--action", "nobody/at-all@v1", "--with", "who=you"); code != exitFailed || out != "" || !strings.Contains(notes, "not to be used as it is") {
 		t.Errorf("of a script that fails: exit status %d\n%s\n%s", code, out, notes)
 	}
-	script = "echo ${{ github.sha }}"
+	propose("echo ${{ github.sha }}")
 	if out, notes, code := run("--action", "nobody/at-all@v1", "--with", "who=you"); code != exitUsage || out != "" || !strings.Contains(notes, "holds an expression") {
 		t.Errorf("of a script with an expression: exit status %d\n%s\n%s", code, out, notes)
 	}

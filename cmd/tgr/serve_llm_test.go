@@ -59,6 +59,13 @@ func newScriptedOllama(t *testing.T) *scriptedOllama {
 	return o
 }
 
+// asked is everything that the model was asked.
+func (o *scriptedOllama) asked() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.prompts)
+}
+
 func (o *scriptedOllama) say(fn func(schema, prompt string) string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -238,10 +245,10 @@ func TestServeModelFailsInvisibly(t *testing.T) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.prompts) == 0 {
+	if len(o.asked()) == 0 {
 		t.Fatal("the model was never asked")
 	}
-	for _, p := range o.prompts {
+	for _, p := range o.asked() {
 		for _, canary := range []string{testSecret, "canary-in-the-workflow-1", "ghp_0123456789"} {
 			if strings.Contains(p, canary) {
 				t.Errorf("a prompt holds %q", canary)
