@@ -243,12 +243,11 @@ func TestServeModelFailsInvisibly(t *testing.T) {
 	if len(plans) != 1 {
 		t.Errorf("%d plans: the model has changed one", len(plans))
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if len(o.asked()) == 0 {
+	asked := o.asked()
+	if len(asked) == 0 {
 		t.Fatal("the model was never asked")
 	}
-	for _, p := range o.asked() {
+	for _, p := range asked {
 		for _, canary := range []string{testSecret, "canary-in-the-workflow-1", "ghp_0123456789"} {
 			if strings.Contains(p, canary) {
 				t.Errorf("a prompt holds %q", canary)
