@@ -2,10 +2,13 @@ package dispatch
 
 import (
 	"encoding/json"
+	"maps"
 	"strconv"
 	"strings"
 
 	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/expr"
+	"github.com/terraphim/tgr/workflow"
 )
 
 // githubContext is the github context of a run, but for event, which the runner reads from the payload itself, and
@@ -38,6 +41,47 @@ func withEvent(github map[string]any, payload json.RawMessage) map[string]any {
 	}
 	github["event"] = event
 	return github
+}
+
+// payloadOf is the event of a run as jobs see it. GitHub fills in the defaults of a workflow_dispatch's inputs before it
+// sends the event; one that was made here, or by a script, may lack them. They are text there, whatever their type.
+func payloadOf(ev tgr.Event, p *workflow.Plan) json.RawMessage {
+	if ev.Name != "workflow_dispatch" || len(p.Inputs) == 0 {
+		return ev.Payload
+	}
+	var event map[string]json.RawMessage
+	var inputs map[string]any
+	if json.Unmarshal(ev.Payload, &event) != nil || event["inputs"] != nil && json.Unmarshal(event["inputs"], &inputs) != nil {
+		return ev.Payload
+	}
+	given := make(map[string]bool, len(inputs))
+	for name := range inputs {
+		given[strings.ToLower(name)] = true
+	}
+	filled := maps.Clone(inputs)
+	if filled == nil {
+		filled = map[string]any{}
+	}
+	for name, v := range p.Inputs {
+		if !given[strings.ToLower(name)] {
+			filled[name] = expr.FromAny(v).Text()
+		}
+	}
+	if len(filled) == len(inputs) {
+		return ev.Payload
+	}
+	if event == nil {
+		event = map[string]json.RawMessage{}
+	}
+	var err error
+	if event["inputs"], err = json.Marshal(filled); err != nil {
+		return ev.Payload
+	}
+	payload, err := json.Marshal(event)
+	if err != nil {
+		return ev.Payload
+	}
+	return payload
 }
 
 // splitRef is github.ref_name and github.ref_type of a ref.

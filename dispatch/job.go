@@ -50,9 +50,10 @@ func (d *Dispatcher) withToken(ctx context.Context, l *Lease, p *workflow.Plan, 
 	}
 	l.Run.WorkflowName = p.Name // ours may say more
 	github := d.githubContext(l.Run, token)
+	payload := payloadOf(l.Run.Event, p)
 	f := &frame{plan: p, scope: &workflow.Scope{GitHub: github, Vars: vars, Secrets: own, Inputs: p.Inputs}}
 	if len(in.Calls) > 0 {
-		f.scope.GitHub = withEvent(maps.Clone(github), l.Run.Event.Payload)
+		f.scope.GitHub = withEvent(maps.Clone(github), payload)
 	}
 	file, sha := "", ""
 	for _, c := range in.Calls {
@@ -89,7 +90,7 @@ func (d *Dispatcher) withToken(ctx context.Context, l *Lease, p *workflow.Plan, 
 	}
 	in.Instance = d.learnt(l, j, in.Instance)
 	return runner.Job{
-		Plan: f.plan, Job: j, Instance: in.Instance, GitHub: github, Event: l.Run.Event.Payload,
+		Plan: f.plan, Job: j, Instance: in.Instance, GitHub: github, Event: payload,
 		Vars: vars, Secrets: secrets, Needs: in.Needs, Inputs: f.scope.Inputs, Token: token,
 		WorkflowRef: file, WorkflowSHA: sha, CheckRun: d.c.CheckRun(ctx, l.Job.ID),
 	}, nil

@@ -224,7 +224,7 @@ func (d *Dispatcher) compile(ev tgr.Event, f File, t workflow.Trigger, load func
 		return fail(err.Error())
 	}
 	run = &PlannedRun{WorkflowFile: f.Path, WorkflowName: plan.Name, Plan: data, Source: f.Data, Hold: d.c.Hold(ev)}
-	scope := &workflow.Scope{GitHub: withEvent(d.githubContext(tgr.Run{Event: ev, WorkflowFile: f.Path, WorkflowName: plan.Name}, ""), ev.Payload), Inputs: plan.Inputs}
+	scope := &workflow.Scope{GitHub: withEvent(d.githubContext(tgr.Run{Event: ev, WorkflowFile: f.Path, WorkflowName: plan.Name}, ""), payloadOf(ev, plan)), Inputs: plan.Inputs}
 	if run.Title, err = plan.EvalRunName(scope); err != nil {
 		return fail(err.Error())
 	}

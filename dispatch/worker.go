@@ -202,7 +202,7 @@ func (d *Dispatcher) change(run tgr.Run, jobs []tgr.Job) (Change, error) {
 	run.WorkflowName = p.Name // ours may say more
 	// No key that is looked at here may use a secret; what a call passes on is evaluated again when its jobs begin.
 	return next(p, run, jobs, &workflow.Scope{
-		GitHub: withEvent(d.githubContext(run, ""), run.Event.Payload), Vars: vars, Inputs: p.Inputs,
+		GitHub: withEvent(d.githubContext(run, ""), payloadOf(run.Event, p)), Vars: vars, Inputs: p.Inputs,
 	}, limits{keep: d.c.Keep, labels: d.c.Labels, now: d.c.Now, environment: func(name string) (tgr.Environment, error) {
 		return d.c.Vault.Environment(ctx, run, name)
 	}}), nil
