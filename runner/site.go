@@ -39,11 +39,27 @@ func (onMachine) inside(p string) string { return p }
 
 func (onMachine) outside(p string) string { return p }
 
-// exec runs the first command line whose program is there.
+// exec runs the first command line whose program is there. A job that has replaced PATH has not lost its shells, which are
+// also looked for where they were before.
 func (m onMachine) exec(ctx context.Context, _ *unit, p process, env []string, out io.Writer) (guest.Exit, error) {
 	c := m.run.config
+	var lines [][]string
+	own := m.base()["PATH"]
+	replaced := !slices.ContainsFunc(env, func(kv string) bool {
+		v, ok := strings.CutPrefix(kv, "PATH=")
+		return ok && (v == own || strings.HasSuffix(v, ":"+own))
+	})
+	for _, line := range p.args {
+		lines = append(lines, line)
+		if !replaced || strings.Contains(line[0], "/") {
+			continue
+		}
+		for _, dir := range strings.Split(own, ":") {
+			lines = append(lines, append([]string{dir + "/" + line[0]}, line[1:]...))
+		}
+	}
 	var first guest.Exit
-	for i, line := range p.args {
+	for i, line := range lines {
 		exit, err := c.Machine.Exec(ctx, guest.Cmd{Args: line, Dir: p.dir, Env: env, User: c.User, Grace: c.Limits.Grace}, out)
 		if err != nil || exit.Started {
 			return exit, err
