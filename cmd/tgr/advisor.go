@@ -277,7 +277,7 @@ func (a *advisor) why(job tgr.Job) string {
 		var s []string
 		for _, l := range e.Lines {
 			if l.N == e.Cause {
-				s = append(s, fmt.Sprintf("Likely cause, line %d of the log: %s", l.N, strings.TrimSpace(l.Text)))
+				s = append(s, fmt.Sprintf("Likely cause, line %d of the log: %s", l.N, strings.TrimSpace(unmarked(l.Text))))
 			}
 		}
 		for _, c := range e.Claims[:min(len(e.Claims), 1)] {

@@ -101,7 +101,7 @@ func (v *runsVerbs) explanation(w io.Writer, e tgr.Explanation) {
 		if l.N == e.Cause {
 			mark = ">"
 		}
-		fmt.Fprintf(w, "%s%5d %s\n", mark, l.N, v.text(l.Text, 400))
+		fmt.Fprintf(w, "%s%5d %s\n", mark, l.N, v.text(unmarked(l.Text), 400))
 		last = l.N
 	}
 	for _, c := range e.Claims {
@@ -138,7 +138,7 @@ func (v *runsVerbs) claim(w io.Writer, by string, c tgr.Claim) {
 	}
 	fmt.Fprintln(w)
 	for _, l := range c.Lines {
-		fmt.Fprintf(w, "  citing line %d: %s\n", l.N, v.text(l.Text, 300))
+		fmt.Fprintf(w, "  citing line %d: %s\n", l.N, v.text(unmarked(l.Text), 300))
 	}
 }
 

@@ -172,7 +172,7 @@ func TestServeModel(t *testing.T) {
 		return strings.Contains(comment, "Likely cause, line "+strconv.Itoa(e.Cause)) && strings.Contains(comment, "The tests cannot find it")
 	})
 	shown := comment + s.get("/runs/"+run.ID.String()) + s.show("runs", "show", run.ID.String()) + s.show("explain", run.ID.String())
-	for _, bad := range []string{"evil.example", "@octocat", "ghp_0123456789"} {
+	for _, bad := range []string{"evil.example", "@octocat", "ghp_0123456789", "##["} {
 		if strings.Contains(shown, bad) {
 			t.Errorf("%q is shown", bad)
 		}
