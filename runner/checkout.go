@@ -1,9 +1,12 @@
 package runner
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"path"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -139,6 +142,13 @@ func (r *run) checkoutRequest(u *unit, inputs []pair) (req CheckoutRequest, dir 
 	if req.FetchDepth, err = strconv.Atoi(get("fetch-depth")); err != nil || req.FetchDepth < 0 {
 		return req, "", false, bad("input fetch-depth: '%s' is not a number of commits", excerpt(get("fetch-depth")))
 	}
+	if !flag("allow-unsafe-pr-checkout") && err == nil && r.fromFork(req, own) {
+		return req, "", false, bad("refusing to check out fork pull request code from a '%s' workflow, which has the secrets and the token "+
+			"of this repository: set 'allow-unsafe-pr-checkout: true' if nothing of it is run (https://gh.io/securely-using-pull_request_target)", r.job.GitHub["event_name"])
+	}
+	if err != nil {
+		return req, "", false, err
+	}
 	if strings.EqualFold(req.Repository, own) && req.Ref == "" {
 		req.SHA, _ = r.static.github["sha"].(string)
 	}
@@ -150,6 +160,56 @@ func (r *run) checkoutRequest(u *unit, inputs []pair) (req CheckoutRequest, dir 
 		return req, "", false, bad("input path: '%s' is not under '%s'", excerpt(dir), r.config.Dirs.Workspace)
 	}
 	return req, dir, clean, nil
+}
+
+// pullRef is a pull request's side of its changes. GitHub serves those of forks, too.
+var pullRef = regexp.MustCompile(`^(refs/)?(remotes/)?pull/[0-9]+/(head|merge)$`)
+
+// fromFork reports whether a checkout gets what anybody has proposed, for a workflow that is trusted with more than that.
+//
+// https://github.blog/changelog/2026-06-18-safer-pull_request_target-defaults-for-github-actions-checkout/
+func (r *run) fromFork(req CheckoutRequest, own string) bool {
+	type repo struct {
+		ID       int64  `json:"id"`
+		FullName string `json:"full_name"`
+	}
+	var ev struct {
+		Repository repo `json:"repository"`
+		Pull       struct {
+			Head struct {
+				SHA  string `json:"sha"`
+				Repo repo   `json:"repo"`
+			} `json:"head"`
+			Merge string `json:"merge_commit_sha"`
+		} `json:"pull_request"`
+		Run struct {
+			Event string `json:"event"`
+			Head  string `json:"head_sha"`
+			Repo  repo   `json:"head_repository"`
+		} `json:"workflow_run"`
+	}
+	if json.Unmarshal(r.job.Event, &ev) != nil {
+		return false
+	}
+	head, commits := ev.Pull.Head.Repo, []string{ev.Pull.Head.SHA, ev.Pull.Merge}
+	switch r.job.GitHub["event_name"] {
+	case "pull_request_target":
+	case "workflow_run":
+		head, commits = ev.Run.Repo, []string{ev.Run.Head}
+		if !strings.HasPrefix(ev.Run.Event, "pull_request") {
+			return false
+		}
+	default:
+		return false
+	}
+	if head.ID != 0 && head.ID == ev.Repository.ID {
+		return false
+	}
+	if !strings.EqualFold(req.Repository, own) {
+		return head.FullName == "" || strings.EqualFold(req.Repository, head.FullName)
+	}
+	return pullRef.MatchString(req.Ref) ||
+		slices.ContainsFunc(commits, func(sha string) bool { return sha != "" && strings.EqualFold(sha, req.Ref) })
 }
 
 // empty deletes what earlier steps have left in a directory of the workspace.
