@@ -44,7 +44,7 @@ type Event struct {
 type Delivery struct {
 	ID       DeliveryID
 	Event    Event
-	BodyHash string // SHA-256 of event name and body, in hex: finds a replay under another id
+	BodyHash string // SHA-256 of the payload, in hex: finds a replay under another id or as another event
 	Received time.Time
 }
 

@@ -99,7 +99,7 @@ func secretSource(ev tgr.Event) string {
 	switch {
 	case Trusted(ev):
 		return "Actions"
-	case ev.Actor == "dependabot[bot]":
+	case ev.Actor == dependabot:
 		return "Dependabot"
 	}
 	return "None"

@@ -180,6 +180,8 @@ type Config struct {
 	Edit func(p *workflow.Plan) error
 	Keep func(in workflow.Instance) bool
 
+	// Target has a pull_request planned as a pull_request_target as well: one webhook of GitHub's stands for both.
+	Target bool
 	// Labels are those that Machines has machines for; a job that asks for another fails before it is queued. nil: any.
 	Labels Labels
 

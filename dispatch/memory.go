@@ -169,6 +169,9 @@ func (m *Memory) Planned(_ context.Context, id tgr.JobID, token string, p Planne
 		if i > 0 {
 			run = m.newRun(p.Event)
 		}
+		if pr.Event != nil {
+			run.Event = *pr.Event
+		}
 		run.WorkflowFile, run.WorkflowName, run.Title, run.Plan = pr.WorkflowFile, pr.WorkflowName, pr.Title, pr.Plan
 		run.Conclusion, run.Reason = pr.Conclusion, pr.Reason
 		for _, job := range pr.Jobs {

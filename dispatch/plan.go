@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
@@ -99,9 +100,43 @@ func (d *Dispatcher) finish(ctx context.Context, l *Lease, r JobResult, log *slo
 	}
 }
 
-// compileAll compiles every workflow of the event's commit that the event starts. One that cannot be compiled
-// becomes a run that failed, and does not keep the others from running.
+// compileAll compiles what an event starts.
 func (d *Dispatcher) compileAll(ctx context.Context, ev tgr.Event, s *sink) (Planned, error) {
+	p, err := d.compileEvent(ctx, ev, s)
+	if err != nil || !d.c.Target || ev.Name != "pull_request" {
+		return p, err
+	}
+	target, err := d.compileEvent(ctx, targetOf(ev), s)
+	switch {
+	case tgr.CodeOf(err) == tgr.NotFound:
+		s.say("pull_request_target: not started: %s", tgr.MessageOf(err))
+		return p, nil
+	case err != nil:
+		return Planned{}, err
+	}
+	for _, run := range target.Runs {
+		run.Event = &target.Event
+		if slices.ContainsFunc(p.Runs, func(r PlannedRun) bool { return r.WorkflowName == run.WorkflowName }) {
+			run.WorkflowName = fmt.Sprintf("%.70s (%s)", run.WorkflowName, target.Event.Name)
+		}
+		p.Runs = append(p.Runs, run)
+	}
+	return p, nil
+}
+
+// targetOf is the pull_request_target event of a pull_request. What it runs is always what the default branch says now: an old
+// branch that is the base of a pull request may have workflows whose holes were closed since.
+//
+// https://docs.github.com/en/actions/reference/workflows-and-actions/events-that-trigger-workflows#pull_request_target
+func targetOf(ev tgr.Event) tgr.Event {
+	ev.Name = "pull_request_target"
+	ev.Ref, ev.SHA, ev.Tree = "refs/heads/"+ev.Repo.DefaultBranch, "", ""
+	return ev
+}
+
+// compileEvent compiles every workflow of the event's commit that the event starts. One that cannot be compiled
+// becomes a run that failed, and does not keep the others from running.
+func (d *Dispatcher) compileEvent(ctx context.Context, ev tgr.Event, s *sink) (Planned, error) {
 	if ev.Deleted {
 		return Planned{Event: ev, Reason: ev.Ref + " was deleted: nothing runs"}, nil
 	}

@@ -44,16 +44,21 @@ type Token struct {
 type Tokens func(ctx context.Context, r TokenRequest) (Token, error)
 
 // Trusted reports whether a run of ev gets secrets and a token that may write. A pull request from a fork runs what anybody
-// wrote, and so does what Dependabot proposes; pull_request_target runs what the base branch says.
+// wrote, and so does what Dependabot proposes; pull_request_target runs what the default branch says.
 //
 // https://docs.github.com/en/actions/reference/security/secure-use
+// https://docs.github.com/en/code-security/dependabot/troubleshooting-dependabot/troubleshooting-dependabot-on-github-actions
 func Trusted(ev tgr.Event) bool {
-	if ev.Name == "pull_request_target" {
-		return true
+	switch ev.Name {
+	case "pull_request", "pull_request_review", "pull_request_review_comment":
+		return !ev.Forked && ev.Actor != dependabot
+	case "push", "create", "deployment", "deployment_status":
+		return ev.Actor != dependabot
 	}
-	fromPull := strings.HasPrefix(ev.Name, "pull_request")
-	return !(fromPull && ev.Forked) && !((fromPull || ev.Name == "push") && ev.Actor == "dependabot[bot]")
+	return true
 }
+
+const dependabot = "dependabot[bot]"
 
 // The policies of HoldForks.
 const (

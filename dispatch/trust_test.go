@@ -44,6 +44,10 @@ func TestTrusted(t *testing.T) {
 	}{
 		{tgr.Event{Name: "push", Actor: "ada"}, true},
 		{tgr.Event{Name: "push", Actor: "dependabot[bot]"}, false},
+		{tgr.Event{Name: "create", Actor: "dependabot[bot]"}, false},
+		{tgr.Event{Name: "deployment", Actor: "dependabot[bot]"}, false},
+		{tgr.Event{Name: "deployment_status", Actor: "dependabot[bot]"}, false},
+		{tgr.Event{Name: "issue_comment", Actor: "dependabot[bot]"}, true},
 		{tgr.Event{Name: "pull_request", Actor: "ada"}, true},
 		{tgr.Event{Name: "pull_request", Actor: "eve", Forked: true}, false},
 		{tgr.Event{Name: "pull_request_review", Actor: "ada", Forked: true}, false},

@@ -36,6 +36,7 @@ type Planned struct {
 
 // PlannedRun is one workflow of a planned event.
 type PlannedRun struct {
+	Event        *tgr.Event // where it is not the event that was planned
 	WorkflowFile string
 	WorkflowName string
 	Title        string

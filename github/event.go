@@ -84,8 +84,8 @@ func Triggers(event string) bool { return derivers[event] != nil }
 // tell the commit, SHA is empty and means the tip of Ref. Any other event (ping, installation, star, …) is decoded
 // as far as its payload goes, and may have no repository. A push that deletes its ref has Deleted set and no SHA.
 //
-// GitHub sends one pull_request webhook for the pull_request and pull_request_target triggers: decode its body
-// again under the second name to get the second event.
+// GitHub sends one pull_request webhook for the pull_request and pull_request_target triggers; decoded under the second
+// name it is the second event.
 //
 // The error is a *tgr.Error with code Invalid and names the place. body is kept as the Event's Payload.
 func Decode(event string, body []byte) (tgr.Event, error) {
@@ -257,7 +257,8 @@ func (d *decoder) pullRequest() {
 
 func (d *decoder) pullRequestTarget() {
 	d.pullRequest()
-	d.ev.Ref, d.ev.SHA = branchRef(d.ev.BaseRef), d.ev.BaseSHA
+	d.defaultBranch() // whatever the base is: https://gh.io/securely-using-pull_request_target
+	d.ev.SHA = ""
 }
 
 func (d *decoder) mergeGroup() {

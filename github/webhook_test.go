@@ -123,6 +123,8 @@ func TestWebhookAnswers(t *testing.T) {
 		{"ping", "ping", `{"zen":"Design for failure.","hook_id":1}`, nil, 200, ResultPing, "ping"},
 		{"event that starts nothing", "star", `{"a":1}`, nil, 202, ResultIgnored, "star"},
 		{"unknown event", "brand_new", "not even JSON", nil, 202, ResultIgnored, "unknown"},
+		{"event that has no webhook", "pull_request_target", pullPayload(""), nil, 400, ResultRefused, ""},
+		{"another that has none", "schedule", pushBody, nil, 400, ResultRefused, ""},
 		{"no signature", "push", pushBody, func(r *http.Request) { r.Header.Del("X-Hub-Signature-256") }, 401, ResultRefused, ""},
 		{"the old signature only", "push", pushBody, func(r *http.Request) {
 			r.Header.Del("X-Hub-Signature-256")
@@ -193,6 +195,7 @@ func TestWebhookDuplicates(t *testing.T) {
 		{request("push", pushBody, nil), 202, answer{Status: ResultAccepted, RunIDs: []tgr.RunID{1}}},
 		{request("push", pushBody, nil), 200, answer{Status: ResultDuplicate, RunIDs: []tgr.RunID{1}}},
 		{request("push", pushBody, other), 200, answer{Status: ResultDuplicate, RunIDs: []tgr.RunID{1}}},
+		{request("issues", pushBody, other), 200, answer{Status: ResultDuplicate, RunIDs: []tgr.RunID{1}}},
 		{request("push", form, func(r *http.Request) {
 			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 			r.Header.Set("X-GitHub-Delivery", "a-form")

@@ -20,7 +20,8 @@ type Planned struct {
 
 // PlannedRun is one workflow that runs, or that should have run and could not be compiled.
 type PlannedRun struct {
-	WorkflowFile string // required
+	Event        *tgr.Event // of the run, where it is not its delivery's; the payload is the delivery's in any case
+	WorkflowFile string     // required
 	WorkflowName string
 	Title        string
 	Plan         []byte // workflow.Plan as JSON
@@ -122,9 +123,17 @@ func (t *tx) planned(accepted tgr.RunID, p Planned) ([]tgr.RunID, error) {
 	ids := make([]tgr.RunID, len(p.Runs))
 	for i, r := range p.Runs {
 		run := base
+		if r.Event != nil {
+			run.Event = *r.Event
+		}
 		if i > 0 {
 			run.Attempt, run.Created = 1, t.now
 			if err := t.insertRun(&run); err != nil {
+				return nil, err
+			}
+		}
+		if r.Event != nil {
+			if err := t.saveEvent(run); err != nil {
 				return nil, err
 			}
 		}

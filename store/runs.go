@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -9,7 +10,7 @@ import (
 )
 
 const runColumns = `r.id, r.delivery, r.number, r.attempt, r.workflow_file, r.workflow_name, r.title, r.status, r.conclusion, r.reason,
-	r.cancel_reason, r.grp, r.hold, r.approvals, r.created, r.started, r.finished, d.event`
+	r.cancel_reason, r.grp, r.hold, r.approvals, r.created, r.started, r.finished, COALESCE(r.event, d.event)`
 
 // findRuns reads the runs that tail (WHERE …) selects; full adds their plans and payloads.
 func findRuns(ctx context.Context, q querier, full bool, tail string, args ...any) ([]tgr.Run, error) {
@@ -66,16 +67,30 @@ func findRun(ctx context.Context, q querier, id tgr.RunID, full bool) (tgr.Run, 
 	return runs[0], nil
 }
 
+// branchOf is the branch or tag by which a run is found.
+func branchOf(e tgr.Event) string {
+	if e.HeadRef != "" {
+		return e.HeadRef
+	}
+	return strings.TrimPrefix(strings.TrimPrefix(e.Ref, "refs/heads/"), "refs/tags/")
+}
+
+// saveEvent gives a run an event that is not its delivery's.
+func (t *tx) saveEvent(run tgr.Run) error {
+	event, err := json.Marshal(run.Event)
+	if err != nil {
+		return err
+	}
+	return t.exec(fmt.Sprintf("event of run %d", run.ID), "UPDATE runs SET event = $1, event_name = $2, branch = $3 WHERE id = $4",
+		string(event), run.Event.Name, branchOf(run.Event), run.ID)
+}
+
 // insertRun adds run, queued and not planned, and sets its ID.
 func (t *tx) insertRun(run *tgr.Run) error {
 	e := run.Event
-	branch := e.HeadRef
-	if branch == "" {
-		branch = strings.TrimPrefix(strings.TrimPrefix(e.Ref, "refs/heads/"), "refs/tags/")
-	}
 	err := t.QueryRow(`INSERT INTO runs (delivery, repo_id, repo, branch, event_name, attempt, status, created)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id`,
-		run.Delivery, e.Repo.ID, e.Repo.FullName, branch, e.Name, run.Attempt, run.Status, nanos(run.Created)).Scan(&run.ID)
+		run.Delivery, e.Repo.ID, e.Repo.FullName, branchOf(e), e.Name, run.Attempt, run.Status, nanos(run.Created)).Scan(&run.ID)
 	if err != nil {
 		return fmt.Errorf("add a run of delivery %s: %w", run.Delivery, err)
 	}

@@ -24,8 +24,9 @@ type gitSource struct{ *github.Source }
 // Fetch implements dispatch.Source.
 func (s gitSource) Fetch(ctx context.Context, ev tgr.Event) (tgr.Event, error) {
 	sha, err := s.Source.Fetch(ctx, ev.Repo, ev.SHA, ev.Ref)
-	if tgr.CodeOf(err) == tgr.NotFound && ev.HeadSHA != "" && ev.HeadSHA != ev.SHA {
-		// The merge commit of a pull request goes when the next push comes; its head stays.
+	if tgr.CodeOf(err) == tgr.NotFound && strings.HasPrefix(ev.Ref, "refs/pull/") && ev.HeadSHA != "" && ev.HeadSHA != ev.SHA {
+		// The merge commit of a pull request goes when the next push comes; its head stays. For no other ref: what runs with
+		// secrets would run what anybody wrote.
 		sha, err = s.Source.Fetch(ctx, ev.Repo, ev.HeadSHA, "")
 	}
 	if branch, ok := strings.CutPrefix(ev.Ref, "refs/heads/"); ok && ev.Name == "workflow_dispatch" && tgr.CodeOf(err) == tgr.NotFound {

@@ -67,7 +67,7 @@ func (l ledger) Release(ctx context.Context, job tgr.JobID, token, reason string
 func (l ledger) Planned(ctx context.Context, job tgr.JobID, token string, p dispatch.Planned) ([]tgr.RunID, error) {
 	out := store.Planned{Reason: p.Reason, Event: &p.Event}
 	for _, r := range p.Runs {
-		out.Runs = append(out.Runs, store.PlannedRun{WorkflowFile: r.WorkflowFile, WorkflowName: r.WorkflowName,
+		out.Runs = append(out.Runs, store.PlannedRun{Event: r.Event, WorkflowFile: r.WorkflowFile, WorkflowName: r.WorkflowName,
 			Title: r.Title, Group: r.Group, Hold: r.Hold, Plan: r.Plan, Jobs: r.Jobs, Conclusion: r.Conclusion, Reason: r.Reason})
 	}
 	return l.Store.Planned(ctx, job, token, out)

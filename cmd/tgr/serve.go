@@ -230,7 +230,7 @@ func (s *server) openDispatch(machines *machines, owner string) error {
 	s.dispatch = dispatch.New(dispatch.Config{
 		Jobs: ledger{s.store}, Runs: ledger{s.store}, Source: source, Machines: machines, Labels: machines.labels, Logs: logBook{s.logs, s.store},
 		Services: &services{open: func() (*results.Service, error) { return s.results, nil }, log: s.log},
-		Egress:   machines.egress,
+		Egress:   machines.egress, Target: true,
 		Plan:     time.Duration(minutes) * time.Minute,
 		Vault:    jobVault{s.vault, s.store}, Tokens: tokens.token, Hold: dispatch.HoldForks(forks),
 		CheckRun: func(ctx context.Context, job tgr.JobID) int64 {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -409,5 +410,90 @@ jobs:
 		if !strings.Contains(log, want) {
 			t.Errorf("the logs have no %q:\n%s", want, log)
 		}
+	}
+}
+
+// A pull request's webhook also starts what waits for pull_request_target: from the default branch as it is now, whatever the
+// pull request says or is for, with secrets, and not with the code of the fork.
+func TestServePullRequestTarget(t *testing.T) {
+	s := openSite(t)
+	const both = `
+name: Both
+on: [pull_request, pull_request_target]
+jobs:
+  show:
+    runs-on: ubuntu-latest
+    steps:
+      - run: 'echo "[${{ github.event_name }} ${{ github.ref }} ${{ github.base_ref }} secret ${{ secrets.DEPLOY != '''' }}]"'
+`
+	const target = `
+name: Target
+on: {pull_request_target: {types: [opened, labeled], branches: [old], paths: [c]}}
+jobs:
+  show:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@v4
+      - run: 'echo "[sha ${{ github.sha }} head $(git rev-parse HEAD) at $(cat VERSION)]"'
+      - {uses: actions/checkout@v4, with: {ref: '${{ github.event.pull_request.head.sha }}'}}
+`
+	repo := s.repo("acme/gate", map[string]string{".github/workflows/both.yml": both, ".github/workflows/target.yml": "on: pull_request_target\njobs: {old: {runs-on: ubuntu-latest, steps: [{run: echo an old hole}]}}\n", "VERSION": "1"})
+	if err := repo.Branch("old", repo.SHA("main")); err != nil {
+		t.Fatal(err)
+	}
+	s.tgr(newSecretCmd(), "hunter2", "set", "DEPLOY", "-R", "acme/gate")
+	tip, err := repo.Commit("main", "fixed", map[string]string{".github/workflows/target.yml": target, "VERSION": "2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fork, err := s.hub.Fork(repo, "eve/gate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fork.Branch("topic", repo.SHA("old")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fork.Commit("topic", "topic", map[string]string{"c": "1", ".github/workflows/target.yml": "on: pull_request_target\njobs: {evil: {runs-on: ubuntu-latest, steps: [{run: echo evil}]}}\n"}); err != nil {
+		t.Fatal(err)
+	}
+	pull, err := repo.OpenPull(fork, "topic", "old")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pull.Association = "CONTRIBUTOR"
+	got := map[string]web.RunDetail{}
+	logs := map[string]string{}
+	for _, d := range s.completed(s.send("pull_request", pull.Event("opened"))) {
+		got[d.WorkflowName], logs[d.WorkflowName] = d, s.logOf(d)
+	}
+	for name, want := range map[string]string{
+		"Both":                       "[pull_request refs/pull/1/merge old secret false]",
+		"Both (pull_request_target)": "[pull_request_target refs/heads/main old secret true]",
+		"Target":                     "[sha " + tip + " head " + tip + " at 2]",
+	} {
+		if !strings.Contains(logs[name], want) {
+			t.Errorf("%s: no %q in\n%s", name, want, logs[name])
+		}
+	}
+	if len(got) != 3 {
+		t.Errorf("%d runs, want 3: %v", len(got), slices.Collect(maps.Keys(got)))
+	}
+	if d := got["Both (pull_request_target)"]; d.Event.Name != "pull_request_target" || d.Conclusion != tgr.Success {
+		t.Errorf("the run of the target: %s, %s", d.Event.Name, d.Conclusion)
+	}
+	if d := got["Target"]; d.Conclusion != tgr.Failure || !strings.Contains(logs["Target"], "refusing to check out fork pull request code") {
+		t.Errorf("the fork's code in a trusted run: %s\n%s", d.Conclusion, logs["Target"])
+	}
+	if list := s.tgr(newRunsCmd(), "", "list", "--event", "pull_request_target"); strings.Count(list, "\n") != 3 { // and a heading
+		t.Errorf("runs of pull_request_target:\n%s", list)
+	}
+
+	// Where no workflow is for the pull request itself, the run of the webhook is the target's.
+	again := s.completed(s.send("pull_request", pull.Event("labeled")))
+	if len(again) != 1 || again[0].WorkflowName != "Target" || again[0].Event.Name != "pull_request_target" || again[0].Number != 2 {
+		t.Errorf("labeled: %+v", again)
+	}
+	if list := s.tgr(newRunsCmd(), "", "list", "--event", "pull_request_target"); strings.Count(list, "\n") != 4 {
+		t.Errorf("runs of pull_request_target:\n%s", list)
 	}
 }
