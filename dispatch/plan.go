@@ -44,7 +44,11 @@ func (d *Dispatcher) plan(ctx context.Context, l *Lease) {
 		}
 		if d.c.Annotate != nil && len(runs) == len(planned.Runs) {
 			for i, run := range runs {
-				d.c.Annotate.Annotate(run, planned.Event, planned.Runs[i])
+				ev := planned.Event
+				if own := planned.Runs[i].Event; own != nil {
+					ev = *own
+				}
+				d.c.Annotate.Annotate(run, ev, planned.Runs[i])
 			}
 		}
 	case errors.Is(cause, ErrLeaseLost):

@@ -19,10 +19,16 @@ import (
 const workflowDir = ".github/workflows"
 
 // gitSource lets dispatch and the runner use the cached clones.
-type gitSource struct{ *github.Source }
+type gitSource struct {
+	*github.Source
+	ids *identities // nil: what payloads say is taken for granted
+}
 
 // Fetch implements dispatch.Source.
 func (s gitSource) Fetch(ctx context.Context, ev tgr.Event) (tgr.Event, error) {
+	if err := s.ids.check(ctx, ev.Repo); err != nil {
+		return ev, err
+	}
 	sha, err := s.Source.Fetch(ctx, ev.Repo, ev.SHA, ev.Ref)
 	if tgr.CodeOf(err) == tgr.NotFound && strings.HasPrefix(ev.Ref, "refs/pull/") && ev.HeadSHA != "" && ev.HeadSHA != ev.SHA {
 		// The merge commit of a pull request goes when the next push comes; its head stays. For no other ref: what runs with
@@ -131,7 +137,7 @@ func newGitSource(c *config, auth func(ctx context.Context, repo string) (string
 	}
 	s, err := github.NewSource(github.SourceConfig{Dir: c.get("repository-path"), BaseURL: c.get("github-server-url"), Token: auth, Log: log,
 		Timeout: time.Duration(minutes) * time.Minute, Remote: mirrorOf(c.get("actions-mirror"))})
-	return gitSource{s}, err
+	return gitSource{Source: s}, err
 }
 
 // mirrorOf finds repositories in a folder. Those that events come from have an address, and are never taken from there.

@@ -271,7 +271,7 @@ func (s *localSource) Workflow(ctx context.Context, ev tgr.Event, repo, ref, nam
 	if err != nil {
 		return workflow.Loaded{}, err
 	}
-	return gitSource{src}.Workflow(ctx, ev, repo, ref, name)
+	return gitSource{Source: src}.Workflow(ctx, ev, repo, ref, name)
 }
 
 func readBounded(name string, limit int64) ([]byte, error) {

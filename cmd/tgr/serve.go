@@ -203,6 +203,9 @@ func (s *server) openDispatch(machines *machines, owner string) error {
 	if err != nil {
 		return err
 	}
+	if s.reports.client.CanReport() {
+		source.ids = &identities{ask: s.reports.client.RepoID}
+	}
 	minutes, err := s.c.number("plan-timeout", 1, 600)
 	if err != nil {
 		return err
@@ -231,8 +234,8 @@ func (s *server) openDispatch(machines *machines, owner string) error {
 		Jobs: ledger{s.store}, Runs: ledger{s.store}, Source: source, Machines: machines, Labels: machines.labels, Logs: logBook{s.logs, s.store},
 		Services: &services{open: func() (*results.Service, error) { return s.results, nil }, log: s.log},
 		Egress:   machines.egress, Target: true,
-		Plan:     time.Duration(minutes) * time.Minute,
-		Vault:    jobVault{s.vault, s.store}, Tokens: tokens.token, Hold: dispatch.HoldForks(forks),
+		Plan:  time.Duration(minutes) * time.Minute,
+		Vault: jobVault{s.vault, s.store}, Tokens: tokens.token, Hold: dispatch.HoldForks(forks),
 		CheckRun: func(ctx context.Context, job tgr.JobID) int64 {
 			id, err := s.store.RemoteID(ctx, github.CheckKey(job))
 			if err != nil { // the job runs without it

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -495,5 +496,36 @@ jobs:
 	}
 	if list := s.tgr(newRunsCmd(), "", "list", "--event", "pull_request_target"); strings.Count(list, "\n") != 4 {
 		t.Errorf("runs of pull_request_target:\n%s", list)
+	}
+}
+
+// A payload with the id of one repository and the name of another does not bring the one's secrets to the other's code, and one
+// of a repository that GitHub does not show fails at once, with that reason.
+func TestServeIdentity(t *testing.T) {
+	s := openSite(t)
+	const wf = "on: push\njobs: {show: {runs-on: ubuntu-latest, steps: [{run: 'echo \"secret [${{ secrets.DEPLOY }}]\"'}]}}\n"
+	victim := s.repo("acme/victim", map[string]string{".github/workflows/ci.yml": wf})
+	evil := s.repo("eve/evil", map[string]string{".github/workflows/ci.yml": strings.ReplaceAll(wf, "secret", "stolen")})
+	s.tgr(newSecretCmd(), "hunter2", "set", "DEPLOY", "-R", "acme/victim")
+	s.completed(s.send("push", victim.PushEvent("refs/heads/main", githubtest.Zero, victim.SHA("main"))))
+
+	id := func(r *githubtest.Repo) string { return fmt.Sprintf(`"id":%d`, r.ID) }
+	push := string(evil.PushEvent("refs/heads/main", githubtest.Zero, evil.SHA("main")))
+	forged := strings.Replace(push, id(evil), id(victim), 1)
+	if forged == push {
+		t.Fatalf("the payload has no %s:\n%s", id(evil), push)
+	}
+	d := s.completed(s.send("push", []byte(forged)))[0]
+	if d.Conclusion != tgr.Failure || !strings.Contains(d.Reason, "GitHub that this is") || len(d.Jobs) > 1 {
+		t.Errorf("forged: %s, %q, %d jobs", d.Conclusion, d.Reason, len(d.Jobs))
+	}
+	d = s.completed(s.send("push", []byte(strings.ReplaceAll(push, "eve/evil", "eve/unheard-of"))))[0]
+	if d.Conclusion != tgr.Failure || !strings.Contains(d.Reason, "eve/unheard-of") {
+		t.Errorf("unknown: %s, %q", d.Conclusion, d.Reason)
+	}
+	for _, j := range d.Jobs {
+		if j.Tries > 1 {
+			t.Errorf("%s was tried %d times", j.Key, j.Tries)
+		}
 	}
 }
