@@ -99,6 +99,7 @@ type Machine struct {
 	Kernel    string        // uname -r in the machine
 	Boot      time.Duration // from the start of the machine to the agent's first word
 	Network   vm.Networked  // nil: its network, if it has one, cannot be changed
+	Ports     Forwarder     // nil: those of the runner.Machine, if it is a Forwarder
 	// Ended, if not nil, is told how the job ended before the machine is released; what it returns, if anything, is
 	// the last line of the job's log.
 	Ended func(c tgr.Conclusion) string

@@ -21,6 +21,8 @@ type Local struct {
 	Size  vm.Spec // of every machine; the ID is the job's
 	// Shared says that the agent shares its kernel with others, so that there is no clock, hostname or entropy to set.
 	Shared bool
+	// Host says that machines are in this host's network: their ports are listened on from here, not by way of the agent.
+	Host bool
 	// Greeter, if not nil, is the one of the pool that Provider is: the machines that it has greeted are used as they are.
 	Greeter *Greeter
 	Log     *slog.Logger
@@ -82,6 +84,9 @@ func (p *Local) give(m vm.VM, client *guest.Client, id string, began time.Time) 
 	}
 	if s, ok := m.(vm.Survivor); ok {
 		out.Leave = func() error { return errors.Join(s.Leave(), client.Close()) }
+	}
+	if p.Host {
+		out.Ports = hostPorts{}
 	}
 	out.Network, _ = m.(vm.Networked)
 	out.Place = p.Place(m)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/runner"
@@ -59,8 +60,11 @@ func (d *Dispatcher) serve(ctx context.Context, m *Machine, l *Lease, job runner
 	if d.c.Services == nil || !g.IDToken && !usesActions(job.Job.Steps) {
 		return served, "", nil
 	}
-	f, ok := m.Machine.(Forwarder)
-	if !ok {
+	f := m.Ports
+	if f == nil {
+		f, _ = m.Machine.(Forwarder)
+	}
+	if f == nil {
 		s.say("##[warning]There are no caches, artifacts and identity tokens on this machine: its ports do not reach the server")
 		return served, "", nil
 	}
@@ -77,6 +81,17 @@ func (d *Dispatcher) serve(ctx context.Context, m *Machine, l *Lease, job runner
 		return Served{}, "", fmt.Errorf("start the services of the job: %w", err)
 	}
 	return served, listener.Addr().String(), nil
+}
+
+// hostPorts are the ports of this host, for jobs that run on it.
+type hostPorts struct{}
+
+// Listen implements Forwarder. Whoever is on this host reaches the port, and nobody else: what it serves asks for a token.
+func (hostPorts) Listen(ctx context.Context, addr string) (net.Listener, error) {
+	if at, err := netip.ParseAddrPort(addr); err != nil || !at.Addr().IsLoopback() {
+		return nil, fmt.Errorf("listen on %q: it is no loopback address with a port", addr)
+	}
+	return new(net.ListenConfig).Listen(ctx, "tcp", addr)
 }
 
 // grant says what a job may ask of the services. A pull request from a fork gets no identity tokens.
