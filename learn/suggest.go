@@ -255,6 +255,41 @@ func (sp *space) hint(run tgr.Run, j tgr.Job) string {
 		cmp.Or(j.Name, j.Key), c.N, list(c.Runs), fixes[0].To, fixes[0].Evidence[len(fixes[0].Evidence)-1])
 }
 
+// Flaky names the flaky steps of an attempt that failed in nothing else; "" where another job or step has failed as well, or
+// there is not enough data to be certain. jobs are all those of the attempt.
+func (l *Learner) Flaky(run tgr.Run, jobs []tgr.Job) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	sp := l.spaces[spaceOf(run.Event)]
+	if sp == nil {
+		return ""
+	}
+	var names []string
+	for _, j := range jobs {
+		switch j.Conclusion {
+		case tgr.Success, tgr.Skipped, tgr.Cancelled:
+			continue // what was cancelled was so for another's failure
+		case tgr.Failure:
+		default:
+			return ""
+		}
+		if j.Kind == tgr.CallJob {
+			continue // it failed by the jobs of its workflow
+		}
+		steps := stepsOf(Record{Run: run, Job: j}, jobKey(run, j))
+		at := slices.IndexFunc(steps, func(s stepRun) bool { return s.Conclusion == tgr.Failure })
+		if at < 0 {
+			return ""
+		}
+		u := sp.units[steps[at].key]
+		if u == nil || len(u.Recent) < Enough || !u.flakiness().Definite {
+			return ""
+		}
+		names = append(names, cmp.Or(j.Name, j.Key)+" / "+steps[at].Name)
+	}
+	return strings.Join(names, ", ")
+}
+
 func list(ids []int64) string {
 	var s []string
 	for _, id := range runs(ids) {

@@ -43,7 +43,10 @@ func (s *server) observer() dispatch.Observer {
 			s.advice.finished(run, job, r)
 		},
 		Faulted: func(b tgr.Blame) { s.metrics.CountError(string(b)) },
-		Settled: func(tgr.RunID) { s.reports.wake() },
+		Settled: func(run tgr.RunID) {
+			s.reports.wake()
+			s.retryFlaky(run)
+		},
 	}
 }
 

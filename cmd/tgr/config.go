@@ -88,6 +88,7 @@ func settings() []setting {
 		{Key: "llm-api-key", Env: "TGR_LLM_API_KEY", Secret: true, Help: "its key, if it wants one"},
 		{Key: "llm-model", Env: "TGR_LLM_MODEL", Help: "its model"},
 		{Key: "learn", Env: "TGR_LEARN", Default: "true", Help: "false: nothing is learnt from runs; what was learnt stays, unused"},
+		{Key: "retry-flaky", Env: "TGR_RETRY_FLAKY", Default: "false", Help: "true: the failed jobs of a run that failed in nothing but steps known to be flaky run once more, as a second attempt"},
 		{Key: "learn-timeouts", Env: "TGR_LEARN_TIMEOUTS", Default: "false", Help: "true: a job whose workflow states no time-out gets the one that its earlier durations suggest, max(3 x p99, p99 + 2 min)"},
 		{Key: "log-level", Env: "TGR_LOG_LEVEL", Default: "info", Help: "debug, info, warn or error"},
 		{Key: "log-format", Env: "TGR_LOG_FORMAT", Default: "text", Help: "text or json"},

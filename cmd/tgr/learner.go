@@ -24,6 +24,7 @@ import (
 type learner struct {
 	*learn.Learner
 	timeouts bool // its time-outs are applied
+	retry    bool // what failed by chance is repeated
 }
 
 // openLearner opens the learner, unless the settings turn it off. One that cannot be opened is off, and keeps nothing from running.
@@ -33,6 +34,10 @@ func (s *server) openLearner() error {
 		return err
 	}
 	timeouts, err := s.c.oneOf("learn-timeouts", "true", "false")
+	if err != nil {
+		return err
+	}
+	retry, err := s.c.oneOf("retry-flaky", "true", "false")
 	if err != nil || on == "false" {
 		return err
 	}
@@ -44,7 +49,7 @@ func (s *server) openLearner() error {
 		s.log.Error("the learner is off: nothing is learnt from runs", "error", err)
 		return nil
 	}
-	s.learner = &learner{l, timeouts == "true"}
+	s.learner = &learner{l, timeouts == "true", retry == "true"}
 	s.closers = append(s.closers, l.Close)
 	s.reports.hint = func(run tgr.Run, jobs []tgr.Job) string { return s.reports.redact(l.Hint(run, jobs)) }
 	return nil
@@ -60,6 +65,34 @@ func (s *server) refreshHint(r learn.Record) {
 	if err := s.store.Refresh(context.Background(), r.Run.ID); err != nil {
 		s.log.Warn("report what was learnt of a failure", "run", r.Run.ID, "error", err)
 	}
+}
+
+// retryFlaky has the failed jobs of a run run once more, if somebody asked for that and chance alone has failed them. It is
+// called whenever a run was settled.
+func (s *server) retryFlaky(id tgr.RunID) {
+	ctx := context.Background()
+	if s.learner == nil || !s.learner.retry {
+		return
+	}
+	run, err := s.store.Run(ctx, id)
+	if err != nil || run.Attempt != 1 || run.Conclusion != tgr.Failure {
+		return
+	}
+	jobs, err := s.store.Jobs(ctx, id, run.Attempt)
+	if err != nil {
+		s.log.Warn("look whether a run failed by chance", "run", id, "error", err)
+		return
+	}
+	steps := s.learner.Flaky(run, slices.DeleteFunc(jobs, func(j tgr.Job) bool { return j.Kind == tgr.PlanJob }))
+	if steps == "" {
+		return
+	}
+	if _, err := s.store.Rerun(ctx, id, store.Again{Failed: true}); err != nil {
+		s.log.Warn("repeat what failed by chance", "run", id, "error", err)
+		return
+	}
+	s.log.Info("the run failed in nothing but flaky steps, and is repeated once", "run", id, "steps", steps)
+	s.dispatch.Wake()
 }
 
 func (l *learner) run(ctx context.Context) error {

@@ -54,6 +54,65 @@ jobs:
 	}
 }
 
+// Where somebody asks for it, what chance has failed is repeated once, as soon as that is known to be chance; nothing else is.
+func TestServeRetriesFlakySteps(t *testing.T) {
+	s := openSite(t, "TGR_RETRY_FLAKY=true")
+	odd := filepath.Join(t.TempDir(), "odd")
+	repo := s.repo("acme/retried", map[string]string{workflowDir + "/ci.yml": fmt.Sprintf(`on: push
+jobs:
+  steady: {runs-on: linux, steps: [{run: echo steady}]}
+  test:
+    runs-on: linux
+    steps:
+      - name: flip
+        run: |
+          echo x >>%[1]s
+          [ $(( $(wc -l <%[1]s) %% 2 )) = 0 ] || exit 1
+      - uses: actions/checkout@v4
+      - name: checked
+        run: test ! -e broken
+`, odd)})
+	learnt := 0
+	push := func(files map[string]string) web.RunDetail {
+		t.Helper()
+		run := s.completed(s.push(repo, files))[0]
+		learnt += 2
+		s.await("what was learnt", func() bool {
+			in, err := s.client.Insights(t.Context(), "acme/retried", false, "")
+			return err == nil && int(in.Jobs) >= learnt
+		})
+		return run
+	}
+	for i := range learn.Enough {
+		if run := push(nil); run.Attempt != 1 || (run.Conclusion == tgr.Failure) != (i%2 == 0) {
+			t.Fatalf("run %d: %s at attempt %d: nothing was known yet", i, run.Conclusion, run.Attempt)
+		}
+	}
+	again := func(d web.RunDetail) web.RunDetail {
+		t.Helper()
+		s.await("the second attempt", func() bool {
+			var err error
+			d, err = s.client.Run(t.Context(), d.ID, 0)
+			return err == nil && d.Attempt == 2 && d.Status.Done()
+		})
+		return d
+	}
+	run := again(s.completed(s.push(repo, nil))[0]) // fails, and passes when it is repeated
+	if run.Conclusion != tgr.Success {
+		t.Errorf("repeated: %s", run.Conclusion)
+	}
+	for _, j := range run.Jobs {
+		if (j.Origin != 0) != (j.Key == "steady") {
+			t.Errorf("%s of the second attempt comes from job %d", j.Key, j.Origin)
+		}
+	}
+	broken := again(s.completed(s.push(repo, map[string]string{"broken": "yes"}))[0]) // by chance first, and then for good
+	again(s.completed(s.push(repo, nil))[0])
+	if d, err := s.client.Run(t.Context(), broken.ID, 0); err != nil || d.Attempt != 2 || d.Conclusion != tgr.Failure {
+		t.Errorf("what does not fail by chance: %s at attempt %d, %v", d.Conclusion, d.Attempt, err)
+	}
+}
+
 // Runs are learnt from, the pull request hears of what helped, and a rebuild gives the same state.
 func TestServeLearns(t *testing.T) {
 	s := openSite(t, "TGR_LEARN_TIMEOUTS=true")
