@@ -192,6 +192,9 @@ func (t *tx) saveRun(run *tgr.Run) error {
 	}
 	if run.Status.Done() {
 		run.Finished = t.now
+		if err := t.missed(run); err != nil {
+			return err
+		}
 	}
 	if run.Status.Done() && run.Group.Name != "" {
 		if err := t.leave(run.ID, 0); err != nil {
