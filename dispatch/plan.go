@@ -105,8 +105,9 @@ func (d *Dispatcher) compileAll(ctx context.Context, ev tgr.Event, s *sink) (Pla
 	if ev.Deleted {
 		return Planned{Event: ev, Reason: ev.Ref + " was deleted: nothing runs"}, nil
 	}
-	if mark := skipMark(ev); mark != "" {
-		return Planned{Event: ev, Reason: "the commit's message says " + mark + ": nothing runs"}, nil
+	skip, tip := skipReason(ev), ofDefaultBranch(ev)
+	if skip != "" && !tip {
+		return Planned{Event: ev, Reason: skip}, nil
 	}
 	s.say("Fetching %s at %s", ev.Repo.FullName, or(ev.SHA, ev.Ref))
 	ev, err := d.c.Source.Fetch(ctx, ev)
@@ -118,9 +119,15 @@ func (d *Dispatcher) compileAll(ctx context.Context, ev tgr.Event, s *sink) (Pla
 		return Planned{}, err
 	}
 	s.say("%d workflow files at %s", len(files), ev.SHA)
+	p := Planned{Event: ev, Reason: skip}
+	if tip {
+		p.Awaited = d.awaited(ev, files, s)
+	}
+	if skip != "" {
+		return p, nil
+	}
 	trigger := d.triggerOf(ctx, ev)
 	load := &loader{ctx: ctx, source: d.c.Source, ev: ev, files: files}
-	p := Planned{Event: ev}
 	var reasons []string
 	for _, f := range files {
 		run, reason := d.compile(ev, f, trigger, load.load)
@@ -163,10 +170,10 @@ func distinguish(runs []PlannedRun) {
 	}
 }
 
-// skipMark is what the message of a pushed commit says to keep its workflows from running; "" for nothing.
+// skipReason is why nothing runs of a pushed commit whose message says so; "" for all others.
 //
 // https://docs.github.com/en/actions/how-tos/manage-workflow-runs/skip-workflow-runs
-func skipMark(ev tgr.Event) string {
+func skipReason(ev tgr.Event) string {
 	var p struct {
 		Head struct {
 			Message string `json:"message"`
@@ -177,7 +184,7 @@ func skipMark(ev tgr.Event) string {
 	}
 	for _, mark := range []string{"[skip ci]", "[ci skip]", "[no ci]", "[skip actions]", "[actions skip]"} {
 		if strings.Contains(p.Head.Message, mark) {
-			return mark
+			return "the commit's message says " + mark + ": nothing runs"
 		}
 	}
 	return ""
@@ -273,12 +280,12 @@ func (d *Dispatcher) triggerOf(ctx context.Context, ev tgr.Event) workflow.Trigg
 	return t
 }
 
-// dispatched is the workflow file that a workflow_dispatch event asks for; "" for any other event.
+// dispatched is the workflow file that a workflow_dispatch or schedule event asks for; "" for any other event.
 func dispatched(ev tgr.Event) string {
 	var p struct {
 		Workflow string `json:"workflow"`
 	}
-	if ev.Name != "workflow_dispatch" || json.Unmarshal(ev.Payload, &p) != nil {
+	if ev.Name != "workflow_dispatch" && ev.Name != "schedule" || json.Unmarshal(ev.Payload, &p) != nil {
 		return ""
 	}
 	return p.Workflow
