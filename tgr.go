@@ -35,7 +35,8 @@ type Event struct {
 	Actor   string          `json:"actor"`
 	ActorID int64           `json:"actor_id,omitempty"`
 	Number  int             `json:"number,omitempty"`  // of the pull request
-	Forked  bool            `json:"forked,omitempty"`  // a pull request from another repository: untrusted
+	Forked  bool            `json:"forked,omitempty"`  // a pull request from another repository: untrusted; or the workflow_run of one
+	Chain   int             `json:"chain,omitempty"`   // of a workflow_run of ours: how many of them led to it, itself included
 	Deleted bool            `json:"deleted,omitempty"` // a push that deletes its ref: nothing runs
 	Payload json.RawMessage `json:"-"`                 // github.event, exactly as it was sent
 }

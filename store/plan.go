@@ -168,6 +168,11 @@ func (t *tx) plan(run *tgr.Run, p PlannedRun) error {
 	if err != nil {
 		return err
 	}
+	if run.Hold == "" { // else nothing happens until it is approved
+		if err := t.follow(run, "requested"); err != nil {
+			return err
+		}
+	}
 	if p.Conclusion != "" {
 		run.Status, run.Conclusion, run.Reason = tgr.Completed, p.Conclusion, p.Reason
 		if err := t.saveRun(run); err != nil {
