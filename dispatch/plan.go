@@ -250,6 +250,9 @@ func (d *Dispatcher) triggerOf(ctx context.Context, ev tgr.Event) workflow.Trigg
 		Inputs   map[string]any  `json:"inputs"`
 		Schedule string          `json:"schedule"`
 		Workflow json.RawMessage `json:"workflow"` // of workflow_run an object; of workflow_dispatch the file
+		Run      struct {
+			HeadBranch string `json:"head_branch"`
+		} `json:"workflow_run"`
 	}
 	if len(ev.Payload) > 0 {
 		// What does not decode is not there: the webhook's own decoder has refused what is not JSON.
@@ -260,7 +263,7 @@ func (d *Dispatcher) triggerOf(ctx context.Context, ev tgr.Event) workflow.Trigg
 	}
 	_ = json.Unmarshal(p.Workflow, &of)
 	t := workflow.Trigger{
-		Event: ev.Name, Action: ev.Action, Ref: ev.Ref, BaseRef: ev.BaseRef, HeadRef: ev.HeadRef, Deleted: ev.Deleted,
+		Event: ev.Name, Action: ev.Action, Ref: ev.Ref, BaseRef: ev.BaseRef, HeadRef: or(ev.HeadRef, p.Run.HeadBranch), Deleted: ev.Deleted,
 		Workflow: of.Name, Cron: p.Schedule,
 		Changed: sync.OnceValues(func() ([]string, error) { return d.c.Source.Changed(ctx, ev) }),
 	}

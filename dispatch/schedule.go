@@ -20,6 +20,7 @@ import (
 const (
 	maxFileSchedules = 100
 	maxSchedules     = 1000
+	maxFollowers     = 256 << 10 // bytes of the filters of all
 )
 
 // late is how long after its time a schedule may still be started, when there was no server then.
@@ -183,9 +184,10 @@ func ofDefaultBranch(ev tgr.Event) bool {
 // awaited is what the workflows of a default branch wait for that no webhook brings. Files with errors wait for nothing.
 func (d *Dispatcher) awaited(ev tgr.Event, files []File, s *sink) *tgr.Awaited {
 	a := &tgr.Awaited{Repository: sentRepository(ev)}
+	room := maxFollowers
 	for _, f := range files {
 		// Most files wait for nothing of the kind, and need not be parsed for it.
-		if f.Err != nil || !bytes.Contains(f.Data, []byte("schedule")) {
+		if f.Err != nil || !bytes.Contains(f.Data, []byte("schedule")) && !bytes.Contains(f.Data, []byte("workflow_run")) {
 			continue
 		}
 		w, problems := workflow.Parse(f.Path, f.Data)
@@ -195,8 +197,25 @@ func (d *Dispatcher) awaited(ev tgr.Event, files []File, s *sink) *tgr.Awaited {
 		if on := w.On("schedule"); on != nil {
 			d.addSchedules(a, ev, f.Path, on.Schedules, s)
 		}
+		if on := w.On("workflow_run"); on != nil {
+			f := tgr.Follower{Types: on.Types, Workflows: on.Workflows, Branches: on.Branches, BranchesIgnore: on.BranchesIgnore}
+			if room -= size(f); room < 0 {
+				s.say("##[warning]%s: it is not started by other runs: the filters of workflow_run are longer than %d KiB together", w.File, maxFollowers>>10)
+				continue
+			}
+			a.Followers = append(a.Followers, f)
+		}
 	}
 	return a
+}
+
+// size is about how many bytes the filters of a follower take.
+func size(f tgr.Follower) int {
+	n := 0
+	for _, s := range slices.Concat(f.Types, f.Workflows, f.Branches, f.BranchesIgnore) {
+		n += len(s) + 3
+	}
+	return n + 64
 }
 
 // addSchedules adds the schedules of one workflow. Lines that mean the same are one.
