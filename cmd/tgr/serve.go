@@ -147,7 +147,7 @@ func (s *server) open(ctx context.Context, secrets [][]byte) error {
 		return err
 	}
 	if s.store, err = store.Open(ctx, store.Config{Path: filepath.Join(dir, "tgr.db"), Log: s.log,
-		Reports: s.reports.of, Changed: s.watch.changed}); err != nil {
+		Reports: s.reports.of, Follow: s.follow, Changed: s.watch.changed}); err != nil {
 		return err
 	}
 	s.closers = append(s.closers, s.store.Close)
