@@ -35,7 +35,8 @@ type Event struct {
 	Actor   string          `json:"actor"`
 	ActorID int64           `json:"actor_id,omitempty"`
 	Number  int             `json:"number,omitempty"`  // of the pull request
-	Forked  bool            `json:"forked,omitempty"`  // a pull request from another repository: untrusted
+	Forked  bool            `json:"forked,omitempty"`  // a pull request from another repository: untrusted; or the workflow_run of one
+	Chain   int             `json:"chain,omitempty"`   // of a workflow_run of ours: how many of them led to it, itself included
 	Deleted bool            `json:"deleted,omitempty"` // a push that deletes its ref: nothing runs
 	Payload json.RawMessage `json:"-"`                 // github.event, exactly as it was sent
 }
@@ -46,6 +47,34 @@ type Delivery struct {
 	Event    Event
 	BodyHash string // SHA-256 of the payload, in hex: finds a replay under another id or as another event
 	Received time.Time
+}
+
+// Awaited is what the workflows of a repository's default branch wait for that no webhook brings: times, and runs that are
+// made here.
+type Awaited struct {
+	Repository json.RawMessage // the repository, as payloads have it
+	Schedules  []Schedule
+	Followers  []Follower
+}
+
+// Follower is a workflow that starts on runs of others: the filters of its on.workflow_run. A nil one was not written.
+type Follower struct {
+	Types          []string `json:"types"`
+	Workflows      []string `json:"workflows"`
+	Branches       []string `json:"branches"`
+	BranchesIgnore []string `json:"branches_ignore"`
+}
+
+// Schedule is a time at which a workflow of a default branch is started again and again.
+type Schedule struct {
+	Repo       Repo
+	Repository json.RawMessage // as of Awaited
+	File       string          // .github/workflows/nightly.yml
+	Cron       string          // as it is written there
+	Timezone   string          // an IANA name; "": UTC
+	Next       time.Time       // when it is started next
+	Actor      string          // who brought it to the default branch
+	ActorID    int64
 }
 
 // Run is one run of one workflow for one event.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -59,7 +60,8 @@ func (f files) Fetch(_ context.Context, ev tgr.Event) (tgr.Event, error) {
 
 func (f files) Workflows(context.Context, tgr.Event) ([]File, error) {
 	var out []File
-	for path, data := range f {
+	for _, path := range slices.Sorted(maps.Keys(f)) {
+		data := f[path]
 		if strings.Contains(path, "/") {
 			continue // of another repository
 		}

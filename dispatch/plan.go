@@ -118,6 +118,7 @@ func (d *Dispatcher) compileAll(ctx context.Context, ev tgr.Event, s *sink) (Pla
 	case err != nil:
 		return Planned{}, err
 	}
+	p.Awaited = target.Awaited
 	for _, run := range target.Runs {
 		run.Event = &target.Event
 		if slices.ContainsFunc(p.Runs, func(r PlannedRun) bool { return r.WorkflowName == run.WorkflowName }) {
@@ -144,8 +145,9 @@ func (d *Dispatcher) compileEvent(ctx context.Context, ev tgr.Event, s *sink) (P
 	if ev.Deleted {
 		return Planned{Event: ev, Reason: ev.Ref + " was deleted: nothing runs"}, nil
 	}
-	if mark := skipMark(ev); mark != "" {
-		return Planned{Event: ev, Reason: "the commit's message says " + mark + ": nothing runs"}, nil
+	skip, tip := skipReason(ev), ofDefaultBranch(ev)
+	if skip != "" && !tip {
+		return Planned{Event: ev, Reason: skip}, nil
 	}
 	s.say("Fetching %s at %s", ev.Repo.FullName, or(ev.SHA, ev.Ref))
 	ev, err := d.c.Source.Fetch(ctx, ev)
@@ -157,9 +159,15 @@ func (d *Dispatcher) compileEvent(ctx context.Context, ev tgr.Event, s *sink) (P
 		return Planned{}, err
 	}
 	s.say("%d workflow files at %s", len(files), ev.SHA)
+	p := Planned{Event: ev, Reason: skip}
+	if tip {
+		p.Awaited = d.awaited(ev, files, s)
+	}
+	if skip != "" {
+		return p, nil
+	}
 	trigger := d.triggerOf(ctx, ev)
 	load := &loader{ctx: ctx, source: d.c.Source, ev: ev, files: files}
-	p := Planned{Event: ev}
 	var reasons []string
 	for _, f := range files {
 		run, reason := d.compile(ev, f, trigger, load.load)
@@ -202,10 +210,10 @@ func distinguish(runs []PlannedRun) {
 	}
 }
 
-// skipMark is what the message of a pushed commit says to keep its workflows from running; "" for nothing.
+// skipReason is why nothing runs of a pushed commit whose message says so; "" for all others.
 //
 // https://docs.github.com/en/actions/how-tos/manage-workflow-runs/skip-workflow-runs
-func skipMark(ev tgr.Event) string {
+func skipReason(ev tgr.Event) string {
 	var p struct {
 		Head struct {
 			Message string `json:"message"`
@@ -216,7 +224,7 @@ func skipMark(ev tgr.Event) string {
 	}
 	for _, mark := range []string{"[skip ci]", "[ci skip]", "[no ci]", "[skip actions]", "[actions skip]"} {
 		if strings.Contains(p.Head.Message, mark) {
-			return mark
+			return "the commit's message says " + mark + ": nothing runs"
 		}
 	}
 	return ""
@@ -282,6 +290,9 @@ func (d *Dispatcher) triggerOf(ctx context.Context, ev tgr.Event) workflow.Trigg
 		Inputs   map[string]any  `json:"inputs"`
 		Schedule string          `json:"schedule"`
 		Workflow json.RawMessage `json:"workflow"` // of workflow_run an object; of workflow_dispatch the file
+		Run      struct {
+			HeadBranch string `json:"head_branch"`
+		} `json:"workflow_run"`
 	}
 	if len(ev.Payload) > 0 {
 		// What does not decode is not there: the webhook's own decoder has refused what is not JSON.
@@ -292,7 +303,7 @@ func (d *Dispatcher) triggerOf(ctx context.Context, ev tgr.Event) workflow.Trigg
 	}
 	_ = json.Unmarshal(p.Workflow, &of)
 	t := workflow.Trigger{
-		Event: ev.Name, Action: ev.Action, Ref: ev.Ref, BaseRef: ev.BaseRef, HeadRef: ev.HeadRef, Deleted: ev.Deleted,
+		Event: ev.Name, Action: ev.Action, Ref: ev.Ref, BaseRef: ev.BaseRef, HeadRef: or(ev.HeadRef, p.Run.HeadBranch), Deleted: ev.Deleted,
 		Workflow: of.Name, Cron: p.Schedule,
 		Changed: sync.OnceValues(func() ([]string, error) { return d.c.Source.Changed(ctx, ev) }),
 	}
@@ -312,12 +323,12 @@ func (d *Dispatcher) triggerOf(ctx context.Context, ev tgr.Event) workflow.Trigg
 	return t
 }
 
-// dispatched is the workflow file that a workflow_dispatch event asks for; "" for any other event.
+// dispatched is the workflow file that a workflow_dispatch or schedule event asks for; "" for any other event.
 func dispatched(ev tgr.Event) string {
 	var p struct {
 		Workflow string `json:"workflow"`
 	}
-	if ev.Name != "workflow_dispatch" || json.Unmarshal(ev.Payload, &p) != nil {
+	if ev.Name != "workflow_dispatch" && ev.Name != "schedule" || json.Unmarshal(ev.Payload, &p) != nil {
 		return ""
 	}
 	return p.Workflow

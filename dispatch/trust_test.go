@@ -54,6 +54,9 @@ func TestTrusted(t *testing.T) {
 		{tgr.Event{Name: "pull_request_target", Actor: "eve", Forked: true}, true},
 		{tgr.Event{Name: "pull_request_target", Actor: "dependabot[bot]"}, true},
 		{tgr.Event{Name: "workflow_dispatch", Actor: "ada"}, true},
+		{tgr.Event{Name: "workflow_run", Actor: "eve", Forked: true}, true},
+		{tgr.Event{Name: "workflow_run", Actor: "dependabot[bot]"}, true},
+		{tgr.Event{Name: "schedule", Actor: "dependabot[bot]"}, true},
 	} {
 		if got := Trusted(tt.ev); got != tt.want {
 			t.Errorf("%+v is trusted: %t, want %t", tt.ev, got, tt.want)

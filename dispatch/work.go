@@ -32,6 +32,8 @@ type Planned struct {
 	Event  tgr.Event // with what only the source knew, such as the SHA of a branch
 	Runs   []PlannedRun
 	Reason string
+	// Awaited is what the workflows of the default branch wait for, where the event is of its latest commit; nil: it is not.
+	Awaited *tgr.Awaited
 }
 
 // PlannedRun is one workflow of a planned event.

@@ -56,13 +56,15 @@ func TestCacheScopes(t *testing.T) {
 	other.Run.Event.Repo.ID = 8
 	target := pullOn(8, 2, true) // runs for the base's branch, whoever caused it
 	target.Run.Event.Name, target.Run.Event.Ref = "pull_request_target", "refs/heads/main"
+	after := jobOn(9, "main") // anybody's pull request may have caused it
+	after.Run.Event.Name = "workflow_run"
 	jobs := []struct {
 		name string
 		job  Job
 	}{
 		{"main", jobOn(1, "main")}, {"topic", jobOn(2, "topic")},
 		{"pull 1", pullOn(3, 1, false)}, {"pull 2 of a fork", pullOn(4, 2, true)}, {"pull 3 of a fork", pullOn(5, 3, true)},
-		{"another repository", other}, {"pull_request_target", target},
+		{"another repository", other}, {"pull_request_target", target}, {"workflow_run", after},
 	}
 	want := map[string]string{ // what a job that is named reads
 		"main":                "main",
@@ -72,6 +74,7 @@ func TestCacheScopes(t *testing.T) {
 		"pull 3 of a fork":    "main, pull 3 of a fork",
 		"another repository":  "another repository",
 		"pull_request_target": "main",
+		"workflow_run":        "main",
 	}
 	s := opened(t, Config{})
 	var clients []*client
@@ -80,7 +83,7 @@ func TestCacheScopes(t *testing.T) {
 	}
 	for i, j := range jobs {
 		r := clients[i].save("by "+j.name, []byte(j.name))
-		if denied := strings.HasPrefix(r.field("message"), "cache write denied: "); r.status != 200 || denied != (j.name == "pull_request_target") {
+		if denied := strings.HasPrefix(r.field("message"), "cache write denied: "); r.status != 200 || denied != (j.name == "pull_request_target" || j.name == "workflow_run") {
 			t.Errorf("%s saves: %s", j.name, r)
 		}
 	}

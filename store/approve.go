@@ -22,6 +22,7 @@ func (s *Store) Approve(ctx context.Context, id tgr.RunID, a tgr.Approval) (envi
 		if err != nil {
 			return err
 		}
+		requested := false
 		hold := run.Hold != "" && run.CancelReason == "" && !run.Status.Done()
 		if a.Environment == "" && !hold && len(waiting) == 1 {
 			a.Environment = waiting[0]
@@ -29,7 +30,7 @@ func (s *Store) Approve(ctx context.Context, id tgr.RunID, a tgr.Approval) (envi
 		i := slices.IndexFunc(waiting, func(w string) bool { return strings.EqualFold(w, a.Environment) })
 		switch {
 		case a.Environment == "" && hold && a.Approved:
-			run.Hold = ""
+			run.Hold, requested = "", true
 		case a.Environment == "" && hold:
 			run.CancelReason = "rejected by " + a.By
 			if a.Comment != "" {
@@ -49,6 +50,11 @@ func (s *Store) Approve(ctx context.Context, id tgr.RunID, a tgr.Approval) (envi
 		run.Approvals = append(run.Approvals, a)
 		if err := t.saveRun(&run); err != nil {
 			return err
+		}
+		if requested {
+			if err := t.follow(&run, "requested"); err != nil {
+				return err
+			}
 		}
 		return t.fold(id)
 	})

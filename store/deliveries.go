@@ -15,12 +15,9 @@ import (
 // accepted before: then nothing is written, and runs are those of the first delivery. An empty BodyHash is
 // never a replay. Concurrent calls share a transaction where the database is busy.
 func (s *Store) Accept(ctx context.Context, d tgr.Delivery) (runs []tgr.RunID, fresh bool, err error) {
-	if d.ID == "" || d.Event.Name == "" {
-		return nil, false, tgr.Errorf("store.accept", tgr.Invalid, "a delivery needs an id and the name of its event")
-	}
-	event, err := json.Marshal(d.Event)
+	event, err := eventOf(d)
 	if err != nil {
-		return nil, false, tgr.Errorf("store.accept", tgr.Invalid, "the event of delivery %s cannot be stored: %v", d.ID, err)
+		return nil, false, err
 	}
 	err = s.write(ctx, "accept", func(t *tx) error {
 		runs, fresh, err = t.accept(d, event)
@@ -30,6 +27,18 @@ func (s *Store) Accept(ctx context.Context, d tgr.Delivery) (runs []tgr.RunID, f
 		return nil, false, err
 	}
 	return runs, fresh, nil
+}
+
+// eventOf is a delivery's event as it is stored.
+func eventOf(d tgr.Delivery) ([]byte, error) {
+	if d.ID == "" || d.Event.Name == "" {
+		return nil, tgr.Errorf("store.accept", tgr.Invalid, "a delivery needs an id and the name of its event")
+	}
+	event, err := json.Marshal(d.Event)
+	if err != nil {
+		return nil, tgr.Errorf("store.accept", tgr.Invalid, "the event of delivery %s cannot be stored: %v", d.ID, err)
+	}
+	return event, nil
 }
 
 func (t *tx) accept(d tgr.Delivery, event []byte) ([]tgr.RunID, bool, error) {

@@ -16,6 +16,8 @@ type Planned struct {
 	Event   *tgr.Event // what the source has found out, such as the SHA of a branch; nil: nothing new
 	Reason  string     // why nothing runs, where Runs is empty
 	Reports []Outgoing // for the outbox
+	// Awaited is what the workflows of the default branch wait for, where the event is of its latest commit; nil: it is not.
+	Awaited *tgr.Awaited
 }
 
 // PlannedRun is one workflow that runs, or that should have run and could not be compiled.
@@ -113,6 +115,11 @@ func (t *tx) planned(accepted tgr.RunID, p Planned) ([]tgr.RunID, error) {
 		}
 		base.Event = *p.Event
 	}
+	if p.Awaited != nil {
+		if err := t.await(base, *p.Awaited); err != nil {
+			return nil, err
+		}
+	}
 	if len(p.Runs) == 0 {
 		base.Status, base.Conclusion, base.Reason = tgr.Completed, tgr.Skipped, p.Reason
 		if err := t.saveRun(&base); err != nil {
@@ -169,6 +176,11 @@ func (t *tx) plan(run *tgr.Run, p PlannedRun) error {
 		run.Number, p.WorkflowFile, p.WorkflowName, p.Title, p.Plan, group, run.Hold, run.ID)
 	if err != nil {
 		return err
+	}
+	if run.Hold == "" { // else nothing happens until it is approved
+		if err := t.follow(run, "requested"); err != nil {
+			return err
+		}
 	}
 	if p.Conclusion != "" {
 		run.Status, run.Conclusion, run.Reason = tgr.Completed, p.Conclusion, p.Reason

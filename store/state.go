@@ -192,6 +192,9 @@ func (t *tx) saveRun(run *tgr.Run) error {
 	}
 	if run.Status.Done() {
 		run.Finished = t.now
+		if err := t.missed(run); err != nil {
+			return err
+		}
 	}
 	if run.Status.Done() && run.Group.Name != "" {
 		if err := t.leave(run.ID, 0); err != nil {
@@ -202,9 +205,18 @@ func (t *tx) saveRun(run *tgr.Run) error {
 	if err != nil {
 		return err
 	}
-	return t.exec(fmt.Sprintf("save run %d", run.ID), `UPDATE runs SET status = $1, conclusion = $2, reason = $3, started = $4, finished = $5,
+	err = t.exec(fmt.Sprintf("save run %d", run.ID), `UPDATE runs SET status = $1, conclusion = $2, reason = $3, started = $4, finished = $5,
 		attempt = $6, cancel_reason = $7, hold = $8, approvals = $9 WHERE id = $10`,
 		run.Status, run.Conclusion, run.Reason, nanos(run.Started), nanos(run.Finished), run.Attempt, run.CancelReason, run.Hold, approvals, run.ID)
+	switch {
+	case err != nil:
+		return err
+	case run.Status == tgr.InProgress:
+		return t.follow(run, "in_progress")
+	case run.Status.Done():
+		return t.follow(run, "completed")
+	}
+	return nil
 }
 
 // Refresh reports a run once more: what Config.Reports makes of it may be more than it was.

@@ -37,6 +37,12 @@ type Config struct {
 	// not block and must not call the store.
 	Reports func(run tgr.Run, jobs []tgr.Job) []Outgoing
 
+	// Follow, if not nil, is called in the transaction in which a planned run is requested, is in_progress, or is completed,
+	// where workflows of its repository follow others: with the run as it is after it, its plan and payload, and those
+	// workflows. What it returns, if ok, is accepted in the same transaction, once for each attempt and action. It must
+	// be quick, must not block and must not call the store.
+	Follow func(run tgr.Run, action string, followers []tgr.Follower) (ev tgr.Event, ok bool)
+
 	// Changed, if not nil, is called when a change of a run, of its jobs or of their steps is durable. It must not block.
 	Changed func(run tgr.RunID)
 }

@@ -44,7 +44,7 @@ func each(t *testing.T, fn func(t *testing.T, e *env)) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
-			e.Store = open(t, store.Config{Now: e.clock.now, Reports: e.hook})
+			e.Store = open(t, store.Config{Now: e.clock.now, Reports: e.hook, Follow: e.follow})
 			fn(t, e)
 		})
 	}
@@ -57,6 +57,8 @@ type env struct {
 	clock *clock
 	ctx   context.Context
 	hooks func(run tgr.Run, jobs []tgr.Job) []store.Outgoing // nil: reports nothing
+
+	follows func(run tgr.Run, action string, followers []tgr.Follower) (tgr.Event, bool) // nil: nothing is followed
 }
 
 func newEnv(t testing.TB) *env {
@@ -68,6 +70,13 @@ func (e *env) hook(run tgr.Run, jobs []tgr.Job) []store.Outgoing {
 		return nil
 	}
 	return e.hooks(run, jobs)
+}
+
+func (e *env) follow(run tgr.Run, action string, followers []tgr.Follower) (tgr.Event, bool) {
+	if e.follows == nil {
+		return tgr.Event{}, false
+	}
+	return e.follows(run, action, followers)
 }
 
 type clock struct {

@@ -127,8 +127,54 @@ func (f *cronField) value(s string) (int, error) {
 }
 
 // Next is the first time after t, in t's location, at which the line is due. It is zero if there is none in the next
-// eight years, as for the 30th of February. A time that the clock skips is due when the clock goes on.
+// eight years, as for the 30th of February. A time that the clock skips is due when the clock goes on, and one that the
+// clock shows twice is due the first time; but a line for every hour is due in each hour that passes, whatever the clock does.
+//
+// https://docs.github.com/en/actions/reference/workflows-and-actions/events-that-trigger-workflows#schedule
 func (c *Cron) Next(t time.Time) time.Time {
+	if c.hour == everyHour {
+		return c.search(t)
+	}
+	for shown := onClock(t); ; {
+		if shown = c.search(shown); shown.IsZero() {
+			return shown
+		}
+		if at := firstAt(shown, t.Location()); at.After(t) {
+			return at
+		}
+	}
+}
+
+// everyHour is the field *.
+const everyHour = 1<<24 - 1
+
+// onClock is what a clock in t's location shows, as a time of UTC, which skips and repeats nothing.
+func onClock(t time.Time) time.Time {
+	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), 0, 0, time.UTC)
+}
+
+// firstAt is when a clock shows a time first, or goes on after it has skipped it.
+func firstAt(shown time.Time, loc *time.Location) time.Time {
+	at := time.Date(shown.Year(), shown.Month(), shown.Day(), shown.Hour(), shown.Minute(), 0, 0, loc)
+	start, end := at.ZoneBounds()
+	switch {
+	case onClock(at).After(shown): // skipped: at is the same time by the offset of before
+		return start
+	case onClock(at).Before(shown): // skipped: at is the same time by the offset of after
+		return end
+	case start.IsZero():
+		return at
+	}
+	_, before := start.Add(-time.Second).Zone()
+	_, now := at.Zone()
+	if first := at.Add(time.Duration(now-before) * time.Second); first.Before(start) {
+		return first
+	}
+	return at
+}
+
+// search is the first time after t that the fields match, minute by minute of the time that passes.
+func (c *Cron) search(t time.Time) time.Time {
 	t = t.Truncate(time.Minute).Add(time.Minute)
 	end := t.AddDate(8, 0, 1)
 	for t.Before(end) {
@@ -186,4 +232,18 @@ func (c *Cron) Shortest() time.Duration {
 		shortest = min(shortest, first+60-last)
 	}
 	return time.Duration(shortest) * time.Minute
+}
+
+// Next is the first time after t at which s is due, by the clock of its time zone; zero as of Cron. An error names what
+// Parse has refused too.
+func (s *Schedule) Next(t time.Time) (time.Time, error) {
+	c, err := ParseCron(s.Cron)
+	if err != nil {
+		return time.Time{}, err
+	}
+	loc, err := time.LoadLocation(s.Timezone) // "" is UTC
+	if err != nil {
+		return time.Time{}, fmt.Errorf("'%s' is not the name of a time zone: %w", clip(s.Timezone), err)
+	}
+	return c.Next(t.In(loc)).UTC(), nil
 }

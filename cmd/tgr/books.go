@@ -29,6 +29,11 @@ func (s *server) accept(ctx context.Context, d tgr.Delivery) ([]tgr.RunID, bool,
 	return runs, fresh, err
 }
 
+// follow is the event of what has become of a run, where a workflow starts on it.
+func (s *server) follow(run tgr.Run, action string, followers []tgr.Follower) (tgr.Event, bool) {
+	return dispatch.RunEvent(run, action, followers, func(id tgr.RunID) string { return s.reports.link(id, 0) })
+}
+
 // observer counts what dispatch does.
 func (s *server) observer() dispatch.Observer {
 	return dispatch.Observer{

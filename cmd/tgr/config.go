@@ -49,6 +49,7 @@ func settings() []setting {
 		{Key: "job-token", Env: "TGR_JOB_TOKEN", Default: "app", Help: "GITHUB_TOKEN of jobs: app (made by the GitHub App for each job, with its permissions; none without an App), or server (without an App the server's own token, with all it may do, for trusted jobs)"},
 		{Key: "job-permissions", Env: "TGR_JOB_PERMISSIONS", Default: "read", Help: "permissions of jobs whose workflow states none: read (contents and packages), or write (everything)"},
 		{Key: "fork-approval", Env: "TGR_FORK_APPROVAL", Default: "first-time", Help: "whose pull requests from forks wait for approval: first-time (people of whom nothing was merged), all (who is not a member), or none"},
+		{Key: "schedules", Env: "TGR_SCHEDULES", Default: "true", Help: "false: workflows are not started at the times of their on.schedule"},
 		{Key: "secrets-key-file", Env: "TGR_SECRETS_KEY_FILE", Help: "file with the key of the secrets in the database; default: secrets.key below the data folder"},
 		{Key: "data-dir", Env: "TGR_DATA_DIR", Default: defaultDataDir(), Help: "folder for the database, logs and machines"},
 		{Key: "results-dir", Env: "TGR_RESULTS_DIR", Help: "folder for caches and artifacts; default: results below the data folder"},

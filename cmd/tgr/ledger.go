@@ -65,7 +65,7 @@ func (l ledger) Release(ctx context.Context, job tgr.JobID, token, reason string
 
 // Planned implements dispatch.Runs.
 func (l ledger) Planned(ctx context.Context, job tgr.JobID, token string, p dispatch.Planned) ([]tgr.RunID, error) {
-	out := store.Planned{Reason: p.Reason, Event: &p.Event}
+	out := store.Planned{Reason: p.Reason, Event: &p.Event, Awaited: p.Awaited}
 	for _, r := range p.Runs {
 		out.Runs = append(out.Runs, store.PlannedRun{Event: r.Event, WorkflowFile: r.WorkflowFile, WorkflowName: r.WorkflowName,
 			Title: r.Title, Group: r.Group, Hold: r.Hold, Plan: r.Plan, Jobs: r.Jobs, Conclusion: r.Conclusion, Reason: r.Reason})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	_ "time/tzdata" // the time zones of schedules, also on a host that has none
 
 	"github.com/spf13/cobra"
 )

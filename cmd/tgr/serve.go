@@ -78,6 +78,7 @@ type server struct {
 	logs     *joblog.Store
 	metrics  *web.Metrics
 	dispatch *dispatch.Dispatcher
+	clock    func(context.Context) error // starts what is scheduled
 	reports  *reports
 	web      *web.Server
 	results  *results.Service
@@ -146,7 +147,7 @@ func (s *server) open(ctx context.Context, secrets [][]byte) error {
 		return err
 	}
 	if s.store, err = store.Open(ctx, store.Config{Path: filepath.Join(dir, "tgr.db"), Log: s.log,
-		Reports: s.reports.of, Changed: s.watch.changed}); err != nil {
+		Reports: s.reports.of, Follow: s.follow, Changed: s.watch.changed}); err != nil {
 		return err
 	}
 	s.closers = append(s.closers, s.store.Close)
@@ -218,6 +219,10 @@ func (s *server) openDispatch(machines *machines, owner string) error {
 	if err != nil {
 		return err
 	}
+	scheduling, err := s.c.oneOf("schedules", "true", "false")
+	if err != nil {
+		return err
+	}
 	s.reports.connect(s.store, s.logs, s.log)
 	model, err := newLLM(s.c, s.log, 0, func(e llm.Event) {
 		s.metrics.ObserveLLM(e.Task, e.Backend, e.Outcome, e.Took, e.PromptTokens, e.OutputTokens, e.Cost)
@@ -248,6 +253,10 @@ func (s *server) openDispatch(machines *machines, owner string) error {
 		Server: dispatch.Server{URL: s.c.get("github-server-url"), API: s.c.get("github-api-url"),
 			GraphQL: strings.TrimSuffix(s.c.get("github-api-url"), "/v3") + "/graphql"},
 	})
+	s.clock = func(context.Context) error { return nil }
+	if scheduling == "true" {
+		s.clock = dispatch.Clock{Timetable: s.store, Wake: s.dispatch.Wake, Log: s.log}.Run
+	}
 	return nil
 }
 
@@ -293,6 +302,7 @@ func (s *server) run(ctx context.Context, l net.Listener) error {
 	var wg sync.WaitGroup
 	for name, part := range map[string]func(context.Context) error{
 		"dispatch": s.dispatch.Run,
+		"clock":    s.clock,
 		"reports":  s.reports.run,
 		"gauges":   s.gauges,
 		"advice":   s.advice.run,
