@@ -67,8 +67,8 @@ type Source interface {
 	Changed(ctx context.Context, ev tgr.Event) ([]string, error)
 	// Checkout serves actions/checkout for jobs of this event.
 	Checkout(ev tgr.Event) runner.CheckoutSource
-	// Actions serves remote actions; nil: there are none.
-	Actions(ev tgr.Event) runner.ActionSource
+	// Actions serves remote actions to a job of this event, whose own token may read some of them; nil: there are none.
+	Actions(ev tgr.Event, token string) runner.ActionSource
 }
 
 // File is a workflow file. Err says why it could not be read, such as its size.

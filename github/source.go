@@ -473,22 +473,16 @@ func (c *clone) resolve(ctx context.Context, ref string) (full, sha string, err 
 	if ref != "" && !validRef(names[0]) {
 		return "", "", tgr.Errorf("source.resolve", tgr.Invalid, "%q is not the name of a ref", clip(ref, 100))
 	}
-	g, err := c.authorised(ctx)
-	if err != nil {
-		return "", "", err
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.s.c.Timeout)
-	defer cancel()
-	args := []string{"ls-remote", "--quiet", "--symref", "--end-of-options", c.remote}
+	var patterns []string
 	for _, n := range names {
-		args = append(args, n, n+"^{}")
+		patterns = append(patterns, n, n+"^{}")
 	}
-	out, err := g.run(ctx, args...)
+	out, err := c.lsRemote(ctx, patterns...)
 	if err != nil {
 		return "", "", c.fail("resolve", "ref "+ref, err)
 	}
 	found := make(map[string]string)
-	for line := range strings.Lines(string(out)) {
+	for line := range strings.Lines(out) {
 		if target, name, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok && name == "HEAD" && strings.HasPrefix(target, "ref: ") {
 			names = append(names, strings.TrimPrefix(target, "ref: ")) // HEAD's own name, for what is returned
 		}
@@ -510,4 +504,16 @@ func (c *clone) resolve(ctx context.Context, ref string) (full, sha string, err 
 		return "", "", tgr.Errorf("source.resolve", tgr.NotFound, "%s is empty: it has no default branch", c.name)
 	}
 	return "", "", tgr.Errorf("source.resolve", tgr.NotFound, "%s has no branch or tag %s", c.name, ref)
+}
+
+// lsRemote asks the remote for the refs that match patterns, and what HEAD is.
+func (c *clone) lsRemote(ctx context.Context, patterns ...string) (string, error) {
+	g, err := c.authorised(ctx)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.s.c.Timeout)
+	defer cancel()
+	out, err := g.run(ctx, append([]string{"ls-remote", "--quiet", "--symref", "--end-of-options", c.remote}, patterns...)...)
+	return string(out), err
 }

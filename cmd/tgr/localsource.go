@@ -271,7 +271,8 @@ func (s *localSource) Workflow(ctx context.Context, ev tgr.Event, repo, ref, nam
 	if err != nil {
 		return workflow.Loaded{}, err
 	}
-	return gitSource{src}.Workflow(ctx, ev, repo, ref, name)
+	full, sha, data, err := src.RemoteFile(ctx, s.reader(), repo, ref, name)
+	return workflow.Loaded{Data: data, Repo: repo, Ref: full, SHA: sha}, err
 }
 
 func readBounded(name string, limit int64) ([]byte, error) {
@@ -325,13 +326,20 @@ func (s *localSource) mergeBase(ctx context.Context) string {
 func (s *localSource) Checkout(ev tgr.Event) runner.CheckoutSource { return localCheckout{s, ev} }
 
 // Actions implements dispatch.Source.
-func (s *localSource) Actions(tgr.Event) runner.ActionSource {
+func (s *localSource) Actions(tgr.Event, string) runner.ActionSource {
 	src, err := s.cache("")
 	if err != nil {
 		return nil
 	}
-	return src
+	return actionSource{src, s.reader()}
 }
+
+// reader is whoever calls the command, whatever the event that is played: the credentials are theirs.
+func (s *localSource) reader() github.Reader {
+	return github.Reader{Repo: s.repo.FullName, Trusted: true, Token: ownToken}
+}
+
+func ownToken(context.Context) (string, error) { return os.Getenv("GITHUB_TOKEN"), nil }
 
 // cache is the source of other repositories, and, with remote, of this one.
 func (s *localSource) cache(remote string) (*github.Source, error) {
@@ -350,7 +358,7 @@ func (s *localSource) cache(remote string) (*github.Source, error) {
 			}
 			return mirrorOf(os.Getenv("TGR_ACTIONS_MIRROR"))(r)
 		},
-		Token: func(context.Context, string) (string, error) { return os.Getenv("GITHUB_TOKEN"), nil },
+		Token: func(ctx context.Context, _ string) (string, error) { return ownToken(ctx) },
 	})
 }
 

@@ -1,0 +1,169 @@
+package github
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/github/githubtest"
+)
+
+// shop is a server with repositories of two owners, an App that may read them all, and a source that has its credentials.
+type shop struct {
+	t      *testing.T
+	srv    *githubtest.Server
+	client *Client
+	source *Source
+	repos  map[string]*githubtest.Repo
+}
+
+func openShop(t *testing.T) *shop {
+	t.Helper()
+	srv, _ := hub(t, githubtest.Config{AppID: 42}, "")
+	s := &shop{t: t, srv: srv, repos: map[string]*githubtest.Repo{}}
+	for _, name := range []string{"acme/app", "acme/tool", "other/tool", "other/free"} {
+		s.repos[name] = createRepo(t, srv, name)
+		commit(t, s.repos[name], "main", map[string]string{"action.yml": name})
+		s.repos[name].SetPrivate(name != "other/free")
+	}
+	var err error
+	if s.client, err = NewClient(ClientConfig{BaseURL: srv.API(), AppID: 42, AppKey: appKey(t)}); err != nil {
+		t.Fatal(err)
+	}
+	if s.source, err = NewSource(SourceConfig{Dir: t.TempDir(), BaseURL: srv.URL, Token: s.client.RepoToken}); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// jobToken is the token of a job of a repository.
+func (s *shop) jobToken(repo string) func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
+		t, err := s.client.JobToken(ctx, repo, map[string]string{"contents": "read"})
+		return t.Value, err
+	}
+}
+
+// uses fetches a repository in both ways that a workflow can name it, and returns the error of either.
+func (s *shop) uses(r Reader, name, ref string) error {
+	s.t.Helper()
+	sha, tar, err := s.source.Action(s.t.Context(), r, name, ref)
+	if err == nil {
+		data, rerr := io.ReadAll(tar)
+		tar.Close()
+		if rerr != nil || sha != s.repos[name].SHA("main") || !strings.Contains(string(data), name) {
+			s.t.Errorf("%s@%s as an action is %s, %d bytes, %v", name, ref, sha, len(data), rerr)
+		}
+	}
+	_, sha, data, ferr := s.source.RemoteFile(s.t.Context(), r, name, ref, "action.yml")
+	if (err == nil) != (ferr == nil) || tgr.CodeOf(err) != tgr.CodeOf(ferr) {
+		s.t.Errorf("%s@%s: as an action: %v; a file of it: %v", name, ref, err, ferr)
+	}
+	if ferr == nil && (sha != s.repos[name].SHA("main") || string(data) != name) {
+		s.t.Errorf("a file of %s@%s is %s, %q", name, ref, sha, data)
+	}
+	return err
+}
+
+// The server's own credentials read for trusted runs what belongs to the owner of their repository, and for all others
+// nothing but their repository: also where a trusted run has left it in the cache.
+func TestUsesOfPrivateRepositories(t *testing.T) {
+	s := openShop(t)
+	trusted := Reader{Repo: "acme/app", Trusted: true, Token: s.jobToken("acme/app")}
+	fork := Reader{Repo: "acme/app", Token: s.jobToken("acme/app")}
+	for _, tt := range []struct {
+		who  string
+		r    Reader
+		name string
+		says string // "": it is read
+	}{
+		{"fork, before anybody", fork, "acme/tool", "acme/tool: not found, or a run of a fork, or of Dependabot, may not read it: it reads public repositories, and acme/app"},
+		{"trusted", trusted, "acme/app", ""},
+		{"trusted", trusted, "acme/tool", ""},
+		{"trusted", trusted, "other/free", ""},
+		{"trusted", trusted, "other/tool", "other/tool: not found, or it is private: with the server's credentials only repositories of acme are read"},
+		{"trusted without a token", Reader{Repo: "acme/app", Trusted: true}, "other/tool", "other/tool: not found, or it is private"},
+		{"another owner", Reader{Repo: "other/app", Trusted: true}, "acme/tool", "only repositories of other are read"},
+		{"another owner", Reader{Repo: "other/app", Trusted: true}, "other/tool", ""},
+		{"trusted, other case", Reader{Repo: "ACME/app", Trusted: true}, "acme/tool", ""},
+		{"fork", fork, "acme/app", ""},
+		{"fork", fork, "acme/tool", "acme/tool: not found, or a run of a fork"},
+		{"fork", fork, "other/free", ""},
+		{"fork", fork, "other/tool", "other/tool: not found, or a run of a fork"},
+		{"nobody", Reader{}, "acme/app", "acme/app: not found, or a run of a fork"},
+	} {
+		t.Run(tt.who+" "+tt.name, func(t *testing.T) {
+			s.t = t
+			for _, ref := range []string{"main", "refs/heads/main", s.repos[tt.name].SHA("main")} {
+				err := s.uses(tt.r, tt.name, ref)
+				if tt.says == "" && err != nil {
+					t.Errorf("@%s: %v", ref, err)
+				}
+				if tt.says != "" && (tgr.CodeOf(err) != tgr.NotFound || !strings.Contains(tgr.MessageOf(err), tt.says)) {
+					t.Errorf("@%s: %v, want not_found: %s", ref, err, tt.says)
+				}
+			}
+		})
+	}
+}
+
+// What a job could fetch itself it is given: with its own token, which is asked for only where a server shows nothing without.
+func TestUsesWithTheJobsToken(t *testing.T) {
+	s := openShop(t)
+	asked := 0
+	given := s.jobToken("other/tool")
+	r := Reader{Repo: "acme/app", Token: func(ctx context.Context) (string, error) {
+		asked++
+		return given(ctx)
+	}}
+	if err := s.uses(r, "other/free", "main"); err != nil || asked != 0 {
+		t.Errorf("a public repository: %v, and the token was asked for %d times", err, asked)
+	}
+	if err := s.uses(r, "other/tool", "main"); err != nil || asked == 0 {
+		t.Errorf("what the job's token reads: %v, and it was asked for %d times", err, asked)
+	}
+	sha := s.repos["other/tool"].SHA("main")
+	r.Token = nil
+	if err := s.uses(r, "other/tool", sha); tgr.CodeOf(err) != tgr.NotFound {
+		t.Errorf("the next job, without such a token: %v", err)
+	}
+	r.Token = func(context.Context) (string, error) { return "", fmt.Errorf("no answer") }
+	if err := s.uses(r, "other/tool", sha); err == nil || !strings.Contains(err.Error(), "no answer") {
+		t.Errorf("a token that could not be made: %v", err)
+	}
+}
+
+// While the server does not answer, those go on who may have what is cached, and nobody else.
+func TestUsesWithoutTheServer(t *testing.T) {
+	s := openShop(t)
+	trusted := Reader{Repo: "acme/app", Trusted: true}
+	for _, name := range []string{"acme/tool", "other/free"} {
+		if err := s.uses(trusted, name, "main"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.repos["other/free"].SetPrivate(true) // what was public when it was fetched is no secret
+	s.srv.Script(githubtest.Fault{Path: ".git/", Status: 503, Times: 1000})
+	for _, tt := range []struct {
+		r    Reader
+		name string
+		ok   bool
+	}{
+		{trusted, "acme/tool", true}, {trusted, "other/free", true},
+		{Reader{Repo: "acme/app"}, "acme/tool", false}, {Reader{Repo: "acme/app"}, "other/free", true},
+		{Reader{Repo: "other/app", Trusted: true}, "acme/tool", false},
+	} {
+		for _, ref := range []string{"main", s.repos[tt.name].SHA("main")} {
+			_, tar, err := s.source.Action(t.Context(), tt.r, tt.name, ref)
+			if err == nil {
+				tar.Close()
+			}
+			if (err == nil) != tt.ok || err != nil && tgr.CodeOf(err) != tgr.Unavailable {
+				t.Errorf("%+v, %s@%s: %v", tt.r, tt.name, ref, err)
+			}
+		}
+	}
+}
