@@ -65,9 +65,9 @@ type Source interface {
 	Workflow(ctx context.Context, ev tgr.Event, repo, ref, path string) (w workflow.Loaded, err error)
 	// Changed lists the paths that the event changed.
 	Changed(ctx context.Context, ev tgr.Event) ([]string, error)
-	// Checkout serves actions/checkout for jobs of this event.
-	Checkout(ev tgr.Event) runner.CheckoutSource
-	// Actions serves remote actions to a job of this event, whose own token may read some of them; nil: there are none.
+	// Checkout serves actions/checkout for a job of this event that has this token of its own.
+	Checkout(ev tgr.Event, token string) runner.CheckoutSource
+	// Actions serves remote actions likewise; nil: there are none.
 	Actions(ev tgr.Event, token string) runner.ActionSource
 }
 

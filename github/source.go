@@ -385,28 +385,40 @@ func (c *clone) authorised(ctx context.Context) (git, error) { return c.authoris
 
 // authorisedFor sends the clone's token with requests to addresses that begin with url.
 func (c *clone) authorisedFor(ctx context.Context, url string) (git, error) {
-	// Only the transport of the address itself: no redirection leads from https to http.
-	scheme, _, _ := strings.Cut(url, ":")
-	g := git{conf: [][2]string{{"protocol." + scheme + ".allow", "always"}}}
-	if scheme == "file" {
-		return g, nil
-	}
-	if c.token != nil {
+	g := gitFor(url)
+	switch {
+	case strings.HasPrefix(url, "file:"):
+	case c.token != nil:
 		g.conf = append(g.conf, tokenConf(url, *c.token)...)
-		return g, nil
+	default:
+		token, err := c.ownToken(ctx)
+		if err != nil {
+			return g, err
+		}
+		g.conf = append(g.conf, tokenConf(url, token)...)
 	}
+	return g, nil
+}
+
+// gitFor prepares a git that may use the transport of an address, and no other: no redirection leads from https to http.
+func gitFor(url string) git {
+	scheme, _, _ := strings.Cut(url, ":")
+	return git{conf: [][2]string{{"protocol." + scheme + ".allow", "always"}}}
+}
+
+// ownToken is the source's own token for the clone, "" for none.
+func (c *clone) ownToken(ctx context.Context) (string, error) {
 	if c.s.c.Token == nil {
-		return g, nil
+		return "", nil
 	}
 	token, err := c.s.c.Token(ctx, c.name)
 	if c.foreign && tgr.CodeOf(err) == tgr.NotFound {
-		return g, nil // an App has no token for the actions and workflows of others, and public ones need none
+		return "", nil // an App has no token for the actions and workflows of others, and public ones need none
 	}
 	if err != nil {
-		return g, &tgr.Error{Op: "source.token", Code: tgr.Unavailable, Message: "no token for " + c.name, Err: err}
+		return "", &tgr.Error{Op: "source.token", Code: tgr.Unavailable, Message: "no token for " + c.name, Err: err}
 	}
-	g.conf = append(g.conf, tokenConf(url, token)...)
-	return g, nil
+	return token, nil
 }
 
 // create makes an empty bare repository by hand: it costs no process.

@@ -32,6 +32,19 @@ func (r Reader) owns(name string) bool {
 	return strings.EqualFold(name, r.Repo) || r.Trusted && strings.EqualFold(owner, own)
 }
 
+// paths are the repositories that the reader reads with the source's own credentials, as the beginning of what follows a
+// server's address.
+func (r Reader) paths() []string {
+	owner, _, ok := strings.Cut(r.Repo, "/")
+	switch {
+	case !ok || owner == "":
+		return nil
+	case r.Trusted:
+		return []string{owner}
+	}
+	return []string{r.Repo, r.Repo + ".git"}
+}
+
 // refuse is the error where the server shows a reader no repository of that name: GitHub does not tell a private one from
 // one that does not exist.
 func (r Reader) refuse(name string, err error) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -164,6 +165,74 @@ func TestUsesWithoutTheServer(t *testing.T) {
 			if (err == nil) != tt.ok || err != nil && tgr.CodeOf(err) != tgr.Unavailable {
 				t.Errorf("%+v, %s@%s: %v", tt.r, tt.name, ref, err)
 			}
+		}
+	}
+}
+
+// Submodules, which are of any repository too, come with the server's credentials where uses would, else with the step's
+// token; and a prepared checkout is for those who could have prepared it.
+func TestCheckoutOfPrivateSubmodules(t *testing.T) {
+	s := openShop(t)
+	app := s.repos["acme/app"]
+	with := func(name string) CheckoutSpec {
+		sha, err := app.CommitEntries("with-"+strings.ReplaceAll(name, "/", "-"), "a submodule",
+			githubtest.Entry{Path: ".gitmodules", Data: "[submodule \"m\"]\n\tpath = m\n\turl = " + s.srv.URL + "/" + name + "\n"},
+			githubtest.Entry{Path: "m", Data: s.repos[name].SHA("main"), Mode: "160000"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return CheckoutSpec{Repo: repoOf(app), SHA: sha, Depth: 1, Submodules: "true"}
+	}
+	token := func(repo string) string {
+		value, err := s.jobToken(repo)(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+	job := func(trusted bool) (Reader, string) { // of one job, which checks out with its own token
+		value := token("acme/app")
+		return Reader{Repo: "acme/app", Trusted: trusted, Token: func(context.Context) (string, error) { return value, nil }}, value
+	}
+	pat := token("other/tool")
+	for _, name := range []string{"acme/tool", "other/tool", "other/free", "acme/app"} {
+		spec := with(name)
+		for _, tt := range []struct {
+			who     string
+			trusted bool
+			pat     string
+			reads   []string
+		}{
+			{"a fork, before anybody", false, "", []string{"other/free", "acme/app"}},
+			{"a trusted run", true, "", []string{"acme/tool", "other/free", "acme/app"}},
+			{"a trusted run with another token", true, pat, []string{"acme/tool", "other/tool", "other/free", "acme/app"}},
+			{"a trusted run, again", true, "", []string{"acme/tool", "other/free", "acme/app"}},
+			{"a fork", false, "", []string{"other/free", "acme/app"}},
+		} {
+			spec.For, spec.FetchToken = job(tt.trusted)
+			if tt.pat != "" {
+				spec.FetchToken = tt.pat
+			}
+			co, err := s.source.Checkout(t.Context(), spec)
+			if err == nil {
+				co.Tar.Close()
+			}
+			if want := slices.Contains(tt.reads, name); (err == nil) != want {
+				t.Errorf("%s, submodule %s: %v, want it read: %v", tt.who, name, err, want)
+			}
+		}
+	}
+	spec := with("acme/tool")
+	for i := range 2 { // the jobs of a repository share what is prepared
+		spec.For, spec.FetchToken = job(true)
+		before := len(s.srv.Requests())
+		co, err := s.source.Checkout(t.Context(), spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		co.Tar.Close()
+		if asked := len(s.srv.Requests()) - before; i == 1 && asked != 0 {
+			t.Errorf("the second job asked the server %d times", asked)
 		}
 	}
 }

@@ -72,6 +72,11 @@ func readerOf(ev tgr.Event, token func(context.Context) (string, error)) github.
 	return github.Reader{Repo: ev.Repo.FullName, Trusted: dispatch.Trusted(ev), Token: token}
 }
 
+// jobReader is likewise a job of the event that has a token.
+func jobReader(ev tgr.Event, token string) github.Reader {
+	return readerOf(ev, func(context.Context) (string, error) { return token, nil })
+}
+
 // Workflow implements dispatch.Source.
 func (s gitSource) Workflow(ctx context.Context, ev tgr.Event, repo, ref, path string) (workflow.Loaded, error) {
 	if repo == "" {
@@ -109,11 +114,13 @@ func isWorkflow(p string) bool {
 }
 
 // Checkout implements dispatch.Source.
-func (s gitSource) Checkout(ev tgr.Event) runner.CheckoutSource { return checkoutSource{s.Source, ev} }
+func (s gitSource) Checkout(ev tgr.Event, token string) runner.CheckoutSource {
+	return checkoutSource{s.Source, ev, jobReader(ev, token)}
+}
 
 // Actions implements dispatch.Source.
 func (s gitSource) Actions(ev tgr.Event, token string) runner.ActionSource {
-	return actionSource{s.Source, readerOf(ev, func(context.Context) (string, error) { return token, nil })}
+	return actionSource{s.Source, jobReader(ev, token)}
 }
 
 // actionSource serves remote actions to one job.
@@ -131,6 +138,7 @@ func (a actionSource) Action(ctx context.Context, repo, ref string) (string, io.
 type checkoutSource struct {
 	source *github.Source
 	ev     tgr.Event
+	reader github.Reader
 }
 
 // Checkout implements runner.CheckoutSource.
@@ -149,7 +157,7 @@ func (c checkoutSource) Checkout(ctx context.Context, r runner.CheckoutRequest) 
 		Repo: repo, Ref: ref, SHA: sha, Depth: r.FetchDepth, Tags: r.FetchTags, Submodules: r.Submodules,
 		Sparse: r.SparseCheckout, NoCone: !r.SparseConeMode, Token: persisted(r),
 		// The server's own token is for the job's repository alone: with it a job could read any other.
-		Foreign: foreign, FetchToken: r.Token,
+		Foreign: foreign, FetchToken: r.Token, For: c.reader,
 	})
 	if err != nil {
 		return runner.CheckoutResult{}, err

@@ -323,7 +323,9 @@ func (s *localSource) mergeBase(ctx context.Context) string {
 }
 
 // Checkout implements dispatch.Source.
-func (s *localSource) Checkout(ev tgr.Event) runner.CheckoutSource { return localCheckout{s, ev} }
+func (s *localSource) Checkout(ev tgr.Event, _ string) runner.CheckoutSource {
+	return localCheckout{s, ev}
+}
 
 // Actions implements dispatch.Source.
 func (s *localSource) Actions(tgr.Event, string) runner.ActionSource {
@@ -375,7 +377,7 @@ func (c localCheckout) Checkout(ctx context.Context, r runner.CheckoutRequest) (
 		if err != nil {
 			return runner.CheckoutResult{}, err
 		}
-		return checkoutSource{src, c.ev}.Checkout(ctx, r)
+		return checkoutSource{src, c.ev, c.s.reader()}.Checkout(ctx, r)
 	}
 	repo, sha, err := c.s.snapshot()
 	if err != nil {
@@ -394,7 +396,7 @@ func (c localCheckout) Checkout(ctx context.Context, r runner.CheckoutRequest) (
 			return runner.CheckoutResult{}, err
 		}
 	}
-	return checkoutSource{src, ev}.Checkout(ctx, r)
+	return checkoutSource{src, ev, c.s.reader()}.Checkout(ctx, r)
 }
 
 // commitTree commits the working tree as it is, ignored files left out, into a repository of its own that borrows the
