@@ -3,9 +3,11 @@ package github
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/terraphim/tgr"
 )
@@ -20,6 +22,7 @@ import (
 // https://docs.github.com/en/actions/how-tos/reuse-automations/share-across-private-repositories
 type Reader struct {
 	Repo    string // owner/name of the run's repository
+	SHA     string // the run's commit, which may be on no branch: that of a pull request
 	Trusted bool   // nobody from outside wrote what runs
 	// Token returns the job's own token, "" for none. It is called where that is needed; nil: there is none.
 	Token func(context.Context) (string, error)
@@ -67,10 +70,12 @@ func (c *clone) use(ctx context.Context, r Reader, ref string) (full, sha string
 	if !r.owns(c.name) {
 		c.token = new(string) // anonymously
 	}
-	if ref == "" {
+	switch {
+	case ref == "":
 		return "", "", tgr.Errorf("source.uses", tgr.Invalid, "%s has no ref: write %s@<branch, tag or commit>", c.name, c.name)
-	}
-	if shaPattern().MatchString(ref) && c.mayHave(ref) {
+	case strings.HasPrefix(ref, "refs/") && !inHistories(ref):
+		return "", "", tgr.Errorf("source.uses", tgr.Invalid, "%s of %s is neither a branch nor a tag: what a workflow uses has to be in the history of one", clip(ref, 100), c.name)
+	case shaPattern().MatchString(ref) && c.mayHave(ref), ref == r.SHA && strings.EqualFold(c.name, r.Repo):
 		return "", ref, nil // it costs no network
 	}
 	full, sha, err = c.find(ctx, ref)
@@ -94,13 +99,61 @@ func (c *clone) use(ctx context.Context, r Reader, ref string) (full, sha string
 	return full, sha, nil
 }
 
-// find is the commit that a branch, a tag or a SHA names, if the server shows the repository at all.
+// inHistories reports whether a ref is one whose history is the repository's own.
+func inHistories(ref string) bool {
+	return strings.HasPrefix(ref, "refs/heads/") || strings.HasPrefix(ref, "refs/tags/")
+}
+
+// find is the commit that a branch, a tag or a SHA names. A server has the commits of all forks of a repository in one
+// place, and hands out each under the name of all of them, so that a SHA has to be in the history of a branch or a tag.
 func (c *clone) find(ctx context.Context, ref string) (full, sha string, err error) {
 	if !shaPattern().MatchString(ref) {
 		return c.resolve(ctx, ref)
 	}
-	_, err = c.lsRemote(ctx, "HEAD")
-	return "", ref, err
+	tips, err := c.lsRemote(ctx, "refs/heads/*", "refs/tags/*") // of annotated tags the commits too
+	if err != nil {
+		return "", "", err
+	}
+	for line := range strings.Lines(tips) {
+		if sha, name, _ := strings.Cut(strings.TrimSpace(line), "\t"); sha == ref && inHistories(name) {
+			return "", ref, nil
+		}
+	}
+	if c.known(ref) != "" { // it was found before, and the server still shows the repository
+		return "", ref, nil
+	}
+	return "", ref, c.inHistory(ctx, ref)
+}
+
+// historyTime is how long it may take to fetch the history of a repository, which is its commits without their files.
+const historyTime = 2 * time.Minute
+
+// inHistory asks the remote for the history of all branches and tags, and looks for a commit there. The history is kept,
+// so that the next one costs only what is new; and apart from the clone, which is shallow and has other commits too.
+func (c *clone) inHistory(ctx context.Context, sha string) error {
+	h := &clone{s: c.s, name: c.name, remote: c.remote, token: c.token, foreign: true, dir: strings.TrimSuffix(c.dir, ".git") + ".history.git"}
+	ctx, cancel := context.WithTimeoutCause(ctx, historyTime, fmt.Errorf("%w: no answer within %v", context.DeadlineExceeded, historyTime))
+	defer cancel()
+	unlock, err := h.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	refs := []string{"+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"}
+	err = h.fetch(ctx, "--filter=tree:0", refs...) // a server that knows no filter sends everything
+	if err != nil && !refused(err) && ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
+		err = h.fetch(ctx, "--no-filter", refs...) // there are tags of trees, which the filter leaves out
+	}
+	if err != nil {
+		return fmt.Errorf("whether commit %s is on a branch or tag: %w", sha, err)
+	}
+	if h.has(ctx, sha) {
+		out, err := h.git(ctx, "for-each-ref", "--count=1", "--contains="+sha)
+		if err != nil || len(out) > 0 {
+			return err
+		}
+	}
+	return tgr.Errorf("source.uses", tgr.NotFound, "commit %s belongs to no branch or tag of %s: it is of a fork, if it is there at all", sha, c.name)
 }
 
 // refused reports whether the server showed no repository, as opposed to one without a ref.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/github/githubtest"
@@ -234,5 +235,152 @@ func TestCheckoutOfPrivateSubmodules(t *testing.T) {
 		if asked := len(s.srv.Requests()) - before; i == 1 && asked != 0 {
 			t.Errorf("the second job asked the server %d times", asked)
 		}
+	}
+}
+
+// orphan is a commit of the repository that no branch or tag has; with a ref, that one does.
+func orphan(t *testing.T, r *githubtest.Repo, ref string) string {
+	t.Helper()
+	sha := commit(t, r, "hidden", map[string]string{"action.yml": "evil " + ref})
+	if ref != "" {
+		if _, err := r.Git("update-ref", ref, sha); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := r.Git("update-ref", "-d", "refs/heads/hidden"); err != nil {
+		t.Fatal(err)
+	}
+	return sha
+}
+
+// A server hands out, under the name of a repository, what is in none of its branches and tags: the commits of its forks.
+func TestUsesOnlyOfOwnHistory(t *testing.T) {
+	srv, err := githubtest.New(githubtest.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { srv.Close() })
+	r := createRepo(t, srv, "acme/tool")
+	first := commit(t, r, "main", map[string]string{"action.yml": "1"})
+	second := commit(t, r, "main", map[string]string{"action.yml": "2"})
+	commit(t, r, "old", map[string]string{"action.yml": "old"})
+	old := commit(t, r, "old", map[string]string{"action.yml": "older than the tag"})
+	tagged := commit(t, r, "old", map[string]string{"action.yml": "tagged"})
+	if err := r.Tag("v1", tagged, "annotated"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Git("update-ref", "-d", "refs/heads/old"); err != nil {
+		t.Fatal(err)
+	}
+	tip := commit(t, r, "main", map[string]string{"action.yml": "3"})
+	pull, dangling := orphan(t, r, "refs/pull/1/head"), orphan(t, r, "")
+	named := strings.Repeat("ab", 20)
+	for name, sha := range map[string]string{named: tip, first: tip, pull: tip} {
+		if err := r.Branch(name, sha); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tree, err := r.Git("rev-parse", tip+"^{tree}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, server := range []struct {
+		name   string
+		config []string // of git, at the server
+		file   bool
+	}{
+		{name: "as GitHub"},
+		{name: "without filters", config: []string{"config", "uploadpack.allowFilter", "false"}},
+		{name: "with a tag of a tree", config: []string{"update-ref", "refs/tags/tree", tree}},
+		{name: "with filters and a tag of a tree", config: []string{"config", "uploadpack.allowFilter", "true"}},
+		{name: "a folder", file: true},
+	} {
+		t.Run(server.name, func(t *testing.T) {
+			if server.config != nil {
+				if _, err := r.Git(server.config...); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c := SourceConfig{Dir: t.TempDir(), BaseURL: srv.URL}
+			if server.file {
+				c.Remote = func(tgr.Repo) string { return "file://" + r.Dir }
+			}
+			src, err := NewSource(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// That a job has checked it out does not make it the repository's.
+			co, err := src.Checkout(t.Context(), CheckoutSpec{Repo: tgr.Repo{FullName: "acme/tool"}, SHA: pull, Depth: 1, Foreign: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			co.Tar.Close()
+			for _, tt := range []struct{ ref, want string }{
+				{first, "1"}, {second, "2"}, {tip, "3"}, {"main", "3"}, {tagged, "tagged"}, {old, "older than the tag"}, {"v1", "tagged"},
+				{pull, ""}, {dangling, ""}, {named, ""}, {"refs/pull/1/head", ""}, {strings.Repeat("0", 40), ""}, {first[:7], ""},
+			} {
+				_, _, data, err := src.RemoteFile(t.Context(), Reader{}, "acme/tool", tt.ref, "action.yml")
+				if string(data) != tt.want || (err == nil) != (tt.want != "") {
+					t.Errorf("a file at %s: %q, %v; want %q", tt.ref, data, err, tt.want)
+				}
+				_, tar, aerr := src.Action(t.Context(), Reader{}, "acme/tool", tt.ref)
+				if aerr == nil {
+					tar.Close()
+				}
+				if (aerr == nil) != (tt.want != "") || tgr.CodeOf(aerr) != tgr.CodeOf(err) {
+					t.Errorf("an action at %s: %v, want as %v", tt.ref, aerr, err)
+				}
+				if code := tgr.CodeOf(err); err != nil && code != tgr.NotFound && code != tgr.Invalid || err != nil && !strings.Contains(tgr.MessageOf(err), "acme/tool") {
+					t.Errorf("%s: %v", tt.ref, err)
+				}
+			}
+		})
+	}
+}
+
+// What was found once is not asked for again, and while the server does not answer nothing is found.
+func TestUsesAsksOnce(t *testing.T) {
+	srv, src := hub(t, githubtest.Config{}, "")
+	r := createRepo(t, srv, "acme/tool")
+	first := commit(t, r, "main", map[string]string{"action.yml": "1"})
+	second := commit(t, r, "main", map[string]string{"action.yml": "2"})
+	commit(t, r, "main", map[string]string{"action.yml": "3"})
+	read := func(sha string) error {
+		_, _, _, err := src.RemoteFile(t.Context(), Reader{}, "acme/tool", sha, "action.yml")
+		return err
+	}
+	if err := read(first); err != nil {
+		t.Fatal(err)
+	}
+	asked := len(srv.Requests())
+	if err := read(first); err != nil || len(srv.Requests()) != asked {
+		t.Errorf("again: %v, and the server was asked %d times", err, len(srv.Requests())-asked)
+	}
+	srv.Script(githubtest.Fault{Status: 503, Times: 1000})
+	if err := read(first); err != nil {
+		t.Errorf("without the server: %v", err)
+	}
+	if err := read(second); tgr.CodeOf(err) != tgr.Unavailable {
+		t.Errorf("another one without the server: %v", err)
+	}
+	srv.Unscript()
+	if err := read(second); err != nil {
+		t.Errorf("the server is back: %v", err)
+	}
+}
+
+// A server that does not send its history is not waited for without end.
+func TestUsesHistoryTakesTooLong(t *testing.T) {
+	srv, src := hub(t, githubtest.Config{}, "")
+	src.c.Timeout = 2 * time.Second
+	r := createRepo(t, srv, "acme/tool")
+	first := commit(t, r, "main", map[string]string{"action.yml": "1"})
+	commit(t, r, "main", map[string]string{"action.yml": "2"})
+	srv.Script(githubtest.Fault{Path: "git-upload-pack", Times: 2}) // the refs, asked for twice
+	srv.Script(githubtest.Fault{Path: "git-upload-pack", Delay: time.Hour, Times: 10})
+	start := time.Now()
+	_, _, err := src.Action(t.Context(), Reader{}, "acme/tool", first)
+	if took := time.Since(start); tgr.CodeOf(err) != tgr.Unavailable || !strings.Contains(tgr.MessageOf(err), "whether commit "+first+" is on a branch or tag") || took > 30*time.Second {
+		t.Errorf("after %v: %v", took, err)
 	}
 }

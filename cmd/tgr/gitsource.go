@@ -69,7 +69,7 @@ func (s gitSource) Workflows(ctx context.Context, ev tgr.Event) ([]dispatch.File
 
 // readerOf is the run of an event, for what its workflow names with uses.
 func readerOf(ev tgr.Event, token func(context.Context) (string, error)) github.Reader {
-	return github.Reader{Repo: ev.Repo.FullName, Trusted: dispatch.Trusted(ev), Token: token}
+	return github.Reader{Repo: ev.Repo.FullName, SHA: ev.SHA, Trusted: dispatch.Trusted(ev), Token: token}
 }
 
 // jobReader is likewise a job of the event that has a token.

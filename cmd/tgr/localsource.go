@@ -271,7 +271,7 @@ func (s *localSource) Workflow(ctx context.Context, ev tgr.Event, repo, ref, nam
 	if err != nil {
 		return workflow.Loaded{}, err
 	}
-	full, sha, data, err := src.RemoteFile(ctx, s.reader(), repo, ref, name)
+	full, sha, data, err := src.RemoteFile(ctx, s.reader(ev), repo, ref, name)
 	return workflow.Loaded{Data: data, Repo: repo, Ref: full, SHA: sha}, err
 }
 
@@ -328,17 +328,17 @@ func (s *localSource) Checkout(ev tgr.Event, _ string) runner.CheckoutSource {
 }
 
 // Actions implements dispatch.Source.
-func (s *localSource) Actions(tgr.Event, string) runner.ActionSource {
+func (s *localSource) Actions(ev tgr.Event, _ string) runner.ActionSource {
 	src, err := s.cache("")
 	if err != nil {
 		return nil
 	}
-	return actionSource{src, s.reader()}
+	return actionSource{src, s.reader(ev)}
 }
 
 // reader is whoever calls the command, whatever the event that is played: the credentials are theirs.
-func (s *localSource) reader() github.Reader {
-	return github.Reader{Repo: s.repo.FullName, Trusted: true, Token: ownToken}
+func (s *localSource) reader(ev tgr.Event) github.Reader {
+	return github.Reader{Repo: s.repo.FullName, SHA: ev.SHA, Trusted: true, Token: ownToken}
 }
 
 func ownToken(context.Context) (string, error) { return os.Getenv("GITHUB_TOKEN"), nil }
@@ -377,7 +377,7 @@ func (c localCheckout) Checkout(ctx context.Context, r runner.CheckoutRequest) (
 		if err != nil {
 			return runner.CheckoutResult{}, err
 		}
-		return checkoutSource{src, c.ev, c.s.reader()}.Checkout(ctx, r)
+		return checkoutSource{src, c.ev, c.s.reader(c.ev)}.Checkout(ctx, r)
 	}
 	repo, sha, err := c.s.snapshot()
 	if err != nil {
@@ -396,7 +396,7 @@ func (c localCheckout) Checkout(ctx context.Context, r runner.CheckoutRequest) (
 			return runner.CheckoutResult{}, err
 		}
 	}
-	return checkoutSource{src, ev, c.s.reader()}.Checkout(ctx, r)
+	return checkoutSource{src, ev, c.s.reader(ev)}.Checkout(ctx, r)
 }
 
 // commitTree commits the working tree as it is, ignored files left out, into a repository of its own that borrows the
