@@ -132,7 +132,7 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, from *Resump
 		return result, err
 	}
 	if from == nil {
-		p.Notes = d.notes(m, token, job)
+		p.Notes = append(d.notes(m, token, job), d.warnings(l)...)
 	}
 	w := d.tape(l, m, job, &p, from, log)
 	leave := sync.OnceValue(func() bool { return w.leave(d.c.Leave, s, m) })
