@@ -41,6 +41,8 @@ type Grant struct {
 	API, Token string
 	Reads      bool
 	Stranger   bool
+	// Hides reports whether a name holds a secret of the job: names of artifacts and caches are shown to others. nil: none does.
+	Hides func(name string) bool
 }
 
 // Forwarder is a machine whose ports reach this server, as *guest.Client and *vmapi.Machine are.
@@ -90,6 +92,7 @@ func grant(l *Lease, job runner.Job) Grant {
 		WorkflowRef: job.WorkflowRef, WorkflowSHA: job.WorkflowSHA,
 		IDToken: allowed["id-token"] == "write" && Trusted(l.Run.Event),
 		Token:   job.Token, Reads: allowed == nil || allowed["actions"] != "", Stranger: !Trusted(l.Run.Event),
+		Hides: job.Hides(),
 	}
 }
 

@@ -206,6 +206,9 @@ func TestGrantOfOtherRuns(t *testing.T) {
 		job := runner.Job{Plan: compile(t, "on: push\n"+tt.permissions+"\njobs: {a: {runs-on: x, steps: [{uses: ./x}]}}\n"), Token: "the job's"}
 		job.Job = &job.Plan.Jobs[0]
 		g := grant(&Lease{Run: tgr.Run{Event: tt.event}}, job)
+		if g.Hides("report") || !g.Hides("report of the job's") {
+			t.Errorf("%q: the names that the services hide are not those with the token", tt.permissions)
+		}
 		if g.Reads != tt.reads || g.Stranger != tt.stranger || g.Token != "the job's" {
 			t.Errorf("%q, %+v: reads %t, stranger %t, want %t, %t", tt.permissions, tt.event, g.Reads, g.Stranger, tt.reads, tt.stranger)
 		}

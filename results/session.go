@@ -30,6 +30,8 @@ type Job struct {
 	WorkflowRef, WorkflowSHA string
 	CacheMode                string // none, read, write or write-only; "": both, as far as the event is trusted
 	Runs                     Runs   // what the job may read of other runs
+	// Hides reports whether a name holds a secret of the job; what it is to name is refused. nil: none does.
+	Hides func(name string) bool
 }
 
 // repo is the identity of the repository: its number, or its name where there is none, as in a working tree.

@@ -54,6 +54,21 @@ func TestMask(t *testing.T) {
 	}
 }
 
+func TestHides(t *testing.T) {
+	hides := Job{Secrets: map[string]string{"A": "hunter2", "SHORT": "dev", "KEY": "-----BEGIN\n}\nline of a key", "EMPTY": ""}, Token: "ghs_token"}.Hides()
+	for name, want := range map[string]bool{
+		"report": false, "report-hunter2": true, "report-hunter": false, "x" + base64.StdEncoding.EncodeToString([]byte("hunter2")): true,
+		"ghs_token": true, "build-dev": false, "a}b": false, "the line of a key": true, "": false,
+	} {
+		if got := hides(name); got != want {
+			t.Errorf("%q: %v, want %v", name, got, want)
+		}
+	}
+	if (Job{}).Hides()("report") {
+		t.Error("a job without secrets hides a name")
+	}
+}
+
 func TestMaskEncodings(t *testing.T) {
 	const secret = "sw0rdfish&chips?"
 	m := newTestMasker(t, secret)
