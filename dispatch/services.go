@@ -28,6 +28,8 @@ type Served struct {
 
 // Grant is what the services have to know of a job.
 type Grant struct {
+	tgr.Redacted
+
 	Run         tgr.Run
 	Job         tgr.JobID
 	Lease       string // secret of this try of the job

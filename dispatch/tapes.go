@@ -30,6 +30,8 @@ const (
 
 // tapeHead is the first line of a tape: what the job began with.
 type tapeHead struct {
+	tgr.Redacted `json:"-"`
+
 	Format    int               `json:"format"`
 	Job       tgr.JobID         `json:"job"`
 	Lease     string            `json:"lease"`
@@ -128,6 +130,8 @@ func (s *Tapes) create(h tapeHead) (*tape, runner.Job, error) {
 
 // Resumption is a job that goes on where an earlier server left it.
 type Resumption struct {
+	tgr.Redacted
+
 	Lease     *Lease
 	Machine   string // id of its machine, which is to be kept
 	head      tapeHead

@@ -18,6 +18,8 @@ import (
 // CheckoutSpec says what to check out, in the terms of actions/checkout. Repo is required; of another repository than
 // the event's only the name is known.
 type CheckoutSpec struct {
+	tgr.Redacted
+
 	Repo tgr.Repo
 	// Ref is a full name, the name of a branch or tag, or a SHA; "" with no SHA: the default branch. SHA is the commit
 	// if it is known; then Ref only says what the working tree is on: a branch is checked out as a branch, anything

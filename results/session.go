@@ -19,6 +19,8 @@ import (
 
 // Job is the job that a Session serves.
 type Job struct {
+	tgr.Redacted
+
 	Run   tgr.Run   // with its Event, which says whose caches it may read and write
 	ID    tgr.JobID //
 	Lease string    // secret of this one try: a token that was made for another try is void
