@@ -27,6 +27,7 @@ func (s Scope) String() string {
 
 // Setting is a secret or a variable as it may be shown.
 type Setting struct {
+	Redacted `json:"-"`
 	Scope
 	Name    string    `json:"name"`
 	Value   string    `json:"value,omitempty"` // of variables; never of secrets

@@ -66,6 +66,27 @@ func identity(c *workflow.Call, ev tgr.Event) (ref, sha string) {
 	return file + "@" + c.Ref, c.SHA
 }
 
+// warnings are what a job should know of the calls on the way to it.
+func (d *Dispatcher) warnings(l *Lease) []string {
+	p, err := d.plans.get(l.Run)
+	var in settled
+	if err != nil || json.Unmarshal(l.Job.Instance, &in) != nil {
+		return nil // whoever starts the job says so
+	}
+	var out []string
+	for _, c := range in.Calls {
+		j := p.Job(c.Job)
+		if j == nil || j.Call == nil {
+			break
+		}
+		if w, ok := j.Uninherited(p); ok {
+			out = append(out, "##[warning]"+w.Error())
+		}
+		p = j.Call.Plan
+	}
+	return out
+}
+
 const tokenSecret = "GITHUB_TOKEN"
 
 func lookupToken(secrets map[string]string) string {

@@ -93,15 +93,15 @@ on: push
 jobs:
   test:
     strategy: {fail-fast: false, matrix: {os: [linux, plan9]}}
-    uses: o/r/.github/workflows/test.yml@v1
+    uses: a/r/.github/workflows/test.yml@v1
     with: {os: "${{ matrix.os }}"}
     secrets: inherit
   rescue: {needs: test, if: failure(), runs-on: x, steps: [{run: 'echo "test: ${{ needs.test.result }}"'}]}
-`, "o/r/.github/workflows/test.yml@v1": `
+`, "a/r/.github/workflows/test.yml@v1": `
 on: {workflow_call: {inputs: {os: {type: string}}}}
 jobs:
   inner: {uses: ./.github/workflows/inner.yml, with: {os: "${{ inputs.os }}"}, secrets: inherit}
-`, "o/r/.github/workflows/inner.yml@" + strings.Repeat("c", 40): `
+`, "a/r/.github/workflows/inner.yml@" + strings.Repeat("c", 40): `
 on: {workflow_call: {inputs: {os: {type: string}}}}
 jobs:
   try: {runs-on: x, steps: [{run: 'echo "${{ job.workflow_ref }} ${{ job.workflow_sha }} ${{ secrets.A }}"; [ "${{ inputs.os }}" = linux ]'}]}
@@ -113,7 +113,7 @@ jobs:
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("jobs (-want +got):\n%s", diff)
 	}
-	for _, line := range []string{"o/r/.github/workflows/inner.yml@refs/tags/v1 " + strings.Repeat("c", 40) + " ***", "test: failure"} {
+	for _, line := range []string{"a/r/.github/workflows/inner.yml@refs/tags/v1 " + strings.Repeat("c", 40) + " ***", "test: failure"} {
 		if !h.log.has(line) {
 			t.Errorf("the log has no line %q:\n%s", line, strings.Join(h.log.lines, "\n"))
 		}
@@ -121,6 +121,55 @@ jobs:
 	for _, j := range jobs[runs[0].ID] {
 		if j.Key == "test" && j.Index == 1 && (j.Conclusion != tgr.Failure || j.Blame != tgr.BlameUser || j.Reason != "test (plan9) / inner: failure") {
 			t.Errorf("the call that failed: %s, blame %q, %q", j.Conclusion, j.Blame, j.Reason)
+		}
+	}
+}
+
+// A workflow of another owner is given what is passed by name, and the token, and a job of it says so.
+func TestCalledWorkflowOfAnotherOwner(t *testing.T) {
+	const inner = `
+on: {workflow_call: {secrets: {A: {}}}}
+jobs:
+  say: {runs-on: x, steps: [{run: 'echo "%s: [${{ secrets.A }}] [${{ secrets.GITHUB_TOKEN }}]"'}]}
+`
+	h := open(t, files{"ci.yml": `
+on: push
+jobs:
+  inherits:
+    uses: o/inherits/.github/workflows/x.yml@v1
+    secrets: inherit
+  given:
+    uses: o/given/.github/workflows/x.yml@v1
+    secrets: {A: "${{ secrets.A }}"}
+  same:
+    uses: A/same/.github/workflows/x.yml@v1
+    secrets: inherit
+`, "needs.yml": "on: push\njobs: {a: {uses: o/needs/.github/workflows/x.yml@v1, secrets: inherit}}\n",
+		"o/inherits/.github/workflows/x.yml@v1": fmt.Sprintf(inner, "inherits"), "o/given/.github/workflows/x.yml@v1": fmt.Sprintf(inner, "given"),
+		"A/same/.github/workflows/x.yml@v1":  fmt.Sprintf(inner, "same"),
+		"o/needs/.github/workflows/x.yml@v1": "on: {workflow_call: {secrets: {A: {required: true}}}}\njobs: {a: {runs-on: x, steps: [{run: 'true'}]}}\n",
+	}, nil, func(c *Config) {
+		c.Vault = fixed{secrets: map[string]string{"A": "hunter2"}}
+		c.Tokens = func(context.Context, TokenRequest) (Token, error) { return Token{Value: "ghs_of_the_job"}, nil }
+	})
+	runs, jobs := h.push(nil)
+	got := ends(runs, jobs)
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{"given / say success", "inherits / say success", "same / say success"}, got); diff != "" {
+		t.Errorf("jobs (-want +got):\n%s", diff)
+	}
+	const warning = "ci.yml:6:14: the workflow 'o/inherits/.github/workflows/x.yml@v1' inherits no secrets, as it is of another owner"
+	for _, line := range []string{"inherits: [] [***]", "given: [***] [***]", "same: [***] [***]", warning} {
+		if !h.log.has(line) {
+			t.Errorf("the log has no line %q:\n%s", line, strings.Join(h.log.lines, "\n"))
+		}
+	}
+	if n := strings.Count(strings.Join(h.log.lines, "\n"), "inherits no secrets"); n != 1 {
+		t.Errorf("%d jobs warn, want the one that was to inherit", n)
+	}
+	for _, r := range runs {
+		if strings.HasSuffix(r.WorkflowFile, "needs.yml") && (r.Conclusion != tgr.StartupFailure || !strings.Contains(r.Reason, "the secret 'A' is required, but not provided while calling")) {
+			t.Errorf("a required secret: %s, %q", r.Conclusion, r.Reason)
 		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/terraphim/tgr"
-	"github.com/terraphim/tgr/expr"
 	"github.com/terraphim/tgr/workflow"
 )
 
@@ -64,7 +63,7 @@ func payloadOf(ev tgr.Event, p *workflow.Plan) json.RawMessage {
 	}
 	for name, v := range p.Inputs {
 		if !given[strings.ToLower(name)] {
-			filled[name] = expr.FromAny(v).Text()
+			filled[name] = workflow.InputText(v)
 		}
 	}
 	if len(filled) == len(inputs) {

@@ -65,10 +65,10 @@ type Source interface {
 	Workflow(ctx context.Context, ev tgr.Event, repo, ref, path string) (w workflow.Loaded, err error)
 	// Changed lists the paths that the event changed.
 	Changed(ctx context.Context, ev tgr.Event) ([]string, error)
-	// Checkout serves actions/checkout for jobs of this event.
-	Checkout(ev tgr.Event) runner.CheckoutSource
-	// Actions serves remote actions; nil: there are none.
-	Actions(ev tgr.Event) runner.ActionSource
+	// Checkout serves actions/checkout for a job of this event that has this token of its own.
+	Checkout(ev tgr.Event, token string) runner.CheckoutSource
+	// Actions serves remote actions likewise; nil: there are none.
+	Actions(ev tgr.Event, token string) runner.ActionSource
 }
 
 // File is a workflow file. Err says why it could not be read, such as its size.

@@ -79,8 +79,8 @@ func (f files) Workflow(_ context.Context, _ tgr.Event, repo, ref, path string) 
 }
 
 func (f files) Changed(context.Context, tgr.Event) ([]string, error) { return nil, nil }
-func (f files) Checkout(tgr.Event) runner.CheckoutSource             { return nil }
-func (f files) Actions(tgr.Event) runner.ActionSource                { return nil }
+func (f files) Checkout(tgr.Event, string) runner.CheckoutSource     { return nil }
+func (f files) Actions(tgr.Event, string) runner.ActionSource        { return nil }
 
 // capture keeps logs in memory.
 type capture struct {

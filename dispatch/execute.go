@@ -132,7 +132,7 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, from *Resump
 		return result, err
 	}
 	if from == nil {
-		p.Notes = d.notes(m, token, job)
+		p.Notes = append(d.notes(m, token, job), d.warnings(l)...)
 	}
 	w := d.tape(l, m, job, &p, from, log)
 	leave := sync.OnceValue(func() bool { return w.leave(d.c.Leave, s, m) })
@@ -178,7 +178,7 @@ func (d *Dispatcher) notes(m *Machine, token Token, job runner.Job) []string {
 func (d *Dispatcher) runnerConfig(l *Lease, m *Machine, s *sink, p provided, w *witness, log *slog.Logger) runner.Config {
 	c := runner.Config{
 		Machine: m.Machine, Before: before(m, s), Dirs: m.Dirs, Nodes: m.Nodes, Engines: m.Engines, Env: m.Env, ActionEnv: p.ActionEnv, InputEnv: p.InputEnv, User: m.User, Sink: s,
-		Checkout: d.c.Source.Checkout(l.Run.Event), Actions: d.c.Source.Actions(l.Run.Event),
+		Checkout: d.c.Source.Checkout(l.Run.Event, w.job.Token), Actions: d.c.Source.Actions(l.Run.Event, w.job.Token),
 		Runner: runner.RunnerInfo{Name: m.ID, Notes: p.Notes},
 		Now:    d.c.Now, Log: log.With("vm", m.ID),
 	}

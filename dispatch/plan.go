@@ -257,7 +257,7 @@ func (d *Dispatcher) compile(ev tgr.Event, f File, t workflow.Trigger, load func
 	if !m.OK {
 		return nil, m.Reason
 	}
-	plan, problems := workflow.Compile(w, workflow.Options{Trigger: t, Load: load})
+	plan, problems := workflow.Compile(w, workflow.Options{Trigger: t, Load: load, Repo: ev.Repo.FullName})
 	if reason := firstErrors(problems); reason != "" {
 		return fail(reason)
 	}

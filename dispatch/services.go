@@ -29,6 +29,8 @@ type Served struct {
 
 // Grant is what the services have to know of a job.
 type Grant struct {
+	tgr.Redacted
+
 	Run         tgr.Run
 	Job         tgr.JobID
 	Lease       string // secret of this try of the job
@@ -42,6 +44,8 @@ type Grant struct {
 	API, Token string
 	Reads      bool
 	Stranger   bool
+	// Hides reports whether a name holds a secret of the job: names of artifacts and caches are shown to others. nil: none does.
+	Hides func(name string) bool
 }
 
 // Forwarder is a machine whose ports reach this server, as *guest.Client and *vmapi.Machine are.
@@ -105,6 +109,7 @@ func grant(l *Lease, job runner.Job) Grant {
 		WorkflowRef: job.WorkflowRef, WorkflowSHA: job.WorkflowSHA,
 		IDToken: allowed["id-token"] == "write" && Trusted(l.Run.Event),
 		Token:   job.Token, Reads: allowed == nil || allowed["actions"] != "", Stranger: !Trusted(l.Run.Event),
+		Hides: job.Hides(),
 	}
 }
 

@@ -203,10 +203,13 @@ func TestGrantOfOtherRuns(t *testing.T) {
 		{"", tgr.Event{Name: "pull_request_target", Forked: true}, true, false},
 		{"", tgr.Event{Name: "push", Actor: "dependabot[bot]"}, true, true},
 	} {
-		job := runner.Job{Plan: compile(t, "on: push\n"+tt.permissions+"\njobs: {a: {runs-on: x, steps: [{uses: ./x}]}}\n"), Token: "the job's"}
+		job := runner.Job{Plan: compile(t, "on: push\n"+tt.permissions+"\njobs: {a: {runs-on: x, steps: [{uses: ./x}]}}\n"), Token: "the token of the job"}
 		job.Job = &job.Plan.Jobs[0]
 		g := grant(&Lease{Run: tgr.Run{Event: tt.event}}, job)
-		if g.Reads != tt.reads || g.Stranger != tt.stranger || g.Token != "the job's" {
+		if g.Hides("report") || !g.Hides("report of the token of the job") {
+			t.Errorf("%q: the names that the services hide are not those with the token", tt.permissions)
+		}
+		if g.Reads != tt.reads || g.Stranger != tt.stranger || g.Token != "the token of the job" {
 			t.Errorf("%q, %+v: reads %t, stranger %t, want %t, %t", tt.permissions, tt.event, g.Reads, g.Stranger, tt.reads, tt.stranger)
 		}
 	}

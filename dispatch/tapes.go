@@ -30,7 +30,9 @@ const (
 
 // tapeHead is the first line of a tape: what the job began with.
 type tapeHead struct {
-	Format    int               `json:"format"`
+	tgr.Redacted `json:"-"`
+
+	Version   int               `json:"format"`
 	Job       tgr.JobID         `json:"job"`
 	Lease     string            `json:"lease"`
 	Machine   string            `json:"machine"`
@@ -103,7 +105,7 @@ func (s *Tapes) path(job tgr.JobID) string { return filepath.Join(s.Dir, job.Str
 // create begins the tape of a job, and returns the job as it would be read from there: whoever goes on with it has the
 // same.
 func (s *Tapes) create(h tapeHead) (*tape, runner.Job, error) {
-	h.Format = tapeFormat
+	h.Version = tapeFormat
 	var again tapeHead
 	b, err := json.Marshal(h)
 	if err == nil {
@@ -128,6 +130,8 @@ func (s *Tapes) create(h tapeHead) (*tape, runner.Job, error) {
 
 // Resumption is a job that goes on where an earlier server left it.
 type Resumption struct {
+	tgr.Redacted
+
 	Lease     *Lease
 	Machine   string // id of its machine, which is to be kept
 	head      tapeHead
@@ -187,8 +191,8 @@ func readTape(path string) (*Resumption, error) {
 	if err := json.Unmarshal(first, &r.head); err != nil {
 		return nil, fmt.Errorf("the first line of %s: %w", path, err)
 	}
-	if r.head.Format != tapeFormat {
-		return nil, fmt.Errorf("the tape is of format %s, and this program's is %d", strconv.Itoa(r.head.Format), tapeFormat)
+	if r.head.Version != tapeFormat {
+		return nil, fmt.Errorf("the tape is of format %s, and this program's is %d", strconv.Itoa(r.head.Version), tapeFormat)
 	}
 	if r.recording, err = runner.ReadRecording(bytes.NewReader(rest)); err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -155,4 +156,14 @@ func FuzzReadTape(f *testing.F) {
 			t.Errorf("%q is %+v", b, r)
 		}
 	})
+}
+
+// What is kept of a running job is not for messages.
+func TestTapeHeadIsNotFormatted(t *testing.T) {
+	h := tapeHead{Lease: "hunter2", ActionEnv: map[string]string{"A": "hunter2"}, Runner: runner.Job{Token: "hunter2"}}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
+		if got := fmt.Sprintf(verb, h); got != "***" {
+			t.Errorf("%s: %s", verb, got)
+		}
+	}
 }

@@ -34,6 +34,8 @@ type TokenRequest struct {
 
 // Token is the GITHUB_TOKEN of one job.
 type Token struct {
+	tgr.Redacted
+
 	Value  string                      // "": there is none
 	Revoke func(context.Context) error // when the job has ended; nil: nothing to do
 	Note   string                      // for the job's log: what the token may do, or why there is none

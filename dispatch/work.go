@@ -13,6 +13,8 @@ var ErrNothing = errors.New("nothing to do")
 // Lease is the right to work on a job until a time. Every write about the job carries its Token; after the job
 // was given to somebody else, the store refuses the old one with Conflict.
 type Lease struct {
+	tgr.Redacted
+
 	Job   tgr.Job
 	Run   tgr.Run // with its Plan
 	Token string

@@ -15,20 +15,16 @@ const maxAction = 1 << 30
 
 // Action returns the commit of a remote action and its repository's tree as a tar stream: files from the root, and
 // no .git. name is owner/repo, without the path of the action in it; ref is a branch, a tag or a full SHA, which
-// costs no network once it was used. The caller closes the stream.
-func (s *Source) Action(ctx context.Context, name, ref string) (sha string, tar io.ReadCloser, err error) {
+// costs no network once it was used by somebody who may read what r may. The caller closes the stream.
+func (s *Source) Action(ctx context.Context, r Reader, name, ref string) (sha string, tar io.ReadCloser, err error) {
 	c, err := s.clone(tgr.Repo{FullName: name})
 	if err != nil {
 		return "", nil, err
 	}
-	c.foreign = true
-	if ref == "" {
-		return "", nil, tgr.Errorf("source.action", tgr.Invalid, "action %s has no ref: write %s@<branch, tag or commit>", name, name)
-	}
-	full, sha, err := c.resolve(ctx, ref)
+	full, sha, err := c.use(ctx, r, ref)
 	if err == nil {
 		c.remember(ref, sha)
-	} else if sha = c.remembered(ref, err); sha == "" {
+	} else if sha = c.remembered(ref, err); sha == "" || !c.mayHave(sha) {
 		return "", nil, err
 	} else {
 		s.c.Log.Warn("an action is used as it was last time: its server does not answer", "action", name, "ref", ref, "commit", sha, "error", err)
@@ -57,16 +53,20 @@ func (c *clone) remember(ref, sha string) {
 	if have, err := os.ReadFile(file); err == nil && string(have) == sha {
 		return
 	}
-	err := os.MkdirAll(filepath.Dir(file), 0o700)
-	if err == nil {
-		err = writeWhole(file, func(w io.Writer) error {
-			_, err := io.WriteString(w, sha)
-			return err
-		})
-	}
-	if err != nil { // it is only needed when the server does not answer
+	if err := writeNote(file, sha); err != nil { // it is only needed when the server does not answer
 		c.s.c.Log.Warn("remember the commit of an action", "ref", ref, "error", err)
 	}
+}
+
+// writeNote makes a file of a few words, and the folder for it.
+func writeNote(file, text string) error {
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	return writeWhole(file, func(w io.Writer) error {
+		_, err := io.WriteString(w, text)
+		return err
+	})
 }
 
 // remembered is what a ref has pointed to when it was last asked for, if its server does not answer now; "" otherwise. A

@@ -17,6 +17,8 @@ import (
 
 // ClientConfig says where GitHub is and with what credentials. With neither Token nor AppID a Client has none.
 type ClientConfig struct {
+	tgr.Redacted
+
 	BaseURL string // of the REST API; "": https://api.github.com/; of an Enterprise server https://host/api/v3/
 	Token   string // a personal access token, or any other bearer token
 	AppID   int64  // a GitHub App, which is preferred to Token

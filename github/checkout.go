@@ -18,6 +18,8 @@ import (
 // CheckoutSpec says what to check out, in the terms of actions/checkout. Repo is required; of another repository than
 // the event's only the name is known.
 type CheckoutSpec struct {
+	tgr.Redacted
+
 	Repo tgr.Repo
 	// Ref is a full name, the name of a branch or tag, or a SHA; "" with no SHA: the default branch. SHA is the commit
 	// if it is known; then Ref only says what the working tree is on: a branch is checked out as a branch, anything
@@ -38,8 +40,13 @@ type CheckoutSpec struct {
 	// own token, and the server is asked every time whether FetchToken may read it.
 	Foreign    bool
 	FetchToken string
-	UID        int // who owns the files; 0: 1001, the runner of GitHub's images
-	GID        int // 0: 1001
+	// For is the run that checks out. Its submodules, which may be of any repository, come with the source's own token
+	// where For reads them so, and else with FetchToken; those of a Foreign one all with that.
+	For Reader `json:"-"`
+	UID int    // who owns the files; 0: 1001, the runner of GitHub's images
+	GID int    // 0: 1001
+
+	readers string // who else may have what is prepared; "": everybody who may have the commit
 }
 
 // Checkout is a working tree on its way into a machine.
@@ -75,6 +82,11 @@ func (s *Source) Checkout(ctx context.Context, spec CheckoutSpec) (*Checkout, er
 		fallthrough
 	case spec.Ref != "" && !strings.HasPrefix(spec.Ref, "refs/"):
 		spec.Ref = branchRef(spec.Ref)
+	}
+	if spec.Submodules != "" {
+		if spec.readers, err = spec.sharers(ctx); err != nil {
+			return nil, c.fail("checkout", "the job's token for the submodules of "+spec.SHA, err)
+		}
 	}
 	t, err := c.template(ctx, spec)
 	if err != nil {
@@ -344,7 +356,7 @@ func (w *worktree) submodules(ctx context.Context, dir string, level int) error 
 	} else if err != nil || !fi.Mode().IsRegular() {
 		return tgr.Errorf("source.checkout", tgr.Invalid, ".gitmodules of %s is not a regular file", w.c.name)
 	}
-	g, err := w.c.authorisedFor(ctx, w.c.s.c.BaseURL+"/")
+	g, err := w.c.forSubmodules(ctx, w.spec)
 	if err != nil {
 		return err
 	}
@@ -387,6 +399,41 @@ func (w *worktree) submodules(ctx context.Context, dir string, level int) error 
 		}
 	}
 	return nil
+}
+
+// sharers names those who read the same submodules: the trusted runs of a repository or the others, with their jobs' own
+// tokens, of which each reads the same; or who has the same other token.
+func (p *CheckoutSpec) sharers(ctx context.Context) (string, error) {
+	token := p.FetchToken
+	if p.For.Token != nil {
+		own, err := p.For.Token(ctx)
+		if err != nil {
+			return "", err
+		}
+		if own == token {
+			token = ""
+		}
+	}
+	return shortHash(fmt.Sprintf("%q %v %q", strings.ToLower(p.For.Repo), p.For.Trusted, token)), nil
+}
+
+// forSubmodules prepares a git that fetches the submodules of a checkout, with the tokens that its run may use.
+func (c *clone) forSubmodules(ctx context.Context, spec CheckoutSpec) (git, error) {
+	base := c.s.c.BaseURL + "/"
+	if c.token != nil {
+		return c.authorisedFor(ctx, base)
+	}
+	own, err := c.ownToken(ctx)
+	if err != nil {
+		return git{}, err
+	}
+	// git takes the header of the longest address that fits, and has to be told of that one first.
+	g := gitFor(base)
+	for _, below := range spec.For.paths() {
+		g.conf = append(g.conf, tokenConf(base+below, own)...)
+	}
+	g.conf = append(g.conf, tokenConf(base, spec.FetchToken)...)
+	return g, nil
 }
 
 // sameServer refuses an address that is not below the base URL: it would see the token, or be in our network.

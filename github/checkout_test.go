@@ -401,7 +401,7 @@ func TestAction(t *testing.T) {
 	}
 	commit(t, r, "main", map[string]string{"dist/index.js": "2"})
 	for _, ref := range []string{"v1", first} {
-		sha, stream, err := src.Action(t.Context(), "actions/hello", ref)
+		sha, stream, err := src.Action(t.Context(), Reader{}, "actions/hello", ref)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -413,21 +413,21 @@ func TestAction(t *testing.T) {
 		}
 	}
 	srv.Script(githubtest.Fault{Status: 500, Times: 100})
-	if _, stream, err := src.Action(t.Context(), "actions/hello", first); err != nil {
+	if _, stream, err := src.Action(t.Context(), Reader{}, "actions/hello", first); err != nil {
 		t.Errorf("a known commit must not need the server: %v", err)
 	} else {
 		stream.Close()
 	}
-	if sha, stream, err := src.Action(t.Context(), "actions/hello", "v1"); err != nil || sha != first {
+	if sha, stream, err := src.Action(t.Context(), Reader{}, "actions/hello", "v1"); err != nil || sha != first {
 		t.Errorf("a tag that was used before must not need the server: %s, %v", sha, err)
 	} else {
 		stream.Close()
 	}
-	if _, _, err := src.Action(t.Context(), "actions/hello", "v9"); tgr.CodeOf(err) != tgr.Unavailable {
+	if _, _, err := src.Action(t.Context(), Reader{}, "actions/hello", "v9"); tgr.CodeOf(err) != tgr.Unavailable {
 		t.Errorf("a server that fails: %v", err)
 	}
 	for _, name := range []string{"actions", "a/b/c", "../x"} {
-		if _, _, err := src.Action(t.Context(), name, first); tgr.CodeOf(err) != tgr.Invalid {
+		if _, _, err := src.Action(t.Context(), Reader{}, name, first); tgr.CodeOf(err) != tgr.Invalid {
 			t.Errorf("Action(%q): %v", name, err)
 		}
 	}

@@ -17,6 +17,8 @@ import (
 
 // JobToken is a token for one job.
 type JobToken struct {
+	tgr.Redacted
+
 	Value   string
 	Expires time.Time
 	Granted map[string]string // what it may do, as the API names it

@@ -141,7 +141,7 @@ func TestSourceWhereTheAppIsNotInstalled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	full, sha, data, err := source.RemoteFile(t.Context(), "others/action", "main", "a")
+	full, sha, data, err := source.RemoteFile(t.Context(), Reader{Repo: "ada/engine", Trusted: true}, "others/action", "main", "a")
 	if err != nil || full != "refs/heads/main" || sha != repo.SHA("main") || string(data) != "1" {
 		t.Errorf("RemoteFile: %s, %s, %q, %v", full, sha, data, err)
 	}
@@ -149,7 +149,7 @@ func TestSourceWhereTheAppIsNotInstalled(t *testing.T) {
 		t.Error("an event's repository was read without the App")
 	}
 	repo.SetPrivate(true)
-	if _, _, err := source.Action(t.Context(), "others/action", "main"); tgr.CodeOf(err) != tgr.NotFound {
+	if _, _, err := source.Action(t.Context(), Reader{Repo: "ada/engine", Trusted: true}, "others/action", "main"); tgr.CodeOf(err) != tgr.NotFound {
 		t.Errorf("a private action of others: %v", err)
 	}
 }

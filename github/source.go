@@ -385,28 +385,40 @@ func (c *clone) authorised(ctx context.Context) (git, error) { return c.authoris
 
 // authorisedFor sends the clone's token with requests to addresses that begin with url.
 func (c *clone) authorisedFor(ctx context.Context, url string) (git, error) {
-	// Only the transport of the address itself: no redirection leads from https to http.
-	scheme, _, _ := strings.Cut(url, ":")
-	g := git{conf: [][2]string{{"protocol." + scheme + ".allow", "always"}}}
-	if scheme == "file" {
-		return g, nil
-	}
-	if c.token != nil {
+	g := gitFor(url)
+	switch {
+	case strings.HasPrefix(url, "file:"):
+	case c.token != nil:
 		g.conf = append(g.conf, tokenConf(url, *c.token)...)
-		return g, nil
+	default:
+		token, err := c.ownToken(ctx)
+		if err != nil {
+			return g, err
+		}
+		g.conf = append(g.conf, tokenConf(url, token)...)
 	}
+	return g, nil
+}
+
+// gitFor prepares a git that may use the transport of an address, and no other: no redirection leads from https to http.
+func gitFor(url string) git {
+	scheme, _, _ := strings.Cut(url, ":")
+	return git{conf: [][2]string{{"protocol." + scheme + ".allow", "always"}}}
+}
+
+// ownToken is the source's own token for the clone, "" for none.
+func (c *clone) ownToken(ctx context.Context) (string, error) {
 	if c.s.c.Token == nil {
-		return g, nil
+		return "", nil
 	}
 	token, err := c.s.c.Token(ctx, c.name)
 	if c.foreign && tgr.CodeOf(err) == tgr.NotFound {
-		return g, nil // an App has no token for the actions and workflows of others, and public ones need none
+		return "", nil // an App has no token for the actions and workflows of others, and public ones need none
 	}
 	if err != nil {
-		return g, &tgr.Error{Op: "source.token", Code: tgr.Unavailable, Message: "no token for " + c.name, Err: err}
+		return "", &tgr.Error{Op: "source.token", Code: tgr.Unavailable, Message: "no token for " + c.name, Err: err}
 	}
-	g.conf = append(g.conf, tokenConf(url, token)...)
-	return g, nil
+	return token, nil
 }
 
 // create makes an empty bare repository by hand: it costs no process.
@@ -473,22 +485,16 @@ func (c *clone) resolve(ctx context.Context, ref string) (full, sha string, err 
 	if ref != "" && !validRef(names[0]) {
 		return "", "", tgr.Errorf("source.resolve", tgr.Invalid, "%q is not the name of a ref", clip(ref, 100))
 	}
-	g, err := c.authorised(ctx)
-	if err != nil {
-		return "", "", err
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.s.c.Timeout)
-	defer cancel()
-	args := []string{"ls-remote", "--quiet", "--symref", "--end-of-options", c.remote}
+	var patterns []string
 	for _, n := range names {
-		args = append(args, n, n+"^{}")
+		patterns = append(patterns, n, n+"^{}")
 	}
-	out, err := g.run(ctx, args...)
+	out, err := c.lsRemote(ctx, patterns...)
 	if err != nil {
 		return "", "", c.fail("resolve", "ref "+ref, err)
 	}
 	found := make(map[string]string)
-	for line := range strings.Lines(string(out)) {
+	for line := range strings.Lines(out) {
 		if target, name, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok && name == "HEAD" && strings.HasPrefix(target, "ref: ") {
 			names = append(names, strings.TrimPrefix(target, "ref: ")) // HEAD's own name, for what is returned
 		}
@@ -510,4 +516,16 @@ func (c *clone) resolve(ctx context.Context, ref string) (full, sha string, err 
 		return "", "", tgr.Errorf("source.resolve", tgr.NotFound, "%s is empty: it has no default branch", c.name)
 	}
 	return "", "", tgr.Errorf("source.resolve", tgr.NotFound, "%s has no branch or tag %s", c.name, ref)
+}
+
+// lsRemote asks the remote for the refs that match patterns, and what HEAD is.
+func (c *clone) lsRemote(ctx context.Context, patterns ...string) (string, error) {
+	g, err := c.authorised(ctx)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.s.c.Timeout)
+	defer cancel()
+	out, err := g.run(ctx, append([]string{"ls-remote", "--quiet", "--symref", "--end-of-options", c.remote}, patterns...)...)
+	return string(out), err
 }

@@ -25,6 +25,7 @@ type template struct {
 
 // templateOf names the template of a checkout. state tells apart what the same options give at different times.
 func (s *Source) templateOf(c *clone, spec CheckoutSpec, state string) *template {
+	state += spec.readers
 	spec.Token, spec.FetchToken = "", ""
 	spec.Repo.DefaultBranch, spec.Repo.CloneURL = "", ""
 	key, err := json.Marshal([]any{1, c.dir, c.remote, spec, state}) // 1: the format of templates

@@ -90,14 +90,13 @@ func (c *clone) treeOf(ctx context.Context, sha string) (string, error) {
 
 // RemoteFile returns one file of another repository at a branch, a tag or a SHA, as Action does: with the full name of
 // the ref, and the commit that it is now.
-func (s *Source) RemoteFile(ctx context.Context, name, ref, file string) (full, sha string, data []byte, err error) {
+func (s *Source) RemoteFile(ctx context.Context, r Reader, name, ref, file string) (full, sha string, data []byte, err error) {
 	repo := tgr.Repo{FullName: name}
 	c, err := s.clone(repo)
 	if err != nil {
 		return "", "", nil, err
 	}
-	c.foreign = true
-	if full, sha, err = c.resolve(ctx, ref); err != nil {
+	if full, sha, err = c.use(ctx, r, ref); err != nil {
 		return "", "", nil, err
 	}
 	unlock, err := c.lock(ctx)

@@ -39,6 +39,8 @@ const (
 
 // WebhookConfig is what a WebhookHandler is made of. Secrets and Accept are required.
 type WebhookConfig struct {
+	tgr.Redacted
+
 	// Secrets are the keys that a payload may be signed with; several, while one replaces another.
 	Secrets [][]byte
 	// Accept makes the delivery durable and returns its runs; fresh is false for a delivery, or a replay of one, that

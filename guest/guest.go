@@ -8,7 +8,9 @@
 package guest
 
 import (
+	"fmt"
 	"io"
+	"log/slog"
 	"time"
 )
 
@@ -29,6 +31,13 @@ type Cmd struct {
 	// input ends with the terminal's end of input. Stderr must be nil. An agent from before terminals ignores it.
 	TTY *WindowSize
 }
+
+// Format implements fmt.Formatter: whatever formats a Cmd shows none of its environment, which holds secrets, nor of its
+// arguments.
+func (Cmd) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "***") }
+
+// LogValue implements slog.LogValuer likewise.
+func (Cmd) LogValue() slog.Value { return slog.StringValue("***") }
 
 // WindowSize is how large a terminal is, in characters.
 type WindowSize struct {

@@ -8,10 +8,14 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/terraphim/tgr"
 )
 
 // OpenAIConfig says where an API of OpenAI's shape is. BaseURL and Model are required.
 type OpenAIConfig struct {
+	tgr.Redacted
+
 	BaseURL string // up to and with /v1: /chat/completions follows
 	Key     string // bearer token; "": none
 	Model   string
@@ -27,6 +31,8 @@ const OpenRouterURL = "https://openrouter.ai/api/v1"
 
 // OpenAI is a [Client] of OpenRouter, and of whatever else speaks the same dialect. Create one with [NewOpenAI].
 type OpenAI struct {
+	tgr.Redacted
+
 	c   OpenAIConfig
 	end endpoint
 }

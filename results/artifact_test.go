@@ -73,6 +73,31 @@ func TestArtifactAttempts(t *testing.T) {
 	}
 }
 
+// A name that holds a secret is not stored, and not repeated to whoever asked.
+func TestSecretInName(t *testing.T) {
+	s := opened(t, Config{})
+	j := jobOn(1, "main")
+	j.Hides = func(name string) bool { return strings.Contains(name, "hunter2") }
+	c := began(t, s, j)
+	for what, r := range map[string]response{
+		"name of this artifact": c.artifact("CreateArtifact", map[string]any{"name": "for-hunter2"}),
+		"key of this cache":     c.cache("CreateCacheEntry", map[string]any{"key": "go-hunter2", "version": "v"}),
+	} {
+		c.want(400, r)
+		if !strings.Contains(r.field("msg"), what+" holds a secret") || strings.Contains(string(r.body), "hunter2") {
+			t.Errorf("the answer is %s", r)
+		}
+	}
+	if list, err := s.Artifacts(t.Context(), 101); err != nil || len(list) != 0 {
+		t.Errorf("the run has the artifacts %+v, %v", list, err)
+	}
+	if key, _ := c.restore("go-hunter2"); key != "" {
+		t.Errorf("there is a cache %q", key)
+	}
+	c.want(200, c.upload("for-hunter", "3"))
+	c.want(200, c.save("go-hunter", []byte("4")))
+}
+
 // TestArtifactRefused: names, ids, digests and sizes.
 func TestArtifactRefused(t *testing.T) {
 	now := newClock()

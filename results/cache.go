@@ -118,6 +118,10 @@ func conflictOr(err error) error {
 
 // begin makes a blob of this job that is to be uploaded, if check, in the same transaction, has nothing against it.
 func (x *Session) begin(ctx context.Context, b blob, check func(*tx) error) (id int64, err error) {
+	if x.job.Hides != nil && x.job.Hides(b.name) {
+		what := map[string]string{artifactKind: "name of this artifact", cacheKind: "key of this cache"}[b.kind]
+		return 0, tgr.Errorf("results.name", tgr.Invalid, "the %s holds a secret of the job, and is shown to others: choose another", what)
+	}
 	now := x.s.cfg.Now()
 	b.repo, b.repoName, b.trusted = x.job.repo(), x.job.Run.Event.Repo.FullName, x.access.trusted
 	b.run, b.attempt, b.job = int64(x.job.Run.ID), int64(x.job.Run.Attempt), int64(x.job.ID)

@@ -33,6 +33,8 @@ const (
 
 // Runs says what a job may read of other runs of its repository.
 type Runs struct {
+	tgr.Redacted
+
 	// API is the address of GitHub's REST API for the repository: "https://api.github.com". "": no step is told of
 	// another one.
 	API string

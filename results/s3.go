@@ -12,10 +12,14 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/terraphim/tgr"
 )
 
 // S3Config says where a bucket is. URL is required.
 type S3Config struct {
+	tgr.Redacted
+
 	URL       string // http or https, host, bucket, and perhaps a prefix: https://s3.example/bucket/tgr
 	AccessKey string // "": the bucket is open to everybody
 	SecretKey string

@@ -19,6 +19,8 @@ import (
 
 // Job is the job that a Session serves.
 type Job struct {
+	tgr.Redacted
+
 	Run   tgr.Run   // with its Event, which says whose caches it may read and write
 	ID    tgr.JobID //
 	Lease string    // secret of this one try: a token that was made for another try is void
@@ -30,6 +32,8 @@ type Job struct {
 	WorkflowRef, WorkflowSHA string
 	CacheMode                string // none, read, write or write-only; "": both, as far as the event is trusted
 	Runs                     Runs   // what the job may read of other runs
+	// Hides reports whether a name holds a secret of the job; what it is to name is refused. nil: none does.
+	Hides func(name string) bool
 }
 
 // repo is the identity of the repository: its number, or its name where there is none, as in a working tree.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/terraphim/tgr"
@@ -76,6 +77,9 @@ func (r *run) parseUses(u *unit) (target, error) {
 	}
 	t := target{repo: parts[0] + "/" + parts[1], ref: ref}
 	if len(parts) == 3 {
+		if slices.Contains(strings.Split(parts[2], "/"), "..") {
+			return bad("leads out of its repository")
+		}
 		t.path = path.Clean("/" + parts[2])[1:]
 	}
 	for _, seg := range strings.Split(t.repo+"/"+t.ref, "/") {

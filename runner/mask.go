@@ -4,9 +4,11 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/terraphim/tgr"
@@ -176,6 +178,31 @@ func (m *masker) mask(s string) string {
 
 // contains reports whether s holds a masked value.
 func (m *masker) contains(s string) bool { return len(m.find(s)) > 0 }
+
+// shortestName is how much of a name has to be a secret for the name to hold it. People keep names of users and hosts as secrets,
+// and name things after them; a key or a token is longer.
+const shortestName = 16
+
+// Hides returns what reports whether a name holds a secret of the job, or its token, in any form that the log would mask:
+// for what is shown where nobody masks. It is safe for concurrent use.
+func (j Job) Hides() func(name string) bool {
+	masks := sync.OnceValue(func() *masker {
+		limits := Limits{}.orDefaults()
+		m := newMasker(limits.Masks, limits.MaskBytes)
+		for _, value := range append(slices.Collect(maps.Values(j.Secrets)), j.Token) {
+			m.mute = m.add(value) != nil || m.mute
+		}
+		m.build()
+		return m
+	})
+	var mu sync.Mutex
+	return func(name string) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		m := masks()
+		return m.mute || slices.ContainsFunc(m.find(name), func(s span) bool { return s.to-s.from >= shortestName })
+	}
+}
 
 // cut splits a buffer that is only the beginning of a line: done is masked and can be shown, rest has to be looked
 // at again together with what follows. Unless a match is in the way, rest is shorter than the longest pattern.

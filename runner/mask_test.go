@@ -54,6 +54,22 @@ func TestMask(t *testing.T) {
 	}
 }
 
+func TestHides(t *testing.T) {
+	const password = "hunter2hunter2hunter2"
+	hides := Job{Secrets: map[string]string{"A": password, "USER": "acme", "KEY": "-----BEGIN\n}\nthe second line of a key", "EMPTY": ""}, Token: "ghs_0123456789abcdef"}.Hides()
+	for name, want := range map[string]bool{
+		"report": false, "report-" + password: true, "report-hunter2": false, "x" + base64.StdEncoding.EncodeToString([]byte(password)): true,
+		"ghs_0123456789abcdef": true, "acme-build": false, "a}b": false, "on the second line of a key": true, "": false,
+	} {
+		if got := hides(name); got != want {
+			t.Errorf("%q: %v, want %v", name, got, want)
+		}
+	}
+	if (Job{}).Hides()("report") {
+		t.Error("a job without secrets hides a name")
+	}
+}
+
 func TestMaskEncodings(t *testing.T) {
 	const secret = "sw0rdfish&chips?"
 	m := newTestMasker(t, secret)

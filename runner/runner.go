@@ -49,6 +49,8 @@ type CheckoutSource interface {
 
 // CheckoutRequest is the inputs of actions/checkout, read and checked.
 type CheckoutRequest struct {
+	tgr.Redacted
+
 	Repository         string   // owner/name
 	Ref                string   // branch, tag, full ref or commit; "": SHA where the repository is the job's own, else the default branch
 	SHA                string   // the commit of the event where Repository is the job's own and no ref was asked for; else ""
@@ -89,6 +91,8 @@ type Dirs struct {
 
 // Config is what a job runs with, whatever the job.
 type Config struct {
+	tgr.Redacted
+
 	Machine Machine
 	// Before, if not nil, is called before each step of the job that runs, with its number and name, while nothing of
 	// the job runs in the foreground. Its time counts for the job, not for the step.
@@ -139,6 +143,8 @@ type Limits struct {
 
 // Job is one job: what the plan says of it and what was settled when it was queued.
 type Job struct {
+	tgr.Redacted `json:"-"`
+
 	Plan     *workflow.Plan
 	Job      *workflow.Job
 	Instance workflow.Instance

@@ -24,6 +24,8 @@ type ClaimRequest struct {
 
 // Lease is a claimed job: it is in progress and belongs to whoever has Token until Until, and longer with each Beat.
 type Lease struct {
+	tgr.Redacted
+
 	Job   tgr.Job
 	Run   tgr.Run // with its plan and its event's payload
 	Token string  // fencing token: every later write about the job needs it

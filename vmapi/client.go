@@ -32,6 +32,8 @@ const (
 
 // ClientConfig says which server a client calls. URL is required.
 type ClientConfig struct {
+	redacted
+
 	URL   string       // "http://127.0.0.1:8080"
 	Token string       // a JWT; "": none is sent
 	HTTP  *http.Client // nil: one without a time-out of its own, since commands take as long as they take

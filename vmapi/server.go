@@ -30,6 +30,8 @@ type Backend struct {
 
 // Config is what a Server is made of. Open and Key are required.
 type Config struct {
+	redacted
+
 	// Open returns the backend of machines with all of these labels. No label is the default machine; a label that is
 	// not known is an error, which the caller is told.
 	Open       func(ctx context.Context, labels []string) (Backend, error)

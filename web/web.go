@@ -113,6 +113,8 @@ type Learned interface {
 
 // Config is what a Server is made of. Runs, Logs and Control are required.
 type Config struct {
+	tgr.Redacted
+
 	Runs    RunStore
 	Logs    LogReader
 	Control Controller

@@ -8,7 +8,7 @@ import (
 )
 
 // EvalCall evaluates what one instance of a job passes to the reusable workflow it calls: the inputs, with the types
-// and defaults that are declared there, and the secrets. The job's Call must not be nil. An error is an *EvalError.
+// and defaults that are declared there, and the secrets; a workflow of another owner inherits none. The job's Call must not be nil. An error is an *EvalError.
 func (j *Job) EvalCall(p *Plan, s *Scope, in *Instance) (inputs map[string]any, secrets map[string]string, err error) {
 	ev := j.evaluation(p, s)
 	matrix := expr.Null()
@@ -22,7 +22,7 @@ func (j *Job) EvalCall(p *Plan, s *Scope, in *Instance) (inputs map[string]any, 
 	if inputs, err = ev.callInputs(j); err != nil {
 		return nil, nil, err
 	}
-	if j.SecretsInherit {
+	if j.SecretsInherit && !j.Call.Foreign {
 		return inputs, maps.Clone(s.Secrets), nil
 	}
 	given, err := ev.entries("secrets", j.Secrets)

@@ -9,6 +9,7 @@ type Options struct {
 	// itself of another repository. A nil Load, or one that returns no source and no error, means that it is not
 	// available: the job then keeps Uses, and its Call is nil.
 	Load   func(uses string) (Loaded, error)
+	Repo   string // owner/name that the workflow is of; "": not known, and then it is taken for the owner of all that it calls
 	Limits Limits
 }
 
@@ -29,7 +30,7 @@ func Compile(w *Workflow, o Options) (*Plan, []Problem) {
 	if o.Trigger.Event == "workflow_dispatch" {
 		p.Inputs = r.dispatchValues(w, o.Trigger.Inputs)
 	}
-	c := &calls{load: o.Load, limits: o.Limits.orDefaults(), loaded: map[string]*called{}, left: o.Limits.orDefaults().Jobs}
+	c := &calls{load: o.Load, repo: o.Repo, limits: o.Limits.orDefaults(), loaded: map[string]*called{}, left: o.Limits.orDefaults().Jobs}
 	problems := append(r.problems, c.link(p, &caller{file: w.File, uses: "./" + w.File})...)
 	if len(p.Jobs) == 0 && !Failed(problems) {
 		problems = append(problems, Problem{File: w.File, Rule: "jobs", Message: "the workflow has no jobs"})

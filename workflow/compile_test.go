@@ -123,6 +123,60 @@ func TestReusableWorkflowProblems(t *testing.T) {
 	}
 }
 
+// Secrets are inherited by workflows of the same owner as the one that calls, wherever that is; of another owner they miss
+// those that they require.
+func TestInheritedSecrets(t *testing.T) {
+	load := library(map[string]string{
+		"./.github/workflows/own.yml":            "on: {workflow_call: {secrets: {A: {required: true}}}}\njobs: {a: {runs-on: x}}\n",
+		"o/r/.github/workflows/in.yml@v1":        "on: workflow_call\njobs: {a: {runs-on: x}}\n",
+		"o/r/.github/workflows/needs.yml@v1":     "on: {workflow_call: {secrets: {A: {required: true}}}}\njobs: {a: {runs-on: x}}\n",
+		"o/r/.github/workflows/out.yml@v1":       "on: workflow_call\njobs: {a: {uses: other/r/.github/workflows/in.yml@v1, secrets: inherit}}\n",
+		"o/r/.github/workflows/on.yml@v1":        "on: workflow_call\njobs: {a: {uses: ./.github/workflows/needs.yml, secrets: inherit}}\n",
+		"other/r/.github/workflows/in.yml@v1":    "on: workflow_call\njobs: {a: {runs-on: x}}\n",
+		"other/r/.github/workflows/needs.yml@v1": "on: {workflow_call: {secrets: {A: {required: true}}}}\njobs: {a: {runs-on: x}}\n",
+	})
+	const warning = "the workflow '%s' inherits no secrets, as it is of another owner; pass those that it needs by name"
+	in := fmt.Sprintf("ci.yml:5:14: warning: "+warning+" [secrets]", "other/r/.github/workflows/in.yml@v1")
+	for _, tt := range []struct{ repo, uses, want string }{
+		{"o/app", "./.github/workflows/own.yml", ""},
+		{"o/app", "o/r/.github/workflows/needs.yml@v1", ""},
+		{"O/app", "o/r/.github/workflows/needs.yml@v1", ""},
+		{"o/app", "o/r/.github/workflows/on.yml@v1", ""},
+		{"", "other/r/.github/workflows/needs.yml@v1", ""}, // whose workflow it is, nobody knows
+		{"o/app", "other/r/.github/workflows/in.yml@v1", in},
+		{"o/app", "o/r/.github/workflows/out.yml@v1", fmt.Sprintf("o/r/.github/workflows/out.yml@v1:2:64: warning: "+warning+" [secrets]", "other/r/.github/workflows/in.yml@v1")},
+		{"o/app", "other/r/.github/workflows/needs.yml@v1", fmt.Sprintf("ci.yml:5:14: warning: "+warning+" [secrets]\n", "other/r/.github/workflows/needs.yml@v1") +
+			"ci.yml:4:11: error: the secret 'A' is required, but not provided while calling [secrets]"},
+	} {
+		w, problems := Parse("ci.yml", []byte("on: push\njobs:\n  a:\n    uses: "+tt.uses+"\n    secrets: inherit\n"))
+		if Failed(problems) {
+			t.Fatal(report(problems))
+		}
+		p, problems := Compile(w, Options{Load: load, Repo: tt.repo})
+		var got []string
+		for _, p := range problems {
+			got = append(got, p.String())
+		}
+		if s := strings.Join(got, "\n"); s != tt.want {
+			t.Errorf("%q calls %s:\n%s\nwant\n%s", tt.repo, tt.uses, s, tt.want)
+		}
+		if p == nil {
+			continue
+		}
+		j := p.Job("a")
+		_, secrets, err := j.EvalCall(p, &Scope{Secrets: map[string]string{"A": "x"}}, &Instance{})
+		_, told := j.Uninherited(p)
+		if want := tt.want != in; err != nil || (secrets["A"] == "x") != want || told == want {
+			t.Errorf("%q calls %s with %v, %v, and it is told %v; want A passed: %v", tt.repo, tt.uses, secrets, err, told, want)
+		}
+	}
+	// What is not loaded is judged by its name.
+	w, _ := Parse("ci.yml", []byte("on: push\njobs:\n  a:\n    uses: other/r/.github/workflows/in.yml@v1\n    secrets: inherit\n"))
+	if _, problems := Compile(w, Options{Repo: "o/app"}); len(problems) != 1 || problems[0].String() != in {
+		t.Errorf("a workflow that is not available: %v", problems)
+	}
+}
+
 func TestNarrowedPermissions(t *testing.T) {
 	src := "on: push\npermissions: {contents: read}\njobs:\n  a:\n    uses: o/r/.github/workflows/x.yml@v1\n    permissions: {issues: write}\n"
 	p := compiled(t, src, Options{Load: library(map[string]string{"o/r/.github/workflows/x.yml@v1": "on: workflow_call\njobs: {a: {runs-on: x}}\n"})})

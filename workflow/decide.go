@@ -2,6 +2,8 @@ package workflow
 
 import (
 	"fmt"
+	"io"
+	"log/slog"
 	"strings"
 
 	"github.com/terraphim/tgr/expr"
@@ -18,6 +20,12 @@ type Scope struct {
 	Ancestors map[string]Need // every need, direct or not: what success() and failure() look at
 	Cancelled bool            // the run was cancelled
 }
+
+// Format implements fmt.Formatter: whatever formats a Scope shows none of its secrets.
+func (Scope) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "***") }
+
+// LogValue implements slog.LogValuer likewise.
+func (Scope) LogValue() slog.Value { return slog.StringValue("***") }
 
 // Need is a finished job that another one needed.
 type Need struct {

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/terraphim/tgr/expr"
 )
 
 // maxDispatchInput bounds the inputs of workflow_dispatch together, in bytes, as GitHub does.
@@ -29,6 +31,9 @@ func typed(kind, text string) (any, error) {
 	}
 	return text, nil
 }
+
+// InputText is the value of an input as the event has it: text, whatever its type.
+func InputText(value any) string { return expr.FromAny(value).Text() }
 
 // zero is the value of an input that was neither given nor has a default.
 func zero(kind string) any {

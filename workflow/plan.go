@@ -144,9 +144,10 @@ type Snapshot struct {
 // Call is a loaded reusable workflow.
 type Call struct {
 	File    string      `json:"file"`
-	Repo    string      `json:"repo,omitempty"` // owner/name; "": the run's own
-	Ref     string      `json:"ref,omitempty"`  // as written in uses; "" with Repo
-	SHA     string      `json:"sha,omitempty"`  // the commit that Ref was when the run was planned; "" with Repo
+	Repo    string      `json:"repo,omitempty"`    // owner/name; "": the run's own
+	Ref     string      `json:"ref,omitempty"`     // as written in uses; "" with Repo
+	SHA     string      `json:"sha,omitempty"`     // the commit that Ref was when the run was planned; "" with Repo
+	Foreign bool        `json:"foreign,omitempty"` // of another owner than the workflow that calls: it inherits no secrets
 	Inputs  []Input     `json:"inputs,omitempty"`
 	Outputs []EnvVar    `json:"outputs,omitempty"` // may use the jobs context
 	Secrets []SecretDef `json:"secrets,omitempty"`

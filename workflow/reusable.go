@@ -49,6 +49,7 @@ func checkWorkflowRef(uses string) error {
 // calls links the reusable workflows of a plan.
 type calls struct {
 	load   func(uses string) (Loaded, error)
+	repo   string // of the workflow that was triggered; "": not known
 	limits Limits
 	loaded map[string]*called
 	left   int // how many jobs the called workflows may still have
@@ -117,14 +118,16 @@ func (c *calls) call(p *Plan, j *Job, from *caller) []Problem {
 	if err != nil {
 		return fail("%v", err)
 	}
-	if target.workflow == nil {
-		problems := target.problems
-		target.problems = nil
-		return problems
-	}
 	problems := target.problems
 	target.problems = nil
+	foreign := c.foreign(from, uses)
+	if foreign && j.SecretsInherit {
+		problems = append(problems, j.uninherited(p))
+	}
 	w := target.workflow
+	if w == nil {
+		return problems
+	}
 	if w.On("workflow_call") == nil {
 		return append(problems, fail("the workflow is not reusable, as it does not listen to 'workflow_call'")...)
 	}
@@ -133,11 +136,40 @@ func (c *calls) call(p *Plan, j *Job, from *caller) []Problem {
 		return append(problems, fail("the workflows that are called have more than %d jobs together", c.limits.Jobs)...)
 	}
 	plan := newPlan(w, p.Event)
-	problems = append(problems, j.checkCall(p, w)...)
+	problems = append(problems, j.checkCall(p, w, foreign)...)
 	problems = append(problems, narrowPermissions(p, j, plan)...)
 	problems = append(problems, c.link(plan, &caller{file: w.File, uses: uses, parent: from})...)
-	j.Call = &Call{File: w.File, Repo: target.Repo, Ref: target.Ref, SHA: target.SHA, Inputs: w.Inputs, Outputs: w.Outputs, Secrets: w.Secrets, Plan: plan}
+	j.Call = &Call{File: w.File, Repo: target.Repo, Ref: target.Ref, SHA: target.SHA, Foreign: foreign, Inputs: w.Inputs, Outputs: w.Outputs, Secrets: w.Secrets, Plan: plan}
 	return problems
+}
+
+// foreign reports whether a workflow that is called belongs to another owner than the one that calls it.
+func (c *calls) foreign(from *caller, uses string) bool {
+	repo := c.repo
+	if !isLocal(from.uses) {
+		repo = from.uses
+	}
+	owner, _, _ := strings.Cut(repo, "/")
+	callee, _, _ := strings.Cut(uses, "/")
+	return !isLocal(uses) && owner != "" && !strings.EqualFold(owner, callee)
+}
+
+// uninherited warns of secrets: inherit that passes none. GitHub lets only workflows of the same organization or enterprise
+// inherit.
+//
+// https://docs.github.com/en/actions/how-tos/reuse-automations/reuse-workflows#passing-inputs-and-secrets-to-a-reusable-workflow
+func (j *Job) uninherited(p *Plan) Problem {
+	w := j.problem(p, "secrets", "secrets", fmt.Sprintf("the workflow '%s' inherits no secrets, as it is of another owner; pass those that it needs by name", j.Uses))
+	w.Severity = SeverityWarning
+	return w
+}
+
+// Uninherited returns a warning for a job whose secrets: inherit passes none, with its place in the file.
+func (j *Job) Uninherited(p *Plan) (w Problem, ok bool) {
+	if j.Call == nil || !j.Call.Foreign || !j.SecretsInherit {
+		return w, false
+	}
+	return j.uninherited(p), true
 }
 
 func sameUses(a, b string) bool {
@@ -176,7 +208,7 @@ func (j *Job) problem(p *Plan, key, rule, message string) Problem {
 }
 
 // checkCall compares what a job passes with what the workflow declares.
-func (j *Job) checkCall(p *Plan, w *Workflow) []Problem {
+func (j *Job) checkCall(p *Plan, w *Workflow, foreign bool) []Problem {
 	var out []Problem
 	given := keySet{}
 	for _, v := range j.With {
@@ -197,11 +229,11 @@ func (j *Job) checkCall(p *Plan, w *Workflow) []Problem {
 			out = append(out, j.problem(p, "uses", "inputs", fmt.Sprintf("the input '%s' is required, but not provided while calling", in.Name)))
 		}
 	}
-	return append(out, j.checkSecrets(p, w)...)
+	return append(out, j.checkSecrets(p, w, foreign)...)
 }
 
-func (j *Job) checkSecrets(p *Plan, w *Workflow) []Problem {
-	if j.SecretsInherit {
+func (j *Job) checkSecrets(p *Plan, w *Workflow, foreign bool) []Problem {
+	if j.SecretsInherit && !foreign {
 		return nil
 	}
 	var out []Problem

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -196,7 +197,7 @@ func checkFile(path string) (checkedFile, error) {
 	if w != nil {
 		a.describe(w)
 		if !workflow.Failed(problems) {
-			_, more := workflow.Compile(w, workflow.Options{Load: localWorkflows(path)})
+			_, more := workflow.Compile(w, workflow.Options{Load: localWorkflows(path), Repo: repoOfFile(path, w)})
 			problems = slices.Concat(problems, more, missingWorkflows(w))
 		}
 	}
@@ -226,6 +227,24 @@ func localFile(path, uses string) string {
 		return ""
 	}
 	return filepath.Join(dir, name)
+}
+
+// repoOfFile is owner/name of the repository that a workflow file is in, where it matters; "" if it is not known.
+func repoOfFile(path string, w *workflow.Workflow) string {
+	if !slices.ContainsFunc(w.Jobs, func(j workflow.Job) bool { return j.SecretsInherit && localFile(path, j.Uses) == "" }) {
+		return ""
+	}
+	dir := filepath.Dir(path)
+	plain, ok := readPlainRepo(dir)
+	if !ok {
+		// None, or no remote, is no error.
+		out, _ := exec.Command("git", "-C", dir, "config", "--get", "remote.origin.url").Output()
+		plain.origin = strings.TrimSpace(string(out))
+	}
+	if plain.origin == "" {
+		return ""
+	}
+	return fullName(plain.origin, dir)
 }
 
 // missingWorkflows warns of the reusable workflows of the same repository that are not there: perhaps not yet.

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v4"
 
+	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/image"
 )
 
@@ -98,6 +99,8 @@ func settings() []setting {
 
 // config is the effective configuration.
 type config struct {
+	tgr.Redacted
+
 	values map[string]string
 	origin map[string]string
 	file   string

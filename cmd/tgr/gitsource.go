@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/url"
 	"path"
@@ -21,7 +22,8 @@ const workflowDir = ".github/workflows"
 // gitSource lets dispatch and the runner use the cached clones.
 type gitSource struct {
 	*github.Source
-	ids *identities // nil: what payloads say is taken for granted
+	ids    *identities     // nil: what payloads say is taken for granted
+	tokens dispatch.Tokens // of jobs; nil: they have none
 }
 
 // Fetch implements dispatch.Source.
@@ -70,15 +72,45 @@ func (s gitSource) Workflows(ctx context.Context, ev tgr.Event) ([]dispatch.File
 	return out, nil
 }
 
-// Workflow implements dispatch.Source. Whoever runs a workflow sees no more of a private repository's than what its jobs print,
-// as with its actions.
+// readerOf is the run of an event, for what its workflow names with uses.
+func readerOf(ev tgr.Event, token func(context.Context) (string, error)) github.Reader {
+	return github.Reader{Repo: ev.Repo.FullName, SHA: ev.SHA, Trusted: dispatch.Trusted(ev), Token: token}
+}
+
+// jobReader is likewise a job of the event that has a token.
+func jobReader(ev tgr.Event, token string) github.Reader {
+	return readerOf(ev, func(context.Context) (string, error) { return token, nil })
+}
+
+// Workflow implements dispatch.Source.
 func (s gitSource) Workflow(ctx context.Context, ev tgr.Event, repo, ref, path string) (workflow.Loaded, error) {
 	if repo == "" {
 		data, err := s.ReadFile(ctx, ev.Repo, ev.SHA, path)
 		return workflow.Loaded{File: path, Data: data}, err
 	}
-	full, sha, data, err := s.RemoteFile(ctx, repo, ref, path)
+	token, done := s.lend(ctx, ev)
+	defer done()
+	full, sha, data, err := s.RemoteFile(ctx, readerOf(ev, token), repo, ref, path)
 	return workflow.Loaded{Data: data, Repo: repo, Ref: full, SHA: sha}, err
+}
+
+// lend makes, when it is asked for, a token like those of the event's jobs, of which there are none yet: it reads the
+// repository of the event, and what its server shows everybody who has a token. done ends its life.
+func (s gitSource) lend(ctx context.Context, ev tgr.Event) (token func(context.Context) (string, error), done func()) {
+	if s.tokens == nil {
+		return nil, func() {}
+	}
+	var t dispatch.Token
+	return func(ctx context.Context) (_ string, err error) {
+			t, err = s.tokens(ctx, dispatch.TokenRequest{
+				Repo: ev.Repo, Permissions: []workflow.Permissions{{"contents": "read"}}, ReadOnly: !dispatch.Trusted(ev),
+			})
+			return t.Value, err
+		}, func() {
+			if t.Revoke != nil {
+				_ = t.Revoke(context.WithoutCancel(ctx)) // it reads and no more, and expires by itself
+			}
+		}
 }
 
 // isWorkflow reports whether GitHub would take a path for a workflow: YAML, and not in a folder below.
@@ -87,15 +119,31 @@ func isWorkflow(p string) bool {
 }
 
 // Checkout implements dispatch.Source.
-func (s gitSource) Checkout(ev tgr.Event) runner.CheckoutSource { return checkoutSource{s.Source, ev} }
+func (s gitSource) Checkout(ev tgr.Event, token string) runner.CheckoutSource {
+	return checkoutSource{s.Source, ev, jobReader(ev, token)}
+}
 
 // Actions implements dispatch.Source.
-func (s gitSource) Actions(tgr.Event) runner.ActionSource { return s.Source }
+func (s gitSource) Actions(ev tgr.Event, token string) runner.ActionSource {
+	return actionSource{s.Source, jobReader(ev, token)}
+}
+
+// actionSource serves remote actions to one job.
+type actionSource struct {
+	source *github.Source
+	reader github.Reader
+}
+
+// Action implements runner.ActionSource.
+func (a actionSource) Action(ctx context.Context, repo, ref string) (string, io.ReadCloser, error) {
+	return a.source.Action(ctx, a.reader, repo, ref)
+}
 
 // checkoutSource serves actions/checkout for the jobs of one event.
 type checkoutSource struct {
 	source *github.Source
 	ev     tgr.Event
+	reader github.Reader
 }
 
 // Checkout implements runner.CheckoutSource.
@@ -114,7 +162,7 @@ func (c checkoutSource) Checkout(ctx context.Context, r runner.CheckoutRequest) 
 		Repo: repo, Ref: ref, SHA: sha, Depth: r.FetchDepth, Tags: r.FetchTags, Submodules: r.Submodules,
 		Sparse: r.SparseCheckout, NoCone: !r.SparseConeMode, Token: persisted(r),
 		// The server's own token is for the job's repository alone: with it a job could read any other.
-		Foreign: foreign, FetchToken: r.Token,
+		Foreign: foreign, FetchToken: r.Token, For: c.reader,
 	})
 	if err != nil {
 		return runner.CheckoutResult{}, err
@@ -129,15 +177,15 @@ func persisted(r runner.CheckoutRequest) string {
 	return ""
 }
 
-// newGitSource makes the source of a server.
-func newGitSource(c *config, auth func(ctx context.Context, repo string) (string, error), log *slog.Logger) (gitSource, error) {
+// newGitSource makes the source of a server. auth yields the server's own credentials, tokens those of jobs.
+func newGitSource(c *config, auth func(ctx context.Context, repo string) (string, error), tokens dispatch.Tokens, log *slog.Logger) (gitSource, error) {
 	minutes, err := c.number("plan-timeout", 1, 600)
 	if err != nil {
 		return gitSource{}, err
 	}
 	s, err := github.NewSource(github.SourceConfig{Dir: c.get("repository-path"), BaseURL: c.get("github-server-url"), Token: auth, Log: log,
 		Timeout: time.Duration(minutes) * time.Minute, Remote: mirrorOf(c.get("actions-mirror"))})
-	return gitSource{Source: s}, err
+	return gitSource{Source: s, tokens: tokens}, err
 }
 
 // mirrorOf finds repositories in a folder. Those that events come from have an address, and are never taken from there.

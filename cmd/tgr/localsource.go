@@ -271,7 +271,8 @@ func (s *localSource) Workflow(ctx context.Context, ev tgr.Event, repo, ref, nam
 	if err != nil {
 		return workflow.Loaded{}, err
 	}
-	return gitSource{Source: src}.Workflow(ctx, ev, repo, ref, name)
+	full, sha, data, err := src.RemoteFile(ctx, s.reader(ev), repo, ref, name)
+	return workflow.Loaded{Data: data, Repo: repo, Ref: full, SHA: sha}, err
 }
 
 func readBounded(name string, limit int64) ([]byte, error) {
@@ -322,16 +323,25 @@ func (s *localSource) mergeBase(ctx context.Context) string {
 }
 
 // Checkout implements dispatch.Source.
-func (s *localSource) Checkout(ev tgr.Event) runner.CheckoutSource { return localCheckout{s, ev} }
+func (s *localSource) Checkout(ev tgr.Event, _ string) runner.CheckoutSource {
+	return localCheckout{s, ev}
+}
 
 // Actions implements dispatch.Source.
-func (s *localSource) Actions(tgr.Event) runner.ActionSource {
+func (s *localSource) Actions(ev tgr.Event, _ string) runner.ActionSource {
 	src, err := s.cache("")
 	if err != nil {
 		return nil
 	}
-	return src
+	return actionSource{src, s.reader(ev)}
 }
+
+// reader is whoever calls the command, whatever the event that is played: the credentials are theirs.
+func (s *localSource) reader(ev tgr.Event) github.Reader {
+	return github.Reader{Repo: s.repo.FullName, SHA: ev.SHA, Trusted: true, Token: ownToken}
+}
+
+func ownToken(context.Context) (string, error) { return os.Getenv("GITHUB_TOKEN"), nil }
 
 // cache is the source of other repositories, and, with remote, of this one.
 func (s *localSource) cache(remote string) (*github.Source, error) {
@@ -350,7 +360,7 @@ func (s *localSource) cache(remote string) (*github.Source, error) {
 			}
 			return mirrorOf(os.Getenv("TGR_ACTIONS_MIRROR"))(r)
 		},
-		Token: func(context.Context, string) (string, error) { return os.Getenv("GITHUB_TOKEN"), nil },
+		Token: func(ctx context.Context, _ string) (string, error) { return ownToken(ctx) },
 	})
 }
 
@@ -367,7 +377,7 @@ func (c localCheckout) Checkout(ctx context.Context, r runner.CheckoutRequest) (
 		if err != nil {
 			return runner.CheckoutResult{}, err
 		}
-		return checkoutSource{src, c.ev}.Checkout(ctx, r)
+		return checkoutSource{src, c.ev, c.s.reader(c.ev)}.Checkout(ctx, r)
 	}
 	repo, sha, err := c.s.snapshot()
 	if err != nil {
@@ -386,7 +396,7 @@ func (c localCheckout) Checkout(ctx context.Context, r runner.CheckoutRequest) (
 			return runner.CheckoutResult{}, err
 		}
 	}
-	return checkoutSource{src, ev}.Checkout(ctx, r)
+	return checkoutSource{src, ev, c.s.reader(ev)}.Checkout(ctx, r)
 }
 
 // commitTree commits the working tree as it is, ignored files left out, into a repository of its own that borrows the

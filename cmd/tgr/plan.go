@@ -216,7 +216,7 @@ func planFile(path string, t workflow.Trigger, github map[string]any) (plannedFi
 		a.Runs, a.Reason = m.OK, m.Reason
 		if m.OK {
 			var more []workflow.Problem
-			a.Plan, more = workflow.Compile(w, workflow.Options{Trigger: t, Load: localWorkflows(path)})
+			a.Plan, more = workflow.Compile(w, workflow.Options{Trigger: t, Load: localWorkflows(path), Repo: repoOfFile(path, w)})
 			problems = append(problems, more...)
 		}
 	}

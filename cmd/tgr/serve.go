@@ -200,7 +200,11 @@ func (s *server) openDispatch(machines *machines, owner string) error {
 		s.log.Warn("the host's memory has room for fewer machines than jobs were to run at once", "machines", machines.most, "asked", workers)
 		workers = machines.most
 	}
-	source, err := newGitSource(s.c, s.reports.auth, s.log)
+	tokens, err := openTokens(s.c, s.reports.client)
+	if err != nil {
+		return err
+	}
+	source, err := newGitSource(s.c, s.reports.auth, tokens.token, s.log)
 	if err != nil {
 		return err
 	}
@@ -208,10 +212,6 @@ func (s *server) openDispatch(machines *machines, owner string) error {
 		source.ids = &identities{ask: s.reports.client.RepoID}
 	}
 	minutes, err := s.c.number("plan-timeout", 1, 600)
-	if err != nil {
-		return err
-	}
-	tokens, err := openTokens(s.c, s.reports.client)
 	if err != nil {
 		return err
 	}

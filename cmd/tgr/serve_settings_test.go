@@ -240,6 +240,69 @@ jobs:
 	}
 }
 
+// What a private repository shares with those of its owner, a pull request from a fork does not get: neither as an action,
+// which another action names, nor as a workflow, and also where a run of the repository has left it in the cache.
+func TestServeForksReadNoPrivateRepository(t *testing.T) {
+	s := openSite(t)
+	private := s.repo("acme/private", map[string]string{
+		"action.yml": "runs: {using: composite, steps: [{shell: bash, run: echo the action ran}]}", "plans.txt": "the plans",
+		".github/workflows/shared.yml": "on: workflow_call\njobs: {a: {runs-on: ubuntu-latest, steps: [{run: echo the workflow ran}]}}",
+	})
+	private.SetPrivate(true)
+	const step = "runs: {using: composite, steps: [{uses: acme/private%s}]}"
+	repo := s.repo("acme/bridge", map[string]string{
+		"byref/action.yml": fmt.Sprintf(step, "@main"), "bysha/action.yml": fmt.Sprintf(step, "@"+private.SHA("main")),
+		".github/workflows/action.yml": `
+on: [push, pull_request]
+jobs:
+  build:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@v4
+      - uses: ./byref
+      - {if: always(), uses: ./bysha}
+      - {if: always(), run: 'find "$(dirname "$RUNNER_TEMP")" -name plans.txt -exec cat {} +'}
+`, ".github/workflows/call.yml": "on: [push, pull_request]\njobs: {a: {uses: acme/private/.github/workflows/shared.yml@main}}\n",
+	})
+	repo.SetPrivate(true)
+	ran := func(id tgr.DeliveryID) (log string, ends map[string]string) {
+		ends = map[string]string{}
+		for _, d := range s.completed(id) {
+			log += s.logOf(d)
+			ends[filepath.Base(d.WorkflowFile)] = string(d.Conclusion) + " " + d.Reason
+		}
+		return log, ends
+	}
+	log, ends := ran(s.send("push", repo.PushEvent("refs/heads/main", githubtest.Zero, repo.SHA("main"))))
+	if strings.Count(log, "the action ran") < 2 || !strings.Contains(log, "the plans") || !strings.Contains(log, "the workflow ran") {
+		t.Errorf("a push: %v:\n%s", ends, log)
+	}
+	fork, err := s.hub.Fork(repo, "eve/bridge")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fork.Commit("topic", "topic", map[string]string{"c": "1"}); err != nil {
+		t.Fatal(err)
+	}
+	pull, err := repo.OpenPull(fork, "topic", "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, ends = ran(s.send("pull_request", pull.Event("opened")))
+	const refusal = "acme/private: not found, or a run of a fork, or of Dependabot, may not read it"
+	if strings.Count(log, refusal) < 2 || !strings.HasPrefix(ends["action.yml"], "failure") {
+		t.Errorf("the run of a fork: %v:\n%s", ends, log)
+	}
+	for _, never := range []string{"the action ran", "the plans", "the workflow ran"} {
+		if strings.Contains(log, never) {
+			t.Errorf("the run of a fork was given %q:\n%s", never, log)
+		}
+	}
+	if got := ends["call.yml"]; !strings.HasPrefix(got, string(tgr.StartupFailure)) || !strings.Contains(got, refusal) {
+		t.Errorf("a fork's call of the workflow: %s", got)
+	}
+}
+
 // A re-run repeats what failed; outputs of what did not run again are used, and the first attempt stays as it was.
 func TestServeRerunOfACall(t *testing.T) {
 	s := openSite(t)

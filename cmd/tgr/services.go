@@ -86,7 +86,8 @@ func (s *services) Begin(ctx context.Context, g dispatch.Grant, l net.Listener) 
 	x, err := service.Begin(ctx, results.Job{
 		Run: g.Run, ID: g.Job, Lease: g.Lease, IDToken: g.IDToken, Environment: g.Environment, CacheMode: g.CacheMode,
 		WorkflowRef: g.WorkflowRef, WorkflowSHA: g.WorkflowSHA,
-		Runs: results.Runs{API: strings.TrimSuffix(g.API, "/"), Token: g.Token, Reads: g.Reads, Own: g.Stranger},
+		Hides: g.Hides,
+		Runs:  results.Runs{API: strings.TrimSuffix(g.API, "/"), Token: g.Token, Reads: g.Reads, Own: g.Stranger},
 	})
 	if err != nil {
 		return dispatch.Served{}, err
