@@ -3,12 +3,9 @@ package firecracker
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -33,14 +30,15 @@ type Verdict struct {
 // that it makes a virtual machine, does not mean that. The verdict is kept in the cache folder for this boot of the
 // host and this version. The error is that of a probe that could not be made.
 func (p *Provider) Probe(ctx context.Context) (Verdict, error) {
-	key, err := p.verdictKey(ctx)
+	key, err := vm.VerdictKey(ctx, p.binary)
 	if err != nil {
 		return Verdict{}, &vm.InfraError{Op: "firecracker: probe", Err: err}
 	}
-	if v, ok := p.readVerdict(key); ok {
+	var v Verdict
+	if vm.ReadVerdict(p.cfg.CacheDir, verdictFile, &v) && v.Key == key && v.Reason != "" {
 		return v, nil
 	}
-	v := Verdict{Key: key}
+	v = Verdict{Key: key}
 	begin := time.Now()
 	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err == nil {
@@ -55,17 +53,7 @@ func (p *Provider) Probe(ctx context.Context) (Verdict, error) {
 	default:
 		v.OK, v.Reason = true, fmt.Sprintf("a guest booted in %v", time.Since(begin).Round(time.Millisecond))
 	}
-	if p.cfg.CacheDir == "" {
-		return v, nil
-	}
-	b, err := json.Marshal(v)
-	if err == nil {
-		err = os.MkdirAll(p.cfg.CacheDir, 0o755)
-	}
-	if err == nil {
-		err = os.WriteFile(filepath.Join(p.cfg.CacheDir, verdictFile), b, 0o600)
-	}
-	return v, err
+	return v, vm.WriteVerdict(p.cfg.CacheDir, verdictFile, v)
 }
 
 // boots is an error where a guest does not say that it has booted.
@@ -110,26 +98,4 @@ func (p *Provider) boots(ctx context.Context) error {
 		return fmt.Errorf("it ended without the word of its agent: %s", lastLine(said))
 	}
 	return nil
-}
-
-func (p *Provider) verdictKey(ctx context.Context) (string, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", err
-	}
-	version, err := exec.CommandContext(ctx, p.binary, "--version").Output()
-	if err != nil {
-		return "", fmt.Errorf("%s --version: %w", p.binary, err)
-	}
-	line, _, _ := strings.Cut(string(version), "\n")
-	return strings.TrimSpace(string(boot)) + " " + p.binary + " " + line, nil
-}
-
-func (p *Provider) readVerdict(key string) (Verdict, bool) {
-	var v Verdict
-	if p.cfg.CacheDir == "" {
-		return v, false
-	}
-	b, err := os.ReadFile(filepath.Join(p.cfg.CacheDir, verdictFile))
-	return v, err == nil && json.Unmarshal(b, &v) == nil && v.Key == key && v.Reason != ""
 }

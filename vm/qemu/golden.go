@@ -128,7 +128,7 @@ func (g *goldens) version(ctx context.Context, binary string) (string, error) {
 	if v, ok := g.versions[file]; ok {
 		return v, nil
 	}
-	key, err := verdictKey(ctx, binary)
+	key, err := vm.VerdictKey(ctx, binary)
 	if err != nil {
 		return "", err
 	}

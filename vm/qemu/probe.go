@@ -2,12 +2,10 @@ package qemu
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -66,7 +64,7 @@ func (p *Provider) Accelerator(ctx context.Context) (Verdict, error) {
 }
 
 func (p *Provider) kvmVerdict(ctx context.Context, binary string) (Verdict, error) {
-	key, err := verdictKey(ctx, binary)
+	key, err := vm.VerdictKey(ctx, binary)
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -75,10 +73,11 @@ func (p *Provider) kvmVerdict(ctx context.Context, binary string) (Verdict, erro
 		return Verdict{Reason: err.Error(), Key: key}, nil
 	}
 	kvm.Close()
-	if v, ok := p.readVerdict(key); ok {
+	var v Verdict
+	if vm.ReadVerdict(p.cfg.CacheDir, verdictFile, &v) && v.Key == key && v.Reason != "" {
 		return v, nil
 	}
-	v := Verdict{Key: key}
+	v = Verdict{Key: key}
 	begin := time.Now()
 	if err := p.probe(ctx, binary, true, kvmTimeout); err != nil {
 		if ctx.Err() != nil {
@@ -88,7 +87,7 @@ func (p *Provider) kvmVerdict(ctx context.Context, binary string) (Verdict, erro
 	} else {
 		v.KVM, v.Reason = true, fmt.Sprintf("a guest booted in %v", time.Since(begin).Round(time.Millisecond))
 	}
-	return v, p.writeVerdict(v)
+	return v, vm.WriteVerdict(p.cfg.CacheDir, verdictFile, v)
 }
 
 // Probe boots a guest without disks, as every machine would be, and returns how long that took until it had
@@ -139,54 +138,4 @@ func (p *Provider) probe(ctx context.Context, binary string, kvm bool, timeout t
 func firstLine(s string) string {
 	line, _, _ := strings.Cut(s, "\n")
 	return line
-}
-
-// verdictKey is what a verdict holds for.
-func verdictKey(ctx context.Context, binary string) (string, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", err
-	}
-	version, err := exec.CommandContext(ctx, binary, "--version").Output()
-	if err != nil {
-		return "", fmt.Errorf("%s --version: %w", binary, err)
-	}
-	return strings.TrimSpace(string(boot)) + " " + firstLine(string(version)), nil
-}
-
-func (p *Provider) readVerdict(key string) (Verdict, bool) {
-	if p.cfg.CacheDir == "" {
-		return Verdict{}, false
-	}
-	var v Verdict
-	b, err := os.ReadFile(filepath.Join(p.cfg.CacheDir, verdictFile))
-	if err != nil || json.Unmarshal(b, &v) != nil || v.Key != key || v.Reason == "" {
-		return Verdict{}, false
-	}
-	return v, true
-}
-
-func (p *Provider) writeVerdict(v Verdict) error {
-	if p.cfg.CacheDir == "" {
-		return nil
-	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(p.cfg.CacheDir, 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(p.cfg.CacheDir, verdictFile+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), filepath.Join(p.cfg.CacheDir, verdictFile))
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
 }
