@@ -410,8 +410,8 @@ func (d *Dispatch) validate() error {
 	if !repoName().MatchString(d.Repo) {
 		return invalid("repo is %q, and should be owner/name", cut(d.Repo, 100))
 	}
-	if d.Workflow == "" || d.Ref == "" {
-		return invalid("workflow and ref are needed: the workflow's file, and a branch or tag")
+	if d.Workflow == "" {
+		return invalid("workflow is needed: the workflow's file")
 	}
 	size := 0
 	for name, value := range d.Inputs {

@@ -136,7 +136,7 @@ func TestAPIRefuses(t *testing.T) {
 		{"POST", "/api/runs/7/rerun", `{"what":"all","job_id":70}`, 400, tgr.Invalid, "job_id"},
 		{"POST", "/api/runs/7/rerun", `{"what":"all","force":true}`, 400, tgr.Invalid, "force"},
 		{"POST", "/api/dispatch", `{"repo":"../b","workflow":"w","ref":"r"}`, 400, tgr.Invalid, "owner/name"},
-		{"POST", "/api/dispatch", `{"repo":"a/b","workflow":"w"}`, 400, tgr.Invalid, "ref"},
+		{"POST", "/api/dispatch", `{"repo":"a/b","ref":"r"}`, 400, tgr.Invalid, "workflow"},
 		{"POST", "/api/dispatch", many, 400, tgr.Invalid, "too many"},
 		{"POST", "/api/dispatch", `"` + strings.Repeat("x", maxBody) + `"`, 413, tgr.Limit, "larger than"},
 	} {

@@ -87,7 +87,7 @@ type Rerun struct {
 type Dispatch struct {
 	Repo     string            `json:"repo"`             // owner/name
 	Workflow string            `json:"workflow"`         // path of the workflow file, or its file name
-	Ref      string            `json:"ref"`              // branch, tag or full ref
+	Ref      string            `json:"ref,omitempty"`    // branch, tag or full ref; "": the default branch
 	Inputs   map[string]string `json:"inputs,omitempty"` //
 	By       string            `json:"by,omitempty"`     // who asked: shown, not trusted
 }

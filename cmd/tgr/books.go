@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"iter"
@@ -221,7 +222,7 @@ func (c control) Dispatch(ctx context.Context, d web.Dispatch) ([]tgr.RunID, err
 		return nil, tgr.Errorf("dispatch", tgr.NotFound, "no webhook of repository %s has arrived yet, so it is not known here", d.Repo)
 	}
 	repo := known[0].Event.Repo
-	ref := d.Ref
+	ref := cmp.Or(d.Ref, repo.DefaultBranch)
 	if !strings.HasPrefix(ref, "refs/") {
 		ref = "refs/heads/" + ref
 	}

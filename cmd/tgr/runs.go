@@ -72,7 +72,7 @@ func newRunsCmd() *cobra.Command {
 	v := &runsVerbs{}
 	cmd := &cobra.Command{
 		Use:   "runs",
-		Short: "List, show, follow, cancel and repeat the runs of a server",
+		Short: "List, show, follow, start, cancel and repeat the runs of a server",
 		Long: `Talks to a server over its HTTP API.
 
 Exit status: 0; 1 if the job failed (logs -f, show --exit-status); 2 if the request makes no sense;
@@ -81,7 +81,7 @@ Exit status: 0; 1 if the job failed (logs -f, show --exit-status); 2 if the requ
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	v.serverVerbs(cmd)
-	cmd.AddCommand(v.listCmd(), v.showCmd(), v.logsCmd(), v.cancelCmd(), v.rerunCmd())
+	cmd.AddCommand(v.listCmd(), v.showCmd(), v.logsCmd(), v.cancelCmd(), v.rerunCmd(), v.startCmd())
 	return cmd
 }
 
@@ -323,6 +323,43 @@ func (v *runsVerbs) rerunCmd() *cobra.Command {
 	})
 	cmd.Flags().StringVarP(&job, "job", "j", "", "this job, and those that need it: its id, key or name")
 	cmd.Flags().BoolVar(&failed, "failed", false, "the jobs that failed, and those that need them")
+	cmd.Flags().BoolVar(&v.json, "json", false, "print JSON")
+	return cmd
+}
+
+func (v *runsVerbs) startCmd() *cobra.Command {
+	d := web.Dispatch{By: os.Getenv("USER")}
+	var inputs []string
+	cmd := &cobra.Command{Use: "start WORKFLOW", Short: "Start a workflow by hand, as workflow_dispatch does",
+		Long: `Start a workflow of a repository by hand. The workflow is its file, such as release.yml, has to listen to
+workflow_dispatch, and is taken from the branch or tag it is started for.`,
+		Example: "  tgr runs start release.yml -R acme/app --ref v1.2 --input level=high",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 || d.Repo == "" {
+				return runsUsage("%s takes the file of a workflow, and its repository: -R owner/name", cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d.Workflow, d.Inputs = args[0], map[string]string{}
+			for _, kv := range inputs {
+				name, value, ok := strings.Cut(kv, "=")
+				if !ok || name == "" {
+					return runsUsage("--input %s: expected name=value", kv)
+				}
+				d.Inputs[name] = value
+			}
+			c, err := v.client()
+			if err != nil {
+				return runsFailure(err)
+			}
+			a, err := c.Dispatch(cmd.Context(), d)
+			return runsFailure(v.accepted(cmd, a, err))
+		},
+	}
+	cmd.Flags().StringVarP(&d.Repo, "repo", "R", "", "the repository, owner/name, which has sent a webhook before (required)")
+	cmd.Flags().StringVar(&d.Ref, "ref", "", "branch or tag, such as main or v1.2, or the full `ref`; default: the default branch")
+	cmd.Flags().StringArrayVar(&inputs, "input", nil, "input of the workflow, name=value; may be repeated")
 	cmd.Flags().BoolVar(&v.json, "json", false, "print JSON")
 	return cmd
 }

@@ -362,3 +362,51 @@ func TestRunsErrors(t *testing.T) {
 		t.Errorf("with the token: %d %q", status, notes)
 	}
 }
+
+// A workflow is started by hand for a branch or a tag, with its inputs and the defaults of those that are not given.
+func TestRunsStart(t *testing.T) {
+	s := openSite(t)
+	repo := s.repo("acme/manual", map[string]string{workflowDir + "/hand.yml": `
+on:
+  workflow_dispatch: {inputs: {level: {default: low}, dry: {type: boolean, default: true}}}
+jobs:
+  show:
+    runs-on: linux
+    steps:
+      - run: echo "${{ github.ref }} by ${{ github.event_name }}, ${{ inputs.level }}, the event's ${{ github.event.inputs.level }} ${{ github.event.inputs.dry }}"
+`})
+	if err := repo.Branch("topic", repo.SHA("main")); err != nil {
+		t.Fatal(err)
+	}
+	if out, status := s.tries(newRunsCmd(), "", "start", "hand.yml", "-R", "acme/manual"); status != 2 || !strings.Contains(out, "no webhook of repository acme/manual has arrived yet") {
+		t.Errorf("before the repository is known: %d, %s", status, out)
+	}
+	s.completed(s.push(repo, map[string]string{"a": "b"}))
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"hand.yml"}, "refs/heads/main by workflow_dispatch, low, the event's low true"},
+		{[]string{workflowDir + "/hand.yml", "--ref", "topic", "--input", "level=high", "--input", "dry=false"}, "refs/heads/topic by workflow_dispatch, high, the event's high false"},
+	} {
+		out := s.tgr(newRunsCmd(), "", append([]string{"start", "-R", "acme/manual"}, tt.args...)...)
+		var id tgr.RunID
+		if _, err := fmt.Sscanf(out, "run %d will run", &id); err != nil {
+			t.Fatalf("%v: %s", tt.args, out)
+		}
+		var d web.RunDetail
+		s.await("the run", func() bool {
+			var err error
+			d, err = s.client.Run(t.Context(), id, 0)
+			return err == nil && d.Status.Done()
+		})
+		if log := s.logOf(d); d.Conclusion != tgr.Success || !strings.Contains(log, tt.want) {
+			t.Errorf("%v: %s, no %q in\n%s", tt.args, d.Conclusion, tt.want, log)
+		}
+	}
+	for _, args := range [][]string{{"start", "hand.yml"}, {"start", "-R", "acme/manual"}, {"start", "hand.yml", "-R", "acme/manual", "--input", "x"}} {
+		if out, status := s.tries(newRunsCmd(), "", args...); status != 2 {
+			t.Errorf("%v: %d, %s", args, status, out)
+		}
+	}
+}
