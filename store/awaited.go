@@ -113,10 +113,23 @@ func (s *Store) Due(ctx context.Context, now time.Time, limit int) ([]tgr.Schedu
 	return list, s.dialect.fault("schedules", err)
 }
 
+// Schedules lists up to 1000 schedules of a repository (owner/name; "": of all), the soonest first.
+func (s *Store) Schedules(ctx context.Context, repo string) ([]tgr.Schedule, error) {
+	where, args := "", []any{}
+	if repo != "" {
+		where, args = "WHERE a.name = $1", append(args, strings.ToLower(repo))
+	}
+	list, err := s.schedules(ctx, where, page(maxPage), args...)
+	return list, s.dialect.fault("schedules", err)
+}
+
 func (s *Store) due(ctx context.Context, now time.Time, limit int) ([]tgr.Schedule, error) {
-	rows, err := s.r.QueryContext(ctx, `SELECT a.repo_id, a.repo, a.repository, s.file, s.cron, s.timezone, s.next, s.actor, s.actor_id
-		FROM schedules s JOIN awaited a ON a.repo_id = s.repo_id WHERE s.next <= $1 ORDER BY s.next, s.repo_id, s.file, s.cron, s.timezone LIMIT $2`,
-		nanos(now), page(limit))
+	return s.schedules(ctx, "WHERE s.next <= $1", page(limit), nanos(now))
+}
+
+func (s *Store) schedules(ctx context.Context, where string, limit int, args ...any) ([]tgr.Schedule, error) {
+	rows, err := s.r.QueryContext(ctx, fmt.Sprintf(`SELECT a.repo_id, a.repo, a.repository, s.file, s.cron, s.timezone, s.next, s.actor, s.actor_id
+		FROM schedules s JOIN awaited a ON a.repo_id = s.repo_id %s ORDER BY s.next, s.repo_id, s.file, s.cron, s.timezone LIMIT %d`, where, limit), args...)
 	if err != nil {
 		return nil, err
 	}

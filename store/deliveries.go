@@ -155,10 +155,12 @@ func scanDelivery(scan func(...any) error) (d tgr.Delivery, err error) {
 	return d, decode(fmt.Sprintf("event of delivery %s", d.ID), event, &d.Event)
 }
 
+const maxPage = 1000
+
 // page bounds the length of a list.
 func page(limit int) int {
 	if limit <= 0 {
 		return 50
 	}
-	return min(limit, 1000)
+	return min(limit, maxPage)
 }

@@ -92,7 +92,7 @@ func TestOpenAPIFields(t *testing.T) {
 	d := readDocument(t)
 	types := map[string]reflect.Type{}
 	for _, v := range []any{tgr.Repo{}, tgr.Event{}, tgr.Run{}, tgr.Job{}, tgr.Step{}, tgr.Annotation{}, tgr.Group{}, tgr.Approval{}, tgr.Setting{}, tgr.Environment{}, SettingRequest{}, SettingList{}, EnvironmentName{}, EnvironmentList{}, Done{}, ApproveRequest{}, RunList{}, RunDetail{}, LogLine{}, Span{},
-		StreamEnd{}, StepState{}, ArtifactList{}, tgr.Artifact{}, CancelRequest{}, Rerun{}, Dispatch{}, Accepted{}, Health{}, ErrorBody{}, ErrorDetail{},
+		StreamEnd{}, StepState{}, ArtifactList{}, tgr.Artifact{}, CancelRequest{}, Rerun{}, Dispatch{}, Scheduled{}, ScheduleList{}, Accepted{}, Health{}, ErrorBody{}, ErrorDetail{},
 		Ask{}, tgr.Notes{}, tgr.Provenance{}, tgr.Difference{}, tgr.Explanation{}, tgr.CitedLine{}, tgr.Claim{}, tgr.Replacement{},
 		tgr.Insights{}, tgr.Timing{}, tgr.Flake{}, tgr.Cluster{}, tgr.Lesson{}, tgr.Risk{}, tgr.Link{}, tgr.Command{}, tgr.Suggestion{}} {
 		types[reflect.TypeOf(v).Name()] = reflect.TypeOf(v)

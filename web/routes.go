@@ -57,6 +57,8 @@ func routes() []route {
 		{"POST", "/api/dispatch", change, nil, (*Server).dispatch},
 		{"GET", "/api/insights", read, []string{"repo", "forks", "command"}, (*Server).insights},
 
+		{"GET", "/api/schedules", read, []string{"repo"}, (*Server).listSchedules},
+
 		{"GET", "/api/secrets", read, scopes, listSettings(Secret)},
 		{"POST", "/api/secrets", change, nil, changeSetting(Secret, false)},
 		{"POST", "/api/secrets/remove", change, nil, changeSetting(Secret, true)},

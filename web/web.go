@@ -128,6 +128,8 @@ type Config struct {
 	Advice Advisor
 	// Learned is shown at /insights and /api/insights. Nil: the learner is off.
 	Learned Learned
+	// Schedules lists what is started next by its schedule, the soonest first; repo "": of all repositories. Nil: nothing is.
+	Schedules func(ctx context.Context, repo string) ([]tgr.Schedule, error)
 	// Metrics are served at /metrics. Nil: metrics of its own.
 	Metrics *Metrics
 	// Webhook gets POST /webhook. Nil: there is no such path.

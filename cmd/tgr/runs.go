@@ -81,7 +81,7 @@ Exit status: 0; 1 if the job failed (logs -f, show --exit-status); 2 if the requ
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	v.serverVerbs(cmd)
-	cmd.AddCommand(v.listCmd(), v.showCmd(), v.logsCmd(), v.cancelCmd(), v.rerunCmd(), v.startCmd())
+	cmd.AddCommand(v.listCmd(), v.showCmd(), v.logsCmd(), v.cancelCmd(), v.rerunCmd(), v.startCmd(), v.schedulesCmd())
 	return cmd
 }
 
@@ -360,6 +360,44 @@ workflow_dispatch, and is taken from the branch or tag it is started for.`,
 	cmd.Flags().StringVarP(&d.Repo, "repo", "R", "", "the repository, owner/name, which has sent a webhook before (required)")
 	cmd.Flags().StringVar(&d.Ref, "ref", "", "branch or tag, such as main or v1.2, or the full `ref`; default: the default branch")
 	cmd.Flags().StringArrayVar(&inputs, "input", nil, "input of the workflow, name=value; may be repeated")
+	cmd.Flags().BoolVar(&v.json, "json", false, "print JSON")
+	return cmd
+}
+
+func (v *runsVerbs) schedulesCmd() *cobra.Command {
+	var repo string
+	cmd := &cobra.Command{Use: "schedules", Short: "List what is started next by its on.schedule, the soonest first",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 0 {
+				return runsUsage("%s takes no arguments; filter with its flags", cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := v.client()
+			if err != nil {
+				return runsFailure(err)
+			}
+			list, err := c.Schedules(cmd.Context(), repo)
+			switch {
+			case err != nil:
+				return runsFailure(err)
+			case v.json:
+				return v.print(cmd, list)
+			case len(list.Schedules) == 0:
+				fmt.Fprintln(cmd.OutOrStdout(), "nothing is scheduled")
+				return nil
+			}
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "NEXT\tREPOSITORY\tWORKFLOW\tCRON\tTIME ZONE")
+			for _, s := range list.Schedules {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", s.Next.Local().Format("2006-01-02 15:04"), v.text(s.Repo, 60), v.text(s.Workflow, 60),
+					v.text(s.Cron, 60), v.text(cmp.Or(s.Timezone, "UTC"), 40))
+			}
+			return w.Flush()
+		},
+	}
+	cmd.Flags().StringVarP(&repo, "repo", "R", "", "only of this repository, owner/name")
 	cmd.Flags().BoolVar(&v.json, "json", false, "print JSON")
 	return cmd
 }

@@ -271,9 +271,13 @@ func (s *server) openWeb(secrets [][]byte, machines *machines) error {
 	if err != nil {
 		return err
 	}
+	var schedules func(context.Context, string) ([]tgr.Schedule, error)
+	if s.c.get("schedules") == "true" {
+		schedules = s.store.Schedules
+	}
 	s.web, err = web.New(web.Config{
 		Runs: runBook{s.store}, Logs: logBook{s.logs, s.store}, Control: control{s}, Settings: keeper{s}, Metrics: s.metrics, Webhook: hook, Changed: s.watch.add, Advice: s.advice, Learned: s.learner.forWeb(),
-		Artifacts: s.results, Issuer: http.StripPrefix(issuerPath, s.results.Issuer()),
+		Schedules: schedules, Artifacts: s.results, Issuer: http.StripPrefix(issuerPath, s.results.Issuer()),
 		Token: s.c.get("api-token"), Version: version(), Log: s.log,
 		Ready: map[string]func(context.Context) error{"database": s.store.Ping, "machines": machines.Ready},
 	})

@@ -83,6 +83,12 @@ jobs:
           echo "${{ github.event.repository.html_url }} ${{ github.ref }} ${{ github.sha }}"
 `})
 	s.completed(s.send("push", repo.PushEvent("refs/heads/main", githubtest.Zero, repo.SHA("main"))))
+	if list := s.tgr(newRunsCmd(), "", "schedules", "-R", "Acme/nightly"); strings.Count(list, "acme/nightly") != 2 || !strings.Contains(list, "Europe/Berlin") || !strings.Contains(list, "0 4 * * *") {
+		t.Errorf("tgr runs schedules:\n%s", list)
+	}
+	if list := s.tgr(newRunsCmd(), "", "schedules", "-R", "acme/other"); list != "nothing is scheduled\n" {
+		t.Errorf("of another repository: %s", list)
+	}
 	s.stop()
 	if n := s.setSchedules(time.Now().Add(-time.Minute)); n != 2 {
 		t.Fatalf("%d schedules are known, want those of one file", n)
