@@ -62,7 +62,6 @@ func decode(what, s string, v any) error {
 type job struct {
 	tgr.Job
 	template     string // name before the expansion
-	maxParallel  int
 	queued       time.Time
 	notBefore    time.Time
 	owner        string
@@ -82,7 +81,7 @@ func scanJob(scan func(...any) error) (*job, error) {
 	var needs, instance, labels, outputs, steps, annotations, group string
 	var created, queued, started, finished, until, notBefore int64
 	err := scan(&j.ID, &j.Run, &j.Attempt, &j.Kind, &j.Key, &j.Name, &j.template, &j.Origin, &needs, &j.Index, &j.Total, &instance, &labels,
-		&j.ContinueOnError, &j.maxParallel, &j.Status, &j.Conclusion, &j.Blame, &j.Reason, &j.Tries, &outputs, &j.Machine,
+		&j.ContinueOnError, &j.MaxParallel, &j.Status, &j.Conclusion, &j.Blame, &j.Reason, &j.Tries, &outputs, &j.Machine,
 		&j.Isolation, &steps, &annotations, &created, &queued, &started, &finished, &j.owner, &j.token, &until, &j.cancel, &j.cancelReason, &group, &j.Summary, &notBefore, &j.Uses, &j.Environment, &j.Gated, &j.Excused)
 	if err != nil {
 		return nil, err
@@ -164,7 +163,7 @@ func (t *tx) insert(j *job) error {
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33)
 		RETURNING id`,
 		j.Run, j.Attempt, j.Kind, j.Key, j.Name, j.template, j.Origin, needs, j.Index, j.Total, string(j.Instance), labels,
-		flag(j.ContinueOnError), j.maxParallel, j.Status, j.Conclusion, j.Blame, j.Reason, j.Tries, outputs, j.Machine, j.Isolation, steps, annotations,
+		flag(j.ContinueOnError), j.MaxParallel, j.Status, j.Conclusion, j.Blame, j.Reason, j.Tries, outputs, j.Machine, j.Isolation, steps, annotations,
 		nanos(j.Created), nanos(j.queued), nanos(j.Started), nanos(j.Finished), group, j.Summary, j.Uses, j.Environment, flag(j.Gated)).Scan(&j.ID)
 	if err != nil {
 		return fmt.Errorf("add job %q of run %d: %w", j.Key, j.Run, err)

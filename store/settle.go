@@ -236,7 +236,7 @@ func (t *tx) expand(j *job, e Expansion) error {
 	}
 	for _, i := range e.Jobs {
 		n := j.anew(t.now)
-		n.Attempt, n.Created, n.maxParallel = j.Attempt, j.Created, e.MaxParallel
+		n.Attempt, n.Created, n.MaxParallel = j.Attempt, j.Created, e.MaxParallel
 		n.Name, n.Index, n.Total, n.Instance, n.Labels, n.ContinueOnError = i.Name, i.Index, i.Total, i.Instance, i.Labels, i.ContinueOnError
 		n.Reason, n.Group, n.Environment, n.Gated = i.Reason, i.Group, i.Environment, i.Gated
 		if i.Status != tgr.Pending && !i.Gated && i.Group.Name == "" {
