@@ -24,24 +24,26 @@ func next(p *workflow.Plan, run tgr.Run, jobs []tgr.Job, s *workflow.Scope, only
 			g.rows[j.Key] = append(g.rows[j.Key], j)
 		}
 	}
-	if run.Hold != "" {
+	late := g.late(jobs)
+	if run.Hold != "" && late == "" {
 		g.held(jobs)
 		return g.change
 	}
-	g.settle(&frame{plan: p, scope: s})
+	g.change.CancelRun = late
+	g.settle(&frame{plan: p, scope: s, stop: late})
 	return g.change
 }
 
 // maxRows is how many jobs an attempt of a run may have: matrices over workflows with matrices grow fast.
 const maxRows = 5000
 
-// limits say which instances of a job there are to be.
+// limits say which instances of a job there are to be, and how long they may wait.
 type limits struct {
 	keep   func(workflow.Instance) bool // nil: all
 	labels Labels                       // nil: any will do
 	// environment is what jobs for an environment wait for; nil: nothing.
 	environment func(name string) (tgr.Environment, error)
-	now         func() time.Time
+	now         func() time.Time // nil: nothing takes time
 }
 
 // refuse is why no machine will ever do what in asks for, or nil. A job that calls a workflow asks for none.
@@ -124,6 +126,9 @@ func (g *graph) settleJob(f *frame, j *workflow.Job) {
 			g.change.Cancel[row.ID] = g.run.CancelReason
 		case row.Kind == tgr.CallJob && row.Status == tgr.Queued:
 			g.begin(f, j, row)
+		case row.Status == tgr.Queued && g.waited(row) > maxQueue:
+			g.change.End[row.ID] = JobResult{Conclusion: tgr.Cancelled, Blame: tgr.BlameOurs,
+				Reason: fmt.Sprintf("waited %s for a machine, and none became free", span(maxQueue))}
 		}
 	}
 }

@@ -74,7 +74,11 @@ func brief(c Change, jobs []tgr.Job) []string {
 			out = append(out, "skip "+j.Name+": "+reason)
 		}
 		if r, ok := c.End[j.ID]; ok {
-			out = append(out, fmt.Sprintf("fail %s (%s): %s", j.Name, r.Blame, r.Reason))
+			verb := "fail"
+			if r.Conclusion == tgr.Cancelled {
+				verb = "end"
+			}
+			out = append(out, fmt.Sprintf("%s %s (%s): %s", verb, j.Name, r.Blame, r.Reason))
 		}
 		if reason, ok := c.Cancel[j.ID]; ok {
 			out = append(out, "cancel "+j.Name+": "+reason)

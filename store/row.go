@@ -61,8 +61,8 @@ func decode(what, s string, v any) error {
 // job is a row of jobs: a tgr.Job with what only the store knows.
 type job struct {
 	tgr.Job
-	template     string // name before the expansion
-	queued       time.Time
+	template     string    // name before the expansion
+	queued       time.Time // as tgr.Job has it, but for notBefore
 	notBefore    time.Time
 	owner        string
 	token        string
@@ -142,6 +142,9 @@ func plain(jobs []*job) []tgr.Job {
 	out := make([]tgr.Job, len(jobs))
 	for i, j := range jobs {
 		out[i] = j.Job
+		if out[i].Queued = j.queued; j.notBefore.After(j.queued) {
+			out[i].Queued = j.notBefore
+		}
 	}
 	return out
 }
