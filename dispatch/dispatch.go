@@ -25,7 +25,8 @@ var (
 // Jobs is the part of the store that a worker needs. Every write is fenced by the lease's token: a stale one is
 // refused with tgr.Conflict.
 type Jobs interface {
-	// Claim leases the oldest job that may run, or returns ErrNothing.
+	// Claim leases a job that may run, or returns ErrNothing. No repository's jobs keep those of another waiting: of which
+	// fewest run, has the next; of one repository the oldest is first.
 	Claim(ctx context.Context, c Claim) (*Lease, error)
 	// Beat extends the lease. A reason means that the job is to be cancelled.
 	Beat(ctx context.Context, job tgr.JobID, token string, lease time.Duration) (cancel string, err error)

@@ -162,8 +162,8 @@ func (t *tx) insert(j *job) error {
 	}
 	err := t.QueryRow(`INSERT INTO jobs (run_id, attempt, kind, key, name, template, origin, needs, idx, total, instance, labels,
 		continue_on_error, max_parallel, status, conclusion, blame, reason, tries, outputs, machine, isolation, steps, annotations,
-		created, queued, started, finished, grp, summary, uses, environment, gated)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33)
+		created, queued, started, finished, grp, summary, uses, environment, gated, repo_id)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, (SELECT repo_id FROM runs WHERE id = $1))
 		RETURNING id`,
 		j.Run, j.Attempt, j.Kind, j.Key, j.Name, j.template, j.Origin, needs, j.Index, j.Total, string(j.Instance), labels,
 		flag(j.ContinueOnError), j.MaxParallel, j.Status, j.Conclusion, j.Blame, j.Reason, j.Tries, outputs, j.Machine, j.Isolation, steps, annotations,
