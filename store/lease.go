@@ -163,7 +163,8 @@ type JobResult struct {
 }
 
 // Finish completes a running job and ends its lease, then derives its run's status anew. A plan job that ends
-// so, and not with Planned, completes its run with the same conclusion and reason.
+// so, and not with Planned, completes its run with the same conclusion and reason. Where the outputs of the run's jobs have
+// more than MaxRunOutputs bytes with those of this one, it fails, and they are dropped.
 func (s *Store) Finish(ctx context.Context, id tgr.JobID, token string, res JobResult) error {
 	if res.Conclusion == "" {
 		return tgr.Errorf("store.finish", tgr.Invalid, "the result of job %d has no conclusion", id)
@@ -174,11 +175,10 @@ func (s *Store) Finish(ctx context.Context, id tgr.JobID, token string, res JobR
 				return err
 			}
 		}
-		j.Outputs, j.Annotations, j.Summary = res.Outputs, res.Annotations, res.Summary
 		if err := t.enqueue(res.Reports); err != nil {
 			return err
 		}
-		return j.complete(t.now, res.Conclusion, res.Blame, res.Reason)
+		return t.complete(j, res)
 	})
 }
 

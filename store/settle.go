@@ -155,8 +155,7 @@ func (t *tx) settle(j *job, r JobResult) error {
 	if from == tgr.InProgress && j.Kind != tgr.CallJob || r.Conclusion == "" {
 		return tgr.Errorf("store.settle", tgr.Conflict, "job %d is %s and cannot end as %q", j.ID, from, r.Conclusion)
 	}
-	j.Outputs, j.Annotations, j.Summary = r.Outputs, r.Annotations, r.Summary
-	if err := j.complete(t.now, r.Conclusion, r.Blame, r.Reason); err != nil {
+	if err := t.complete(j, r); err != nil {
 		return err
 	}
 	return t.save(j, from)
