@@ -209,6 +209,7 @@ type Config struct {
 	Lease    time.Duration // 0: 60 s
 	Plan     time.Duration // how long planning an event may take; 0: 5 min
 	Acquire  time.Duration // how long a machine may take to come up; 0: 2 min
+	Most     time.Duration // how long a job may take, whatever its workflow says; 0: as long as a workflow may say
 	Server   Server        // what the github context says of the server
 	Now      func() time.Time
 }
@@ -238,6 +239,9 @@ func (c Config) orDefaults() Config {
 	}
 	if c.Acquire <= 0 {
 		c.Acquire = 2 * time.Minute
+	}
+	if c.Most <= 0 {
+		c.Most = workflow.MaxTimeout * time.Minute
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -124,4 +125,38 @@ func TestLateCall(t *testing.T) {
 	}
 	g.now = began.Add(maxRun + 1)
 	g.wants("after: cancelled", "call: cancelled", "call / a: cancelled", "call / b: cancelled", "call / c: cancelled")
+}
+
+// No job takes longer than the server allows, however much its workflow gives it.
+func TestMostOfAJob(t *testing.T) {
+	h := open(t, files{"ci.yml": `
+on: push
+jobs:
+  more: {runs-on: x, timeout-minutes: 999999, steps: [{run: "sleep 30"}]}
+  none: {runs-on: x, steps: [{run: "sleep 30"}]}
+  less: {runs-on: x, timeout-minutes: 0.01, steps: [{run: "sleep 30"}]}
+  step: {runs-on: x, timeout-minutes: 0.02, steps: [{timeout-minutes: 999999, run: "sleep 30"}]}
+`}, nil, func(c *Config) { c.Most = 1200 * time.Millisecond })
+	began := time.Now()
+	runs, jobs := h.push(nil)
+	minutes := map[string]string{"more": "0.02", "none": "0.02", "less": "0.01", "step": "0.02"}
+	for _, j := range jobs[runs[0].ID] {
+		if j.Kind == tgr.WorkJob && (j.Conclusion != tgr.TimedOut || !strings.Contains(j.Reason, "execution time of "+minutes[j.Name]+" minutes")) {
+			t.Errorf("%s: %s, %s", j.Name, j.Conclusion, j.Reason)
+		}
+	}
+	if took := time.Since(began); took > 25*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	for _, line := range []string{"##[warning]timeout-minutes of this job is 50400, and this server allows no more than 0.02",
+		"Time-out: 0.0 minutes, the most that this server allows, as the workflow states none"} {
+		if !h.log.has(line) {
+			t.Errorf("the log has no line %q:\n%s", line, strings.Join(h.log.lines, "\n"))
+		}
+	}
+	for _, line := range []string{"timeout-minutes of this job is 0.0", "learnt"} {
+		if h.log.has(line) {
+			t.Errorf("the log has a line %q", line)
+		}
+	}
 }

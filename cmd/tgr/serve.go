@@ -27,6 +27,7 @@ import (
 	"github.com/terraphim/tgr/store"
 	"github.com/terraphim/tgr/vault"
 	"github.com/terraphim/tgr/web"
+	"github.com/terraphim/tgr/workflow"
 )
 
 func newServeCmd() *cobra.Command {
@@ -207,6 +208,10 @@ func (s *server) openDispatch(machines *machines, owner string) error {
 	if err != nil {
 		return err
 	}
+	most, err := s.c.number("max-job-minutes", 1, workflow.MaxTimeout)
+	if err != nil {
+		return err
+	}
 	tokens, err := openTokens(s.c, s.reports.client)
 	if err != nil {
 		return err
@@ -232,6 +237,7 @@ func (s *server) openDispatch(machines *machines, owner string) error {
 		Services: &services{open: func() (*results.Service, error) { return s.results, nil }, log: s.log},
 		Egress:   machines.egress,
 		Plan:     time.Duration(minutes) * time.Minute,
+		Most:     time.Duration(most) * time.Minute,
 		Vault:    jobVault{s.vault, s.store}, Tokens: tokens.token, Hold: dispatch.HoldForks(forks),
 		CheckRun: func(ctx context.Context, job tgr.JobID) int64 {
 			id, err := s.store.RemoteID(ctx, github.CheckKey(job))
