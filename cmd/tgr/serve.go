@@ -136,7 +136,7 @@ func webhookSecrets(c *config) ([][]byte, error) {
 // open makes the parts, in the order in which they need each other.
 func (s *server) open(ctx context.Context, secrets [][]byte) error {
 	dir := s.c.get("data-dir")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := openDataDir(s.c, s.log); err != nil {
 		return err
 	}
 	if err := s.lock(filepath.Join(dir, "lock")); err != nil {
