@@ -172,6 +172,7 @@ type Job struct {
 	Summary         string            `json:"summary,omitempty"` // Markdown that its steps wrote; hostile
 	Group           Group             `json:"concurrency,omitzero"`
 	Created         time.Time         `json:"created_at"`
+	Queued          time.Time         `json:"-"` // since when it waits for a machine, or, where it is Gated, at its gate; zero: it does not, or that is not known
 	Started         time.Time         `json:"started_at,omitzero"`
 	Finished        time.Time         `json:"finished_at,omitzero"`
 }

@@ -206,6 +206,7 @@ type game struct {
 	run  tgr.Run
 	jobs []tgr.Job
 	last tgr.JobID
+	now  time.Time
 }
 
 func play(t *testing.T, p *workflow.Plan) *game {
@@ -226,7 +227,7 @@ func (g *game) add(row tgr.Job) {
 func (g *game) settle() []string {
 	g.t.Helper()
 	for range 50 {
-		c := next(g.p, g.run, g.jobs, &workflow.Scope{}, limits{})
+		c := next(g.p, g.run, g.jobs, &workflow.Scope{}, limits{now: func() time.Time { return g.now }})
 		if len(c.Expand)+len(c.Begin)+len(c.Skip)+len(c.End)+len(c.Cancel) == 0 {
 			return g.stand()
 		}

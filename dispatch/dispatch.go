@@ -25,7 +25,8 @@ var (
 // Jobs is the part of the store that a worker needs. Every write is fenced by the lease's token: a stale one is
 // refused with tgr.Conflict.
 type Jobs interface {
-	// Claim leases the oldest job that may run, or returns ErrNothing.
+	// Claim leases a job that may run, or returns ErrNothing. No repository's jobs keep those of another waiting: of which
+	// fewest run, has the next; of one repository the oldest is first.
 	Claim(ctx context.Context, c Claim) (*Lease, error)
 	// Beat extends the lease. A reason means that the job is to be cancelled.
 	Beat(ctx context.Context, job tgr.JobID, token string, lease time.Duration) (cancel string, err error)
@@ -211,6 +212,7 @@ type Config struct {
 	Lease    time.Duration // 0: 60 s
 	Plan     time.Duration // how long planning an event may take; 0: 5 min
 	Acquire  time.Duration // how long a machine may take to come up; 0: 2 min
+	Most     time.Duration // how long a job may take, whatever its workflow says; 0: as long as a workflow may say
 	Server   Server        // what the github context says of the server
 	Now      func() time.Time
 }
@@ -240,6 +242,9 @@ func (c Config) orDefaults() Config {
 	}
 	if c.Acquire <= 0 {
 		c.Acquire = 2 * time.Minute
+	}
+	if c.Most <= 0 {
+		c.Most = workflow.MaxTimeout * time.Minute
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -100,6 +100,9 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, from *Resump
 		defer func() { from.close(errors.Is(err, errLeft)) }()
 		s.say("The server started again, and goes on with the job")
 	}
+	if why := d.shortened(l, job); why != "" && from == nil {
+		s.say("##[warning]%s", why)
+	}
 	asked := d.c.Now()
 	m, release, err := d.acquire(server, work, l, job.Job, from)
 	if err != nil {
@@ -168,8 +171,12 @@ func (d *Dispatcher) notes(m *Machine, token Token, job runner.Job) []string {
 	if token.Note != "" {
 		notes = append(notes, token.Note)
 	}
-	if job.Job.TimeoutMinutes == "" && job.Instance.TimeoutMinutes < workflow.DefaultTimeout {
-		notes = append(notes, fmt.Sprintf("Time-out: %.1f minutes, learnt from earlier runs, as the workflow states none", job.Instance.TimeoutMinutes))
+	if minutes := job.Instance.TimeoutMinutes; job.Job.TimeoutMinutes == "" && minutes < workflow.DefaultTimeout {
+		why := "learnt from earlier runs"
+		if minutes >= d.c.Most.Minutes() {
+			why = "the most that this server allows"
+		}
+		notes = append(notes, fmt.Sprintf("Time-out: %.1f minutes, %s, as the workflow states none", minutes, why))
 	}
 	return notes
 }

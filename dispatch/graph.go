@@ -15,33 +15,40 @@ import (
 // next decides what may happen to the jobs of a run now: which wait no longer, are skipped, cancelled or have failed
 // without running. It is a pure function of the run's state, so calling it again changes nothing.
 func next(p *workflow.Plan, run tgr.Run, jobs []tgr.Job, s *workflow.Scope, only limits) Change {
-	g := graph{run: run, only: only, rows: map[string][]tgr.Job{}, room: maxRows - len(jobs), change: Change{
+	g := graph{run: run, only: only, rows: map[string][]tgr.Job{}, room: maxRows - len(jobs), keeps: maxKept, change: Change{
 		Expand: map[tgr.JobID][]tgr.Job{}, Begin: map[tgr.JobID][]tgr.Job{}, Skip: map[tgr.JobID]string{},
 		End: map[tgr.JobID]JobResult{}, Cancel: map[tgr.JobID]string{}, Queue: map[tgr.JobID]time.Time{}, Wait: map[tgr.JobID]string{},
 	}}
 	for _, j := range jobs {
+		g.keeps -= len(j.Instance)
 		if j.Kind != tgr.PlanJob {
 			g.rows[j.Key] = append(g.rows[j.Key], j)
 		}
 	}
-	if run.Hold != "" {
+	late := g.late(jobs)
+	if run.Hold != "" && late == "" {
 		g.held(jobs)
 		return g.change
 	}
-	g.settle(&frame{plan: p, scope: s})
+	g.change.CancelRun = late
+	g.settle(&frame{plan: p, scope: s, stop: late})
 	return g.change
 }
 
 // maxRows is how many jobs an attempt of a run may have: matrices over workflows with matrices grow fast.
 const maxRows = 5000
 
-// limits say which instances of a job there are to be.
+// maxKept is how many bytes the jobs of an attempt may keep in their Instance, where each has a copy of the outputs that it
+// needs.
+const maxKept = 64 << 20
+
+// limits say which instances of a job there are to be, and how long they may wait.
 type limits struct {
 	keep   func(workflow.Instance) bool // nil: all
 	labels Labels                       // nil: any will do
 	// environment is what jobs for an environment wait for; nil: nothing.
 	environment func(name string) (tgr.Environment, error)
-	now         func() time.Time
+	now         func() time.Time // nil: nothing takes time
 }
 
 // refuse is why no machine will ever do what in asks for, or nil. A job that calls a workflow asks for none.
@@ -67,6 +74,7 @@ type graph struct {
 	only   limits
 	rows   map[string][]tgr.Job // by path
 	room   int                  // for more rows
+	keeps  int                  // bytes that more rows may keep
 	change Change
 }
 
@@ -124,6 +132,9 @@ func (g *graph) settleJob(f *frame, j *workflow.Job) {
 			g.change.Cancel[row.ID] = g.run.CancelReason
 		case row.Kind == tgr.CallJob && row.Status == tgr.Queued:
 			g.begin(f, j, row)
+		case row.Status == tgr.Queued && g.waited(row) > maxQueue:
+			g.change.End[row.ID] = JobResult{Conclusion: tgr.Cancelled, Blame: tgr.BlameOurs,
+				Reason: fmt.Sprintf("waited %s for a machine, and none became free", span(maxQueue))}
 		}
 	}
 }
@@ -176,6 +187,11 @@ func (g *graph) pending(f *frame, j *workflow.Job, row tgr.Job) {
 			}
 		}
 		rows = append(rows, g.queued(f, j, row, settled{Instance: *in, Needs: scope.Needs, Calls: f.calls}))
+		if g.keeps -= len(rows[i].Instance); g.keeps < 0 {
+			g.change.End[row.ID] = workflowFault(fmt.Errorf("%s:%d:%d: the run's jobs would keep more than %d bytes of the outputs of jobs that they need, with each instance of %s",
+				f.plan.File, j.Pos.Line, j.Pos.Column, maxKept, j.Key))
+			return
+		}
 	}
 	g.change.Expand[row.ID] = rows
 }

@@ -74,7 +74,11 @@ func brief(c Change, jobs []tgr.Job) []string {
 			out = append(out, "skip "+j.Name+": "+reason)
 		}
 		if r, ok := c.End[j.ID]; ok {
-			out = append(out, fmt.Sprintf("fail %s (%s): %s", j.Name, r.Blame, r.Reason))
+			verb := "fail"
+			if r.Conclusion == tgr.Cancelled {
+				verb = "end"
+			}
+			out = append(out, fmt.Sprintf("%s %s (%s): %s", verb, j.Name, r.Blame, r.Reason))
 		}
 		if reason, ok := c.Cancel[j.ID]; ok {
 			out = append(out, "cancel "+j.Name+": "+reason)
@@ -306,5 +310,26 @@ func TestSummaryIsBounded(t *testing.T) {
 	got := summary([]runner.Summary{{Step: 1, Markdown: strings.Repeat("ü", maxSummary)}})
 	if len(got) > maxSummary || !utf8.ValidString(got) || !strings.HasSuffix(got, "cut off.)") {
 		t.Errorf("%d bytes, valid %v, ends with %q", len(got), utf8.ValidString(got), got[len(got)-20:])
+	}
+}
+
+// Each instance of a matrix keeps the outputs that it needs: large ones do not fill the database.
+func TestLargeNeeds(t *testing.T) {
+	p := compile(t, `
+on: push
+jobs:
+  a: {runs-on: x, steps: [{run: make}]}
+  b: {needs: a, strategy: {matrix: {n: [1, 2, 3, 4, 5, 6, 7, 8, 9], o: [1, 2, 3, 4, 5, 6, 7, 8]}}, runs-on: x, steps: [{run: make}]}
+`)
+	for size, want := range map[int]int{100_000: 72, 1_000_000: 0} {
+		jobs := rows(t, p, "a@0:1=success", "b")
+		jobs[0].Outputs = map[string]string{"o": strings.Repeat("x", size)}
+		c := next(p, tgr.Run{}, jobs, &workflow.Scope{}, limits{})
+		if n := len(c.Expand[2]); n != want {
+			t.Errorf("outputs of %d bytes: %d instances, want %d", size, n, want)
+		}
+		if r := c.End[2]; want == 0 && (r.Blame != tgr.BlameWorkflow || !strings.Contains(r.Reason, "ci.yml:5:3: the run's jobs would keep more than 67108864 bytes")) {
+			t.Errorf("outputs of %d bytes: %+v", size, r)
+		}
 	}
 }

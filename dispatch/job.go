@@ -88,7 +88,7 @@ func (d *Dispatcher) withToken(ctx context.Context, l *Lease, p *workflow.Plan, 
 		narrowed.Permissions = narrow(stated)
 		j = &narrowed
 	}
-	in.Instance = d.learnt(l, j, in.Instance)
+	in.Instance = d.bounded(d.learnt(l, j, in.Instance))
 	return runner.Job{
 		Plan: f.plan, Job: j, Instance: in.Instance, GitHub: github, Event: payload,
 		Vars: vars, Secrets: secrets, Needs: in.Needs, Inputs: f.scope.Inputs, Token: token,
@@ -189,6 +189,21 @@ func blameOf(err error) tgr.Blame {
 		return tgr.BlameWorkflow
 	}
 	return tgr.BlameOf(err)
+}
+
+// bounded gives a job, and its winding up, no more time than the server allows.
+func (d *Dispatcher) bounded(in workflow.Instance) workflow.Instance {
+	in.TimeoutMinutes, in.CancelTimeout = min(in.TimeoutMinutes, d.c.Most.Minutes()), min(in.CancelTimeout, d.c.Most.Minutes())
+	return in
+}
+
+// shortened warns of a time-out that the workflow states and that is more than the server allows; "" of any other.
+func (d *Dispatcher) shortened(l *Lease, job runner.Job) string {
+	var stated settled
+	if job.Job.TimeoutMinutes == "" || json.Unmarshal(l.Job.Instance, &stated) != nil || stated.TimeoutMinutes <= job.Instance.TimeoutMinutes {
+		return ""
+	}
+	return fmt.Sprintf("timeout-minutes of this job is %g, and this server allows no more than %g", stated.TimeoutMinutes, job.Instance.TimeoutMinutes)
 }
 
 // learnt gives a job whose workflow states no time-out the one that its durations suggest, if there is one and it is shorter.

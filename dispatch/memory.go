@@ -208,6 +208,9 @@ func (m *Memory) Settle(_ context.Context, id tgr.RunID, fn func(tgr.Run, []tgr.
 		return err
 	}
 	m.apply(id, c)
+	if run.CancelReason == "" {
+		run.CancelReason = c.CancelRun
+	}
 	m.fold(id)
 	return nil
 }

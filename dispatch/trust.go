@@ -117,6 +117,9 @@ func (g *graph) gate(row tgr.Job) {
 	}
 	if env.Approval {
 		switch a := g.run.Approval(row.Environment); {
+		case a == nil && g.only.since(row.Queued) > maxApproval:
+			blame("nobody approved the environment %s within %s", row.Environment, span(maxApproval))
+			return
 		case a == nil:
 			g.wait(row, fmt.Sprintf("waits for approval of the environment %s", row.Environment))
 			return

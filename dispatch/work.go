@@ -62,6 +62,8 @@ type Change struct {
 	Queue  map[tgr.JobID]time.Time // a gated job may go on, at that time
 	Wait   map[tgr.JobID]string    // a pending job waits on, for that reason
 	Cancel map[tgr.JobID]string    // cancelled at once, or marked for the machine that runs it, for that reason
+
+	CancelRun string // what the run is cancelled for, unless it is already; "": nothing
 }
 
 // JobResult is how a job ended.

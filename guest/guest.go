@@ -70,6 +70,7 @@ const (
 	OutOfMemory    Shortage = "memory"    // the machine's kernel has killed a process for want of it
 	OutOfProcesses Shortage = "processes" // the job's are as many as it may have; when it asks for more and more, they are ended
 	OutOfDisk      Shortage = "disk"      // nothing can be written to the machine's disk
+	OutOfFiles     Shortage = "files"     // no file can be made on the machine's disk: it has too many
 )
 
 // String is the shortage in plain words, to be put behind a failure; "" for none.
@@ -81,6 +82,8 @@ func (s Shortage) String() string {
 		return "the job started more processes than its machine has room for"
 	case OutOfDisk:
 		return "the machine's disk is full"
+	case OutOfFiles:
+		return "the machine's disk has as many files as it can have (inodes)"
 	}
 	return ""
 }

@@ -179,10 +179,7 @@ type shortages struct {
 func (s *shortages) look(vmstat, disk string) Shortage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var found Shortage
-	if full(disk) {
-		found = OutOfDisk
-	}
+	found := full(disk)
 	if b, err := os.ReadFile(vmstat); err == nil {
 		n := counted(string(b), "oom_kill")
 		if n > s.oomKills {
@@ -200,14 +197,20 @@ func (s *shortages) look(vmstat, disk string) Shortage {
 	return found
 }
 
-// full reports whether nothing can be written to the disk at path any more.
-func full(path string) bool {
+// full is what the disk at path has no room for any more: OutOfDisk or OutOfFiles; "" where there is room.
+func full(path string) Shortage {
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil || st.Blocks == 0 {
-		return false
+		return ""
 	}
 	const few = 64 << 10 // bytes: less than a file of some size wants at once
-	return st.Bavail*uint64(st.Bsize) < few || st.Files > 0 && st.Ffree == 0
+	switch {
+	case st.Bavail*uint64(st.Bsize) < few:
+		return OutOfDisk
+	case st.Files > 0 && st.Ffree == 0:
+		return OutOfFiles
+	}
+	return ""
 }
 
 // counted is the number behind a word at the beginning of a line; 0 where there is none.

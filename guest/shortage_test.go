@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,7 +48,7 @@ func TestShortages(t *testing.T) {
 }
 
 func TestShortageInWords(t *testing.T) {
-	for _, s := range []Shortage{OutOfMemory, OutOfProcesses, OutOfDisk} {
+	for _, s := range []Shortage{OutOfMemory, OutOfProcesses, OutOfDisk, OutOfFiles} {
 		if s.String() == "" || s.Known() != s {
 			t.Errorf("%q is %q, known as %q", string(s), s, s.Known())
 		}
@@ -59,26 +60,46 @@ func TestShortageInWords(t *testing.T) {
 	}
 }
 
-// TestFull fills a disk of its own, which is one in memory.
+// TestFull fills disks of its own, which are in memory: one with bytes, one with files.
 func TestFull(t *testing.T) {
-	if full(filepath.Join(t.TempDir(), "none")) || full("/proc") {
-		t.Error("what has no blocks is full")
+	if got := full(filepath.Join(t.TempDir(), "none")) + full("/proc"); got != "" {
+		t.Errorf("what has no blocks is out of %s", got)
 	}
 	if os.Geteuid() != 0 {
 		t.Skip("NOT TESTED: a full disk needs root to make one")
 	}
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("NOT TESTED: a full disk: %v", err)
-	}
-	defer unix.Unmount(dir, unix.MNT_DETACH)
-	if full(dir) {
-		t.Error("an empty disk is full")
-	}
-	if err := os.WriteFile(filepath.Join(dir, "big"), make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if !full(dir) {
-		t.Error("a full disk is not")
+	for _, tt := range []struct {
+		options string
+		fill    func(dir string) error
+		want    Shortage
+	}{
+		{"size=1m", func(dir string) error { return os.WriteFile(filepath.Join(dir, "big"), make([]byte, 1<<20), 0o600) }, OutOfDisk},
+		{"size=1m,nr_inodes=20", func(dir string) error {
+			for i := 0; ; i++ {
+				if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o600); err != nil {
+					if !errors.Is(err, unix.ENOSPC) {
+						return err
+					}
+					return nil
+				}
+			}
+		}, OutOfFiles},
+	} {
+		t.Run(string(tt.want), func(t *testing.T) {
+			dir := t.TempDir()
+			if err := unix.Mount("tmpfs", dir, "tmpfs", 0, tt.options); err != nil {
+				t.Skipf("NOT TESTED: a full disk: %v", err)
+			}
+			defer unix.Unmount(dir, unix.MNT_DETACH)
+			if got := full(dir); got != "" {
+				t.Errorf("an empty disk is out of %s", got)
+			}
+			if err := tt.fill(dir); err != nil {
+				t.Fatal(err)
+			}
+			if got := full(dir); got != tt.want {
+				t.Errorf("a full disk is out of %q", got)
+			}
+		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -496,4 +498,37 @@ func copied(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	return to
+}
+
+// Whatever the umask, nobody else reads a log. The test does not run beside others, whose umask it changes.
+func TestFileModes(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0))
+	dir := filepath.Join(t.TempDir(), "logs")
+	s := open(t, dir, joblog.Limits{})
+	appendAll(t, create(t, s, 1, 1), numbered(0, 5000)...)
+	w := create(t, s, 2, 1)
+	appendAll(t, w, numbered(0, 5)...)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	err := filepath.WalkDir(dir, func(path string, f fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := f.Info()
+		if err != nil {
+			return err
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %v", path, info.Mode())
+		}
+		if !f.IsDir() {
+			n++
+		}
+		return nil
+	})
+	if err != nil || n < 2 {
+		t.Errorf("%d files of logs: %v", n, err)
+	}
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"golang.org/x/text/unicode/norm"
+
 	"github.com/terraphim/tgr"
 )
 
@@ -104,7 +106,12 @@ func checkArtifactName(name string) error {
 	return nil
 }
 
+// artifactName is a name as it is kept: composed, so that two which look the same, and are one file's name on some systems,
+// are one artifact's.
+func artifactName(name string) string { return norm.NFC.String(name) }
+
 func (x *Session) createArtifact(r *http.Request, q *createArtifact) (any, error) {
+	q.Name = artifactName(q.Name)
 	if err := errors.Join(q.check(x), checkArtifactName(q.Name)); err != nil {
 		return nil, err
 	}
@@ -169,6 +176,7 @@ func (x *Session) fits(t *tx, size int64) error {
 }
 
 func (x *Session) finalizeArtifact(r *http.Request, q *finalizeArtifact) (any, error) {
+	q.Name = artifactName(q.Name)
 	if err := errors.Join(q.check(x), checkArtifactName(q.Name)); err != nil {
 		return nil, err
 	}
@@ -227,7 +235,7 @@ func (x *Session) listArtifacts(r *http.Request, q *listArtifacts) (any, error) 
 	}
 	clause, args := "", []any{}
 	if q.Name != "" {
-		clause, args = clause+" AND name = ?", append(args, q.Name)
+		clause, args = clause+" AND name = ?", append(args, artifactName(q.Name))
 	}
 	if q.ID != 0 {
 		clause, args = clause+" AND id = ?", append(args, int64(q.ID))
@@ -266,7 +274,7 @@ func (x *Session) named(ctx context.Context, q *namedArtifact, own bool) (*blob,
 	if err := q.check(x); err != nil {
 		return nil, err
 	}
-	b, err := x.artifact(ctx, x.s.meta.r, q.Name, own)
+	b, err := x.artifact(ctx, x.s.meta.r, artifactName(q.Name), own)
 	if err == nil && b == nil {
 		err = tgr.Errorf("results.artifact", tgr.NotFound, "the run has no artifact %s", clip(q.Name, 100))
 	}

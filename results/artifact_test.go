@@ -149,6 +149,32 @@ func TestArtifactRefused(t *testing.T) {
 	c.want(413, c.artifact("CreateArtifact", map[string]any{"name": "g"}))
 }
 
+// Two spellings of a name that look the same are one artifact's.
+func TestArtifactTwins(t *testing.T) {
+	const composed, decomposed = "caf\u00e9", "cafe\u0301"
+	s := opened(t, Config{})
+	a, b := began(t, s, attemptOf(1, 1)), began(t, s, attemptOf(2, 1))
+	a.want(200, a.upload(decomposed, "first"))
+	for _, name := range []string{composed, decomposed} {
+		if r := b.want(409, b.upload(name, "second")); r.field("code") != "already_exists" {
+			t.Errorf("%+q again: %s", name, r)
+		}
+		if r := b.want(200, b.artifact("ListArtifacts", map[string]any{"name_filter": name})); strings.Count(string(r.body), "database_id") != 1 {
+			t.Errorf("%+q is listed as %s", name, r)
+		}
+		url := b.want(200, b.artifact("GetSignedArtifactURL", map[string]any{"name": name})).field("signed_url")
+		b.want(200, b.do("GET", url, nil))
+	}
+	if got := b.names(); got != composed+"=first" {
+		t.Errorf("there are %+q", got)
+	}
+	b.want(200, b.artifact("DeleteArtifact", map[string]any{"name": composed}))
+	b.want(200, b.upload(composed, "second"))
+	if got := a.names(); got != composed+"=second" {
+		t.Errorf("after it was overwritten there are %+q", got)
+	}
+}
+
 // TestArtifactExpiry: an artifact says when it ends, and ends with the retention at the latest.
 func TestArtifactExpiry(t *testing.T) {
 	now := newClock()

@@ -237,7 +237,7 @@ func (x *Session) restList(w http.ResponseWriter, r *http.Request) error {
 	clause, args := x.readable()
 	clause += ` AND run = ? AND attempt = (SELECT max(attempt) FROM blobs WHERE kind = 'artifact' AND state = 'done' AND run = b.run AND name = b.name)`
 	args = append(args, run)
-	if name := q.Get("name"); name != "" {
+	if name := artifactName(q.Get("name")); name != "" {
 		clause, args = clause+" AND name = ?", append(args, name)
 	}
 	list, err := find(r.Context(), x.s.meta.r, "AS b WHERE "+clause+" ORDER BY id DESC", args...)

@@ -52,6 +52,35 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestStepTimeouts are all sorts of timeout-minutes of a step.
+func TestStepTimeouts(t *testing.T) {
+	for minutes, want := range map[string]string{
+		"999999":                    "success ", // the job's own bounds it
+		"1e300":                     "success ",
+		"0":                         "success ", // as on GitHub: none
+		"-1":                        "failure step 'Run sleep 0.2' failed: .github/workflows/ci.yml:6:9: timeout-minutes: '-1' is not a number of minutes",
+		".nan":                      "failure step 'Run sleep 0.2' failed: .github/workflows/ci.yml:6:9: timeout-minutes: 'NaN' is not a number of minutes",
+		".inf":                      "failure step 'Run sleep 0.2' failed: .github/workflows/ci.yml:6:9: timeout-minutes: 'Infinity' is not a number of minutes",
+		"0.001":                     "failure step 'Run sleep 0.2' failed: The action 'Run sleep 0.2' has timed out after 0.001 minutes.",
+		"1e-9":                      "failure step 'Run sleep 0.2' failed: The action 'Run sleep 0.2' has timed out after",
+		"${{ fromJSON('0.001') }}":  "failure step 'Run sleep 0.2' failed: The action 'Run sleep 0.2' has timed out after 0.001 minutes.",
+		"${{ github.none }}":        "success ",
+		"${{ fromJSON('[1, 2]') }}": "failure step 'Run sleep 0.2' failed: .github/workflows/ci.yml:6:9: timeout-minutes: 'Array' is not a number of minutes",
+	} {
+		t.Run(minutes, func(t *testing.T) {
+			t.Parallel()
+			s := steps(t, "      - timeout-minutes: "+minutes+"\n        run: sleep 0.2")
+			res, err := runner.Run(s.ctx, s.config, s.job)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := string(res.Conclusion) + " " + res.Reason; !strings.HasPrefix(got, want) {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		})
+	}
+}
+
 // TestLongSecret masks a secret of many lines and many bytes wherever it shows.
 func TestLongSecret(t *testing.T) {
 	s := steps(t, "      - env: {KEY: '${{ secrets.KEY }}'}\n        run: echo \"$KEY\"; echo \"$KEY\" | base64 -w0; echo; echo \"${KEY}\" | tr '\\n' ' '")

@@ -144,7 +144,7 @@ func (r *run) complete() error {
 	rec := r.add(tgr.Step{ID: "__complete", Name: "Complete job"})
 	r.begin(rec)
 	r.result.Outputs = map[string]string{}
-	conclusion := tgr.Success
+	conclusion, size := tgr.Success, 0
 	for _, o := range r.job.Job.Outputs {
 		value, err := r.text(o.Value, r.top, nil, r.job.Job.Pos, "outputs."+o.Name)
 		if err != nil {
@@ -162,6 +162,14 @@ func (r *run) complete() error {
 		if r.mask.mute || r.mask.contains(value) {
 			r.warn(rec, fmt.Sprintf("Skip output '%s' since it may contain secret.", o.Name))
 			continue
+		}
+		if size += workflow.OutputBytes(o.Name, value); size > workflow.MaxOutputs {
+			err := userError("the job's outputs have more than %d bytes, in UTF-16, with '%s': none of them is kept", workflow.MaxOutputs, o.Name)
+			r.error(rec, err.Error())
+			r.blame(tgr.BlameUser, err.Error())
+			r.status, conclusion = tgr.Failure, tgr.Failure
+			clear(r.result.Outputs)
+			break
 		}
 		r.result.Outputs[o.Name] = value
 	}

@@ -204,6 +204,7 @@ func TestShortage(t *testing.T) {
 		want string
 	}{
 		{guest.Exit{Started: true, Code: 1, Shortage: guest.OutOfDisk}, "exit code 1: the machine's disk is full."},
+		{guest.Exit{Started: true, Code: 1, Shortage: guest.OutOfFiles}, "exit code 1: the machine's disk has as many files as it can have (inodes)."},
 		{guest.Exit{Started: true, Code: 137, Signal: "SIGKILL", Shortage: guest.OutOfMemory}, "exit code 137: the machine ran out of memory, and its kernel killed a process."},
 		{guest.Exit{Started: true, Code: 137, Signal: "SIGKILL", Shortage: guest.OutOfProcesses}, "exit code 137: the job started more processes than its machine has room for."},
 		{guest.Exit{Started: true, Code: 137, Signal: "SIGKILL"}, "exit code 137 (SIGKILL)."},

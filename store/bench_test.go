@@ -49,3 +49,22 @@ func BenchmarkClaim(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+// BenchmarkNext looks for the job to claim while 100,000 are queued: of one repository, of many, and, in vain, where
+// max-parallel holds all of them up.
+func BenchmarkNext(b *testing.B) {
+	for _, c := range []struct {
+		name            string
+		repos, parallel int
+	}{{"1 repository", 1, 0}, {"100 repositories", 100, 0}, {"1000 repositories", 1000, 0}, {"held up", 1, 1}} {
+		b.Run(c.name, func(b *testing.B) {
+			s := openers["sqlite"](b, store.Config{})
+			crowd(b, s, 100_000, c.repos, c.parallel)
+			for b.Loop() {
+				if _, err := s.Next(context.Background(), tgr.WorkJob); (err == nil) != (c.parallel == 0) {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

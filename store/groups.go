@@ -246,6 +246,10 @@ func (t *tx) promote(m member) error {
 	if err := t.saveRun(&run); err != nil {
 		return err
 	}
+	// Those that a re-run has queued, or gated, waited for the group until now.
+	if _, err := t.Exec("UPDATE jobs SET queued = $1 WHERE run_id = $2 AND attempt = $3 AND queued > 0 AND status <> 'completed'", nanos(t.now), run.ID, run.Attempt); err != nil {
+		return err
+	}
 	if err := t.enterJobs(run); err != nil {
 		return err
 	}

@@ -32,8 +32,9 @@ type Lease struct {
 	Until time.Time
 }
 
-// Claim leases the job that has been queued longest, of the kinds asked for, honouring max-parallel among the
-// instances of one job of one attempt. It counts one of the job's tries and forgets the steps of an earlier one.
+// Claim leases a job of the kinds asked for: of the repository of which fewest run, and there, or among equals, the one that
+// has been queued longest. It honours max-parallel among the instances of one job of one attempt, counts one of the job's
+// tries and forgets the steps of an earlier one.
 // It returns [ErrNothing] where there is none.
 func (s *Store) Claim(ctx context.Context, req ClaimRequest) (*Lease, error) {
 	if req.Owner == "" || req.Lease <= 0 {
@@ -60,20 +61,34 @@ func (s *Store) Claim(ctx context.Context, req ClaimRequest) (*Lease, error) {
 
 // next finds the job to claim, or returns ErrNothing.
 func next(ctx context.Context, q querier, kinds []tgr.JobKind, now time.Time) (tgr.JobID, error) {
-	marks, args := make([]string, len(kinds)), []any{nanos(now)}
-	for i, k := range kinds {
-		marks[i], args = fmt.Sprintf("$%d", i+2), append(args, k)
-	}
+	query, args := nextQuery(kinds, now)
 	var id tgr.JobID
-	err := q.QueryRowContext(ctx, `SELECT id FROM jobs j WHERE status = 'queued' AND not_before <= $1 AND kind IN (`+strings.Join(marks, ", ")+`)
-		AND NOT EXISTS (SELECT 1 FROM members m WHERE m.run_id = j.run_id AND m.job_id = 0 AND m.waiting = 1)
-		AND (max_parallel = 0 OR max_parallel > (SELECT COUNT(*) FROM jobs o
-			WHERE o.run_id = j.run_id AND o.attempt = j.attempt AND o.key = j.key AND o.status = 'in_progress'))
-		ORDER BY queued, id LIMIT 1`, args...).Scan(&id)
+	err := q.QueryRowContext(ctx, query, args...).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, ErrNothing
 	}
 	return id, err
+}
+
+// nextQuery asks for the job to claim. It goes from repository to repository of those that have queued jobs, by the index
+// jobs_queue, and takes the head of each queue: how many wait behind it costs nothing.
+func nextQuery(kinds []tgr.JobKind, now time.Time) (string, []any) {
+	first, args := make([]string, len(kinds)), []any{nanos(now)}
+	for i, k := range kinds {
+		first[i] = fmt.Sprintf("SELECT $%[1]d, (SELECT MIN(repo_id) FROM jobs WHERE status = 'queued' AND kind = $%[1]d)", i+2)
+		args = append(args, k)
+	}
+	return `WITH RECURSIVE queues (kind, repo_id) AS (` + strings.Join(first, " UNION ALL ") + `
+			UNION ALL SELECT q.kind, (SELECT MIN(n.repo_id) FROM jobs n WHERE n.status = 'queued' AND n.kind = q.kind AND n.repo_id > q.repo_id)
+			FROM queues q WHERE q.repo_id IS NOT NULL)
+		SELECT j.id FROM queues q JOIN jobs j ON j.id = (
+			SELECT c.id FROM jobs c WHERE c.status = 'queued' AND c.kind = q.kind AND c.repo_id = q.repo_id AND c.not_before <= $1
+			AND NOT EXISTS (SELECT 1 FROM members m WHERE m.run_id = c.run_id AND m.job_id = 0 AND m.waiting = 1)
+			AND (c.max_parallel = 0 OR c.max_parallel > (SELECT COUNT(*) FROM jobs o WHERE o.status = 'in_progress'
+				AND o.kind = c.kind AND o.repo_id = c.repo_id AND o.run_id = c.run_id AND o.attempt = c.attempt AND o.key = c.key))
+			ORDER BY c.queued, c.id LIMIT 1)
+		ORDER BY (SELECT COUNT(*) FROM jobs r WHERE r.status = 'in_progress' AND r.kind = q.kind AND r.repo_id = q.repo_id), j.queued, j.id
+		LIMIT 1`, args
 }
 
 func (t *tx) claim(req ClaimRequest) (*Lease, error) {
@@ -150,7 +165,8 @@ type JobResult struct {
 }
 
 // Finish completes a running job and ends its lease, then derives its run's status anew. A plan job that ends
-// so, and not with Planned, completes its run with the same conclusion and reason.
+// so, and not with Planned, completes its run with the same conclusion and reason. Where the outputs of the run's jobs have
+// more than MaxRunOutputs bytes with those of this one, it fails, and they are dropped.
 func (s *Store) Finish(ctx context.Context, id tgr.JobID, token string, res JobResult) error {
 	if res.Conclusion == "" {
 		return tgr.Errorf("store.finish", tgr.Invalid, "the result of job %d has no conclusion", id)
@@ -161,11 +177,10 @@ func (s *Store) Finish(ctx context.Context, id tgr.JobID, token string, res JobR
 				return err
 			}
 		}
-		j.Outputs, j.Annotations, j.Summary = res.Outputs, res.Annotations, res.Summary
 		if err := t.enqueue(res.Reports); err != nil {
 			return err
 		}
-		return j.complete(t.now, res.Conclusion, res.Blame, res.Reason)
+		return t.complete(j, res)
 	})
 }
 

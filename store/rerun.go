@@ -174,9 +174,9 @@ func (j *job) anew(now time.Time) *job {
 func (j *job) again(now time.Time) *job {
 	n := j.anew(now)
 	n.Name, n.Index, n.Total, n.Instance, n.Labels, n.ContinueOnError = j.Name, j.Index, j.Total, j.Instance, j.Labels, j.ContinueOnError
-	n.maxParallel, n.Group, n.Environment, n.Gated = j.maxParallel, j.Group, j.Environment, j.Environment != ""
-	if n.Group.Name == "" && !n.Gated { // else it waits
-		n.Status, n.queued = tgr.Queued, now
+	n.MaxParallel, n.Group, n.Environment, n.Gated = j.MaxParallel, j.Group, j.Environment, j.Environment != ""
+	if n.queued = now; n.Group.Name == "" && !n.Gated { // else it waits
+		n.Status = tgr.Queued
 	}
 	return n
 }

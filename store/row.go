@@ -61,9 +61,8 @@ func decode(what, s string, v any) error {
 // job is a row of jobs: a tgr.Job with what only the store knows.
 type job struct {
 	tgr.Job
-	template     string // name before the expansion
-	maxParallel  int
-	queued       time.Time
+	template     string    // name before the expansion
+	queued       time.Time // as tgr.Job has it, but for notBefore
 	notBefore    time.Time
 	owner        string
 	token        string
@@ -82,7 +81,7 @@ func scanJob(scan func(...any) error) (*job, error) {
 	var needs, instance, labels, outputs, steps, annotations, group string
 	var created, queued, started, finished, until, notBefore int64
 	err := scan(&j.ID, &j.Run, &j.Attempt, &j.Kind, &j.Key, &j.Name, &j.template, &j.Origin, &needs, &j.Index, &j.Total, &instance, &labels,
-		&j.ContinueOnError, &j.maxParallel, &j.Status, &j.Conclusion, &j.Blame, &j.Reason, &j.Tries, &outputs, &j.Machine,
+		&j.ContinueOnError, &j.MaxParallel, &j.Status, &j.Conclusion, &j.Blame, &j.Reason, &j.Tries, &outputs, &j.Machine,
 		&j.Isolation, &steps, &annotations, &created, &queued, &started, &finished, &j.owner, &j.token, &until, &j.cancel, &j.cancelReason, &group, &j.Summary, &notBefore, &j.Uses, &j.Environment, &j.Gated, &j.Excused)
 	if err != nil {
 		return nil, err
@@ -143,6 +142,9 @@ func plain(jobs []*job) []tgr.Job {
 	out := make([]tgr.Job, len(jobs))
 	for i, j := range jobs {
 		out[i] = j.Job
+		if out[i].Queued = j.queued; j.notBefore.After(j.queued) {
+			out[i].Queued = j.notBefore
+		}
 	}
 	return out
 }
@@ -160,11 +162,11 @@ func (t *tx) insert(j *job) error {
 	}
 	err := t.QueryRow(`INSERT INTO jobs (run_id, attempt, kind, key, name, template, origin, needs, idx, total, instance, labels,
 		continue_on_error, max_parallel, status, conclusion, blame, reason, tries, outputs, machine, isolation, steps, annotations,
-		created, queued, started, finished, grp, summary, uses, environment, gated)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33)
+		created, queued, started, finished, grp, summary, uses, environment, gated, repo_id)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, (SELECT repo_id FROM runs WHERE id = $1))
 		RETURNING id`,
 		j.Run, j.Attempt, j.Kind, j.Key, j.Name, j.template, j.Origin, needs, j.Index, j.Total, string(j.Instance), labels,
-		flag(j.ContinueOnError), j.maxParallel, j.Status, j.Conclusion, j.Blame, j.Reason, j.Tries, outputs, j.Machine, j.Isolation, steps, annotations,
+		flag(j.ContinueOnError), j.MaxParallel, j.Status, j.Conclusion, j.Blame, j.Reason, j.Tries, outputs, j.Machine, j.Isolation, steps, annotations,
 		nanos(j.Created), nanos(j.queued), nanos(j.Started), nanos(j.Finished), group, j.Summary, j.Uses, j.Environment, flag(j.Gated)).Scan(&j.ID)
 	if err != nil {
 		return fmt.Errorf("add job %q of run %d: %w", j.Key, j.Run, err)

@@ -20,12 +20,14 @@ type Change struct {
 	Wait   map[tgr.JobID]string    // a pending job shows that reason
 	Cancel map[tgr.JobID]string    // pending and queued ones complete as cancelled, running ones are marked
 
+	CancelRun string // the run's CancelReason from now on, unless it has one; "": as it is
+
 	Reports []Outgoing // for the outbox
 }
 
 // Empty reports whether c changes nothing.
 func (c Change) Empty() bool {
-	return len(c.Expand)+len(c.Begin)+len(c.Skip)+len(c.End)+len(c.Queue)+len(c.Wait)+len(c.Cancel)+len(c.Reports) == 0
+	return len(c.Expand)+len(c.Begin)+len(c.Skip)+len(c.End)+len(c.Queue)+len(c.Wait)+len(c.Cancel)+len(c.Reports) == 0 && c.CancelRun == ""
 }
 
 // Expansion is what a pending job becomes.
@@ -64,6 +66,12 @@ func (s *Store) Settle(ctx context.Context, run tgr.RunID, fn func(run tgr.Run, 
 		}
 		if err := t.apply(jobs, c); err != nil {
 			return err
+		}
+		if c.CancelRun != "" && r.CancelReason == "" {
+			r.CancelReason = c.CancelRun
+			if err := t.saveRun(&r); err != nil {
+				return err
+			}
 		}
 		if c.Empty() && !stale(r.Status, jobs) {
 			return nil
@@ -147,8 +155,7 @@ func (t *tx) settle(j *job, r JobResult) error {
 	if from == tgr.InProgress && j.Kind != tgr.CallJob || r.Conclusion == "" {
 		return tgr.Errorf("store.settle", tgr.Conflict, "job %d is %s and cannot end as %q", j.ID, from, r.Conclusion)
 	}
-	j.Outputs, j.Annotations, j.Summary = r.Outputs, r.Annotations, r.Summary
-	if err := j.complete(t.now, r.Conclusion, r.Blame, r.Reason); err != nil {
+	if err := t.complete(j, r); err != nil {
 		return err
 	}
 	return t.save(j, from)
@@ -236,9 +243,12 @@ func (t *tx) expand(j *job, e Expansion) error {
 	}
 	for _, i := range e.Jobs {
 		n := j.anew(t.now)
-		n.Attempt, n.Created, n.maxParallel = j.Attempt, j.Created, e.MaxParallel
+		n.Attempt, n.Created, n.MaxParallel = j.Attempt, j.Created, e.MaxParallel
 		n.Name, n.Index, n.Total, n.Instance, n.Labels, n.ContinueOnError = i.Name, i.Index, i.Total, i.Instance, i.Labels, i.ContinueOnError
 		n.Reason, n.Group, n.Environment, n.Gated = i.Reason, i.Group, i.Environment, i.Gated
+		if i.Gated {
+			n.queued = t.now
+		}
 		if i.Status != tgr.Pending && !i.Gated && i.Group.Name == "" {
 			if err := n.enqueue(t.now, ""); err != nil {
 				return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/terraphim/tgr"
 )
@@ -81,6 +82,34 @@ func (j *job) maxTries() int {
 		return maxPlans
 	}
 	return MaxTries
+}
+
+// MaxRunOutputs is how many bytes the outputs of all jobs of an attempt may have, about as their UTF-16 does.
+//
+// https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-syntax#jobsjob_idoutputs
+const MaxRunOutputs = 50 << 20
+
+// complete ends j as r says, with its outputs if there is room for them.
+func (t *tx) complete(j *job, r JobResult) error {
+	j.Outputs, j.Annotations, j.Summary = r.Outputs, r.Annotations, r.Summary
+	if len(r.Outputs) > 0 {
+		var chars int // of their JSON: a few more than of the outputs themselves
+		err := t.QueryRow("SELECT COALESCE(SUM(LENGTH(outputs)), 0) FROM jobs WHERE run_id = $1 AND attempt = $2 AND id <> $3", j.Run, j.Attempt, j.ID).Scan(&chars)
+		if err != nil {
+			return fmt.Errorf("measure the outputs of run %d: %w", j.Run, err)
+		}
+		for name, v := range r.Outputs {
+			chars += utf8.RuneCountInString(name) + utf8.RuneCountInString(v)
+		}
+		if 2*chars > MaxRunOutputs {
+			j.Outputs = nil
+			if !r.Conclusion.Failed() {
+				r.Conclusion, r.Blame, r.Reason = tgr.Failure, tgr.BlameUser,
+					fmt.Sprintf("the outputs of the run's jobs have more than %d bytes, in UTF-16, with those of this one, which are dropped", MaxRunOutputs)
+			}
+		}
+	}
+	return j.complete(t.now, r.Conclusion, r.Blame, r.Reason)
 }
 
 // outcome is what Fold needs of j.

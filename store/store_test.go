@@ -482,6 +482,9 @@ func TestClaimHonoursMaxParallel(t *testing.T) {
 		run := e.planned("d", work("m"), work("free"))
 		e.expand(run, "m", 5, 2)
 		e.expand(run, "free", 1, 0)
+		if jobs := must(e.Jobs(e.ctx, run, 0)); byKey(jobs, "m")[4].MaxParallel != 2 || byKey(jobs, "free")[0].MaxParallel != 0 {
+			t.Errorf("the limit is not read back: %+v", jobs) // dispatch begins calls by it
+		}
 		a, b := e.claim(), e.claim()
 		if c := e.claim(); a.Job.Key != "m" || b.Job.Key != "m" || c.Job.Key != "free" {
 			t.Fatalf("claimed %s, %s, %s; want m, m, free", a.Job.Key, b.Job.Key, c.Job.Key)

@@ -90,16 +90,20 @@ func (ev *evaluation) entries(key string, list []EnvVar) (*expr.Object, error) {
 }
 
 // EvalOutputs evaluates the outputs of a called workflow once its jobs are done. s is the scope of the called
-// workflow, with the inputs it was given; jobs are its jobs by key. An error is an *EvalError.
+// workflow, with the inputs it was given; jobs are its jobs by key. Together they have at most
+// MaxOutputs bytes. An error is an *EvalError.
 func (c *Call) EvalOutputs(s *Scope, jobs map[string]Need) (map[string]string, error) {
 	ev := c.Plan.evaluation(s)
 	ev.file, ev.key = c.File, "on.workflow_call.outputs."
 	ev.env.Contexts.Set("jobs", needsValue(jobs))
-	out := make(map[string]string, len(c.Outputs))
+	out, size := make(map[string]string, len(c.Outputs)), 0
 	for _, o := range c.Outputs {
 		text, err := ev.text(o.Name, o.Value)
 		if err != nil {
 			return nil, err
+		}
+		if size += OutputBytes(o.Name, text); size > MaxOutputs {
+			return nil, ev.fail(o.Name, fmt.Errorf("with it the outputs have more than %d bytes, in UTF-16", MaxOutputs))
 		}
 		out[o.Name] = text
 	}

@@ -63,6 +63,13 @@ func TestReusableWorkflow(t *testing.T) {
 	if err != nil || out["url"] != "https://h/2" {
 		t.Errorf("outputs: got %v, %v", out, err)
 	}
+	long := strings.Repeat("é", MaxOutputs/2-len("url")-len("https:///2"))
+	for more, want := range map[string]string{"": "", "x": "on.workflow_call.outputs.url: with it the outputs have more than 1048576 bytes, in UTF-16"} {
+		_, err := j.Call.EvalOutputs(&Scope{Inputs: inputs}, map[string]Need{"go": {Outputs: map[string]string{"host": long + more}}})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("outputs of %d characters: got %v, want %q", len(long+more)/2, err, want)
+		}
+	}
 
 	p = compiled(t, calling("with: {level: 3}\nsecrets: inherit"), Options{Load: load})
 	if _, secrets, err = p.Job("a").EvalCall(p, s, &Instance{}); err != nil || !cmp.Equal(secrets, s.Secrets) {

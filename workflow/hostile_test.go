@@ -87,7 +87,9 @@ func hostileFiles() []struct{ name, src, want string } {
 		{"wrong keys", jobHead + "steps: [" + strings.Repeat("{rum: x},", 30_000) + "]", "more than 500 problems"},
 		{"the same key", fill("on: push\njobs:\n", " a: some text or other\n", ""), "more than 500 problems"},
 		{"unknown needs", jobHead + "needs: [" + strings.Repeat("b,", 30_000) + "]", "depends on unknown job 'b'"},
-		{"needs in a row", numbered("on: push\njobs:\n", 5000, " j%d: {runs-on: x, needs: j%d}\n") + " j5000: {runs-on: x}", ""},
+		{"needs in a row", numbered("on: push\njobs:\n", 5000, " j%d: {runs-on: x, needs: j%d}\n") + " j5000: {runs-on: x}", "x.yml:3:2: error: the workflow has 5001 jobs; at most 1000 are allowed"},
+		{"as many jobs as may be", numbered("on: push\njobs:\n", 1000, " j%d: {runs-on: x%d}\n"), ""},
+		{"one job more", numbered("on: push\njobs:\n", 1001, " j%d: {runs-on: x%d}\n"), "the workflow has 1001 jobs; at most 1000 are allowed"},
 		{"needs in a circle", numbered("on: push\njobs:\n a: {runs-on: x}\n", 5000, " j%d: {runs-on: x, needs: j%d}\n") + " j5000: {runs-on: x, needs: j0}", "creates a cycle"},
 		{"steps that wait", numbered(jobHead+"steps:\n", 5000, "  - {id: j%d, run: x, background: true}\n  - wait: [k%d]\n"), "there is no step 'k1'"},
 		{"options", "on: {workflow_dispatch: {inputs: {a: {type: choice, options: [" + strings.Repeat("x,", 50_000) + "]}}}}\njobs: {a: {runs-on: x}}", ""},
@@ -108,7 +110,7 @@ func TestHostileFiles(t *testing.T) {
 				t.Fatalf("the file has %d bytes", len(tt.src))
 			}
 			var problems []Problem
-			took, bytes := cost(func() { problems = planned(tt.src) })
+			took, bytes := cost(func() { problems = planned(tt.src, Limits{}) })
 			if text := string(report(problems)); tt.want == "" && Failed(problems) || !strings.Contains(text, tt.want) {
 				t.Errorf("got %.300s, want %s", text, tt.want)
 			}
@@ -128,8 +130,8 @@ func TestHostileFiles(t *testing.T) {
 }
 
 // planned parses a file and compiles it.
-func planned(src string) []Problem {
-	w, problems := Parse("x.yml", []byte(src))
+func planned(src string, limits Limits) []Problem {
+	w, problems := parseLimited("x.yml", []byte(src), limits)
 	if w != nil && !Failed(problems) {
 		_, more := Compile(w, Options{Trigger: Trigger{Event: "push"}})
 		problems = append(problems, more...)
@@ -185,7 +187,7 @@ func TestGrowth(t *testing.T) {
 			least := func(src string) (took time.Duration, bytes uint64) {
 				took = time.Hour
 				for range 3 {
-					d, b := cost(func() { planned(src) })
+					d, b := cost(func() { planned(src, Limits{FileJobs: 1 << 20}) })
 					took, bytes = min(took, d), b
 				}
 				return took, bytes

@@ -44,8 +44,8 @@ GitHub's parsers disagree with each other about some files; where they do, tgr a
 
 `)
 	l := Limits{}.orDefaults()
-	fmt.Fprintf(&b, "## Limits\n\n| What | At most |\n|---|---|\n| A file | %d KiB |\n| Nodes of a file, aliases expanded | %d |\n| Nesting | %d levels |\n| Combinations of a matrix | %d |\n| Levels of reusable workflows | %d |\n| Reusable workflows of a run | %d |\n| Jobs of the workflows that a run calls, before matrices | %d |\n| Inputs of workflow_dispatch together | %d bytes |\n| Problems told of one file | %d |\n\n",
-		l.Bytes>>10, l.Nodes, l.Depth, MaxMatrix, l.Calls, l.Callees, l.Jobs, maxDispatchInput, maxProblems)
+	fmt.Fprintf(&b, "## Limits\n\n| What | At most |\n|---|---|\n| A file | %d KiB |\n| Nodes of a file, aliases expanded | %d |\n| Nesting | %d levels |\n| Jobs of a file, before matrices | %d |\n| Combinations of a matrix | %d |\n| Levels of reusable workflows | %d |\n| Reusable workflows of a run | %d |\n| Jobs of the workflows that a run calls, before matrices | %d |\n| Inputs of workflow_dispatch together | %d bytes |\n| Problems told of one file | %d |\n\n",
+		l.Bytes>>10, l.Nodes, l.Depth, l.FileJobs, MaxMatrix, l.Calls, l.Callees, l.Jobs, maxDispatchInput, maxProblems)
 
 	b.WriteString("## Events\n\n| Event | Activity types | Where none are written | Filters |\n|---|---|---|---|\n")
 	for _, e := range eventKinds() {

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// jobs converts the jobs and checks what holds between them.
-func (r *reader) jobs(n *node) []Job {
+// jobs converts the jobs, of which there may be only so many, and checks what holds between them.
+func (r *reader) jobs(n *node, most int) []Job {
 	var out []Job
 	names := ids{}
 	for _, p := range entries(n) {
@@ -20,6 +20,9 @@ func (r *reader) jobs(n *node) []Job {
 			continue
 		}
 		out = append(out, r.job(p.key, p.value))
+	}
+	if len(out) > most {
+		r.errorf(n, "limit", "the workflow has %d jobs; at most %d are allowed", len(out), most)
 	}
 	r.graph(n, out)
 	return out

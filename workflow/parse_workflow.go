@@ -8,7 +8,8 @@ func Parse(file string, src []byte) (*Workflow, []Problem) {
 
 func parseLimited(file string, src []byte, limits Limits) (*Workflow, []Problem) {
 	r := newReader(file, src)
-	root := r.document(src, limits.orDefaults())
+	limits = limits.orDefaults()
+	root := r.document(src, limits)
 	if root == nil {
 		return nil, r.done()
 	}
@@ -30,7 +31,7 @@ func parseLimited(file string, src []byte, limits Limits) (*Workflow, []Problem)
 		r.events(on, w)
 	}
 	if jobs := root.get("jobs"); jobs != nil {
-		w.Jobs = r.jobs(jobs)
+		w.Jobs = r.jobs(jobs, limits.FileJobs)
 	}
 	r.references(root, w)
 	return w, r.done()

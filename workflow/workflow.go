@@ -61,19 +61,20 @@ func (w *Workflow) On(name string) *Event {
 
 // Limits bounds what a file may cost. The zero value means the defaults, which are given with each field.
 type Limits struct {
-	Bytes   int // of a file: 512 KiB
-	Nodes   int // of a document, aliases expanded: 100,000
-	Depth   int // of nesting: 100
-	Calls   int // levels of reusable workflows, the caller included: 10
-	Callees int // distinct reusable workflows of one run: 50
-	Jobs    int // of all the workflows that a run calls, before matrices are expanded: 2,000
+	Bytes    int // of a file: 512 KiB
+	Nodes    int // of a document, aliases expanded: 100,000
+	Depth    int // of nesting: 100
+	Calls    int // levels of reusable workflows, the caller included: 10
+	Callees  int // distinct reusable workflows of one run: 50
+	Jobs     int // of all the workflows that a run calls, before matrices are expanded: 2,000
+	FileJobs int // of one file, before matrices are expanded: 1,000
 }
 
 func (l Limits) orDefaults() Limits {
 	for _, f := range []struct {
 		field *int
 		value int
-	}{{&l.Bytes, 512 << 10}, {&l.Nodes, 100_000}, {&l.Depth, 100}, {&l.Calls, 10}, {&l.Callees, 50}, {&l.Jobs, 2000}} {
+	}{{&l.Bytes, 512 << 10}, {&l.Nodes, 100_000}, {&l.Depth, 100}, {&l.Calls, 10}, {&l.Callees, 50}, {&l.Jobs, 2000}, {&l.FileJobs, 1000}} {
 		if *f.field <= 0 {
 			*f.field = f.value
 		}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/image"
+	"github.com/terraphim/tgr/workflow"
 )
 
 // setting is one knob of the server. Flags beat the environment, which beats the file, which beats the default.
@@ -47,6 +48,7 @@ func settings() []setting {
 		{Key: "repository-path", Env: "REPOSITORY_PATH", Help: "folder for the cached clones; default: repos below the data folder"},
 		{Key: "actions-mirror", Env: "TGR_ACTIONS_MIRROR", Help: "folder with git repositories, OWNER/NAME or OWNER/NAME.git, that actions are taken from; those that are not there come from github-server-url"},
 		{Key: "plan-timeout", Env: "TGR_PLAN_TIMEOUT", Default: "5", Help: "minutes that fetching a commit and reading its workflows may take, before it is tried again"},
+		{Key: "max-job-minutes", Env: "TGR_MAX_JOB_MINUTES", Default: strconv.Itoa(workflow.MaxTimeout), Help: "minutes that a job may take at most, whatever its workflow says"},
 		{Key: "job-token", Env: "TGR_JOB_TOKEN", Default: "app", Help: "GITHUB_TOKEN of jobs: app (made by the GitHub App for each job, with its permissions; none without an App), or server (without an App the server's own token, with all it may do, for trusted jobs)"},
 		{Key: "job-permissions", Env: "TGR_JOB_PERMISSIONS", Default: "read", Help: "permissions of jobs whose workflow states none: read (contents and packages), or write (everything)"},
 		{Key: "fork-approval", Env: "TGR_FORK_APPROVAL", Default: "first-time", Help: "whose pull requests from forks wait for approval: first-time (people of whom nothing was merged), all (who is not a member), or none"},

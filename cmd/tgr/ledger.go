@@ -80,7 +80,7 @@ func (l ledger) Settle(ctx context.Context, run tgr.RunID, fn func(tgr.Run, []tg
 		if err != nil {
 			return store.Change{}, err
 		}
-		out := store.Change{Skip: c.Skip, Cancel: c.Cancel, Begin: c.Begin, Queue: c.Queue, Wait: c.Wait, Expand: map[tgr.JobID]store.Expansion{}, End: map[tgr.JobID]store.JobResult{}}
+		out := store.Change{Skip: c.Skip, Cancel: c.Cancel, Begin: c.Begin, Queue: c.Queue, Wait: c.Wait, CancelRun: c.CancelRun, Expand: map[tgr.JobID]store.Expansion{}, End: map[tgr.JobID]store.JobResult{}}
 		for id, rows := range c.Expand {
 			out.Expand[id] = store.Expansion{Jobs: rows, MaxParallel: rows[0].MaxParallel}
 		}

@@ -27,6 +27,7 @@ import (
 	"github.com/terraphim/tgr/store"
 	"github.com/terraphim/tgr/vault"
 	"github.com/terraphim/tgr/web"
+	"github.com/terraphim/tgr/workflow"
 )
 
 func newServeCmd() *cobra.Command {
@@ -136,7 +137,7 @@ func webhookSecrets(c *config) ([][]byte, error) {
 // open makes the parts, in the order in which they need each other.
 func (s *server) open(ctx context.Context, secrets [][]byte) error {
 	dir := s.c.get("data-dir")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := openDataDir(s.c, s.log); err != nil {
 		return err
 	}
 	if err := s.lock(filepath.Join(dir, "lock")); err != nil {
@@ -215,6 +216,10 @@ func (s *server) openDispatch(machines *machines, owner string) error {
 	if err != nil {
 		return err
 	}
+	most, err := s.c.number("max-job-minutes", 1, workflow.MaxTimeout)
+	if err != nil {
+		return err
+	}
 	forks, err := s.c.oneOf("fork-approval", dispatch.HoldFirstTime, dispatch.HoldAll, dispatch.HoldNone)
 	if err != nil {
 		return err
@@ -240,6 +245,7 @@ func (s *server) openDispatch(machines *machines, owner string) error {
 		Services: &services{open: func() (*results.Service, error) { return s.results, nil }, log: s.log},
 		Egress:   machines.egress, Target: true,
 		Plan:  time.Duration(minutes) * time.Minute,
+		Most:  time.Duration(most) * time.Minute,
 		Vault: jobVault{s.vault, s.store}, Tokens: tokens.token, Hold: dispatch.HoldForks(forks),
 		CheckRun: func(ctx context.Context, job tgr.JobID) int64 {
 			id, err := s.store.RemoteID(ctx, github.CheckKey(job))

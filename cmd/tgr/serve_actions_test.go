@@ -327,3 +327,14 @@ func freePort(t *testing.T) string {
 	}
 	return port
 }
+
+// A job that its workflow gives more time than the operator says so in its log.
+func TestServeMaxJobMinutes(t *testing.T) {
+	s := openSite(t, "TGR_MAX_JOB_MINUTES=7")
+	repo := s.repo("acme/bridge", map[string]string{".github/workflows/ci.yml": "on: push\njobs: {a: {runs-on: ubuntu-latest, timeout-minutes: 999999, steps: [{run: echo hi}]}}\n"})
+	d := s.completed(s.send("push", repo.PushEvent("refs/heads/main", githubtest.Zero, repo.SHA("main"))))[0]
+	const want = "timeout-minutes of this job is 50400, and this server allows no more than 7"
+	if log := s.logOf(d); d.Conclusion != tgr.Success || !strings.Contains(log, want) {
+		t.Errorf("run %s, whose log has no %q:\n%s", d.Conclusion, want, log)
+	}
+}

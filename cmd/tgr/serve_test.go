@@ -37,6 +37,7 @@ type site struct {
 	data   string
 	env    []string
 	cmd    *exec.Cmd
+	umask  string // that the server starts with; "": that of the tests
 	url    string
 	client *web.Client
 	ended  chan struct{}
@@ -78,6 +79,9 @@ func openSite(t *testing.T, env ...string) *site {
 func (s *site) start() {
 	s.t.Helper()
 	s.cmd = exec.Command("tgr", "serve", "--log-format", "json", "--log-level", "debug")
+	if s.umask != "" {
+		s.cmd = exec.Command("sh", append([]string{"-c", "umask " + s.umask + `; exec "$@"`, "sh"}, s.cmd.Args...)...)
+	}
 	s.cmd.Env = append(os.Environ(), s.env...)
 	pipe, err := s.cmd.StderrPipe()
 	if err != nil {

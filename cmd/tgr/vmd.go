@@ -127,6 +127,9 @@ func serveVMs(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		return err
 	}
 	mc.remote, mc.dir = remoteConfig{}, filepath.Join(c.get("data-dir"), "vmd")
+	if err := openDataDir(c, log); err != nil {
+		return err
+	}
 	key, err := vmdKey(c)
 	if err != nil {
 		return err

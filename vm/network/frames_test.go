@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -172,6 +173,69 @@ func TestFrames(t *testing.T) {
 			}
 		}
 	})
+}
+
+// arp is a frame of ARP: who is at an address, or that somebody is.
+func arp(answer bool, mac string, from, to netip.Addr) []byte {
+	source, _ := net.ParseMAC(mac)
+	b := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, source...)
+	b = append(b, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
+	if answer {
+		b[len(b)-1] = 2
+	}
+	b = append(append(b, source...), from.AsSlice()...)
+	return append(append(b, 0, 0, 0, 0, 0, 0), to.AsSlice()...)
+}
+
+// TestARPFlood has a machine claim thousands of addresses. The kernel has one table of neighbours, with room for a thousand,
+// for all namespaces: what one machine fills it with, the host and all others lack. That packets are refused whose sender
+// is not behind the interface (rp_filter) holds for questions by ARP, too.
+func TestARPFlood(t *testing.T) {
+	w := networktest.New(t, network.Config{Inner: true, Ready: 1})
+	m := w.Machine(open())
+	arrives := func() { // what is sent now, and so what was sent before
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); try(m, "udp", networktest.Web+":443") != nil; {
+			if time.Now().After(end) {
+				t.Fatal("nothing arrives")
+			}
+		}
+	}
+	arrives()
+	before := w.Neighbours(m.Name())
+	guest := network.Guest().String() + " is at " + network.GuestMAC
+	if !slices.Contains(before, guest) {
+		t.Fatalf("the machine's namespace knows %q, want %q", before, guest)
+	}
+	gateway := network.Gateway()
+	var flood [][]byte
+	for i := range 1000 {
+		mac := fmt.Sprintf("02:00:00:01:%02x:%02x", i>>8, i&0xff)
+		last := byte(i)
+		for _, from := range []netip.Addr{
+			netip.AddrFrom4([4]byte{198, 18, 0, last % 4}), netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), last}), // its own network, and beside it
+			netip.AddrFrom4([4]byte{203, 0, 113, last}), netip.AddrFrom4([4]byte{198, 19, 0, last}), netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), last}),
+		} {
+			flood = append(flood, arp(false, mac, from, gateway), // a question, by which who is asked learns of who asks
+				arp(true, mac, from, gateway), arp(i%2 == 0, mac, from, from)) // an answer, and what nobody has asked for
+		}
+		flood = append(flood, arp(true, mac, network.Guest(), gateway)) // another machine at its own address
+	}
+	m.Frame(flood...)
+	arrives()
+	for _, namespace := range []string{m.Name(), ""} {
+		for _, n := range w.Neighbours(namespace) {
+			at, _, _ := strings.Cut(n, " ")
+			// Of the four addresses that it shares with its gateway it may claim the one that nobody has.
+			own := namespace != "" && network.GuestPrefix().Contains(netip.MustParseAddr(at))
+			if strings.Contains(n, "02:00:00:01:") && !own {
+				t.Errorf("the namespace %q has learnt, among %d: %s", namespace, len(w.Neighbours(namespace)), n)
+			}
+		}
+	}
+	if after := w.Neighbours(m.Name()); len(after) > len(before)+1 || !slices.Contains(after, guest) {
+		t.Errorf("neighbours in the machine's namespace: %q, before %q", after, before)
+	}
 }
 
 // frames says of frames, as networktest has them, what they are: protocol and destination.

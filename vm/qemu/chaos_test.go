@@ -140,6 +140,36 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestTooManyFiles makes as many files as the disk can have: who makes another is told, and why, and that is all.
+func TestTooManyFiles(t *testing.T) {
+	p := provider(t, config(t))
+	begin := func(id string) *guest.Client {
+		m, err := p.Start(t.Context(), vm.Spec{ID: id, Disk: 64 << 20})
+		if err != nil {
+			t.Fatal(withConsole(err))
+		}
+		t.Cleanup(func() { m.Close() })
+		return connect(t, m)
+	}
+	c, bystander := begin("many-files"), begin("few-files")
+	var out bytes.Buffer
+	const fill = "mkdir /var/tmp/many; cd /var/tmp/many; for ((i = 0; i < 1000000; i++)); do : > $i || exit 1; done"
+	exit, err := c.Exec(t.Context(), guest.Cmd{Args: []string{"bash", "-c", fill}, Env: env()}, &out)
+	if err != nil || exit.Success() || exit.Shortage != guest.OutOfFiles || !strings.Contains(out.String(), "No space left on device") {
+		t.Errorf("%+v, %v, %q", exit, err, out.String())
+	}
+	if got := run(t, bystander, "echo more > /var/tmp/small; cat /var/tmp/small"); got != "more" {
+		t.Errorf("another machine: %q", got)
+	}
+	if got := run(t, c, "rm -r /var/tmp/many; echo more > /var/tmp/small; cat /var/tmp/small"); got != "more" {
+		t.Errorf("afterwards: %q", got)
+	}
+	exit, err = c.Exec(t.Context(), guest.Cmd{Args: []string{"bash", "-c", "exit 3"}, Env: env()}, nil)
+	if err != nil || exit.Code != 3 || exit.Shortage != "" {
+		t.Errorf("the next command: %+v, %v", exit, err)
+	}
+}
+
 // TestTooMuchMemory has the emulator, not the guest, take more than its limit: its end says so.
 func TestTooMuchMemory(t *testing.T) {
 	if os.Geteuid() != 0 {

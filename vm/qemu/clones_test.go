@@ -38,6 +38,8 @@ echo machine-id $(cat /etc/machine-id)
 echo mktemp $(mktemp -u) 
 echo key $(ssh-keygen -q -t ed25519 -N '' -f /tmp/key && cut -d' ' -f2 /tmp/key.pub)
 echo hostname $(hostname)
+python3 -c 'import socket; socket.socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)' # makes the key
+echo fastopen-key $(cat /proc/sys/net/ipv4/tcp_fastopen_key)
 ip neigh | sed 's/^/neighbour /'
 `
 
@@ -74,7 +76,7 @@ func TestClonesAreUnlike(t *testing.T) {
 		})
 	}
 	work.Wait()
-	for _, kind := range []string{"urandom", "uuid", "boot-id", "machine-id", "mktemp", "key", "hostname"} {
+	for _, kind := range []string{"urandom", "uuid", "boot-id", "machine-id", "mktemp", "key", "hostname", "fastopen-key"} {
 		if kinds[kind] != n && !t.Failed() {
 			t.Errorf("%d clones told their %s, want %d", kinds[kind], kind, n)
 		}
@@ -118,6 +120,77 @@ func inspectClone(t *testing.T, p *qemu.Provider, id string) (before, text strin
 		t.Errorf("%s: the clock is up to %v off", id, off)
 	}
 	return before, out.String(), off
+}
+
+// sequence tells the first sequence numbers of connections between the same four addresses and ports in every machine,
+// without what the clock adds to them. Two connections of one machine have the same, as RFC 6528 wants it.
+const sequence = `
+import socket, struct, time
+REPAIR, QUEUE, SEQ, SEND = 19, 20, 21, 2
+def first(port):
+    there = socket.create_server(("127.0.0.1", port + 1000), reuse_port=True)
+    here = socket.socket()
+    here.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    here.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)) # no TIME_WAIT
+    here.bind(("127.0.0.1", port))
+    now = time.time_ns()
+    here.connect(("127.0.0.1", port + 1000))
+    here.setsockopt(socket.IPPROTO_TCP, REPAIR, 1)
+    here.setsockopt(socket.IPPROTO_TCP, QUEUE, SEND)
+    seq = here.getsockopt(socket.IPPROTO_TCP, SEQ) - 1
+    here.setsockopt(socket.IPPROTO_TCP, REPAIR, 0)
+    here.close()
+    there.close()
+    return (seq - (now >> 6)) % (1 << 32)
+for again in range(2):
+    print(*[first(port) for port in range(30000, 30006)])
+`
+
+// TestSequenceNumbers has no clone tell by its own connections how those of another one begin: the key is not the snapshot's.
+func TestSequenceNumbers(t *testing.T) {
+	cfg, _ := warmConfig(t)
+	p := warmed(t, cfg, vm.Spec{})
+	// near reports whether numbers are the same but for the time that passed between the look at the clock and the connection.
+	near := func(a, b string) bool {
+		as, bs := strings.Fields(a), strings.Fields(b)
+		n := 0
+		for i := range as {
+			x, err1 := strconv.ParseUint(as[i], 10, 32)
+			y, err2 := strconv.ParseUint(bs[i], 10, 32)
+			if err1 != nil || err2 != nil {
+				t.Fatalf("%q, %q", a, b)
+			}
+			const second = 1_000_000_000 >> 6
+			if d := int32(uint32(x) - uint32(y)); d > -2*second && d < 2*second {
+				n++
+			}
+		}
+		return n > len(as)/2 // by chance one in a hundred is
+	}
+	seen := map[string]string{}
+	for i := range 4 {
+		id := fmt.Sprintf("counts-%d", i)
+		m, c := start(t, p, id)
+		entropy := make([]byte, 64)
+		rand.Read(entropy)
+		if err := c.Prepare(t.Context(), guest.Identity{Hostname: id, Time: time.Now(), Entropy: entropy}); err != nil {
+			t.Fatal(err)
+		}
+		first, second, _ := strings.Cut(run(t, c, "python3 -c '"+sequence+"'"), "\n")
+		if !near(first, second) {
+			t.Errorf("%s: the same connections begin with %s and %s: nothing is known of the key", id, first, second)
+		}
+		for other, numbers := range seen {
+			if near(first, numbers) {
+				t.Errorf("%s and %s number their connections alike: %s and %s", id, other, first, numbers)
+			}
+		}
+		seen[id] = first
+		c.Close()
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // clockOff is how far a machine's clock may be off. What it says lies between a question and its answer, which bounds it

@@ -437,6 +437,31 @@ func (w *World) Links() []string {
 	return names
 }
 
+// Neighbours are who is known at which address, in the namespace of that name, or, with "", of the host.
+func (w *World) Neighbours(namespace string) []string {
+	w.t.Helper()
+	ns := w.hostNS
+	if namespace != "" {
+		var err error
+		ns, err = netns.GetFromPath(vm.NamespacePath(namespace))
+		must(w.t, err)
+		defer ns.Close()
+	}
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	must(w.t, err)
+	defer h.Close()
+	list, err := h.NeighList(0, unix.AF_INET)
+	must(w.t, err)
+	var out []string
+	for _, n := range list {
+		if n.State&unix.NUD_NOARP == 0 { // which is not kept by address
+			out = append(out, fmt.Sprintf("%s is at %s", n.IP, n.HardwareAddr))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Tables are the names of the host's nftables tables.
 func (w *World) Tables() []string {
 	w.t.Helper()
@@ -451,8 +476,8 @@ func (w *World) Tables() []string {
 	return names
 }
 
-// Frame sends a frame from the machine's interface, whatever it says.
-func (m *Machine) Frame(b []byte) {
+// Frame sends frames from the machine's interface, whatever they say.
+func (m *Machine) Frame(frames ...[]byte) {
 	m.t.Helper()
 	must(m.t, m.Inside(func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
@@ -464,7 +489,12 @@ func (m *Machine) Frame(b []byte) {
 		if err != nil {
 			return err
 		}
-		return unix.Sendto(fd, b, 0, &unix.SockaddrLinklayer{Ifindex: i.Index, Halen: 6})
+		for _, b := range frames {
+			if err := unix.Sendto(fd, b, 0, &unix.SockaddrLinklayer{Ifindex: i.Index, Halen: 6}); err != nil {
+				return err
+			}
+		}
+		return nil
 	}))
 }
 
