@@ -135,8 +135,9 @@ func (c *Client) install(ctx context.Context, repo string) (installation, error)
 	if err != nil {
 		return installation{}, fmt.Errorf("find the installation of GitHub App %d for %s: %w", c.c.AppID, repo, err)
 	}
-	tr := ghinstallation.NewFromAppsTransport(c.app, found.GetID())
-	tr.BaseURL = c.app.BaseURL
+	own := *c.app // which the installation's transport writes to whenever it asks for a token
+	tr := ghinstallation.NewFromAppsTransport(&own, found.GetID())
+	tr.BaseURL = own.BaseURL
 	if in.api, err = c.api(tr); err != nil {
 		return installation{}, err
 	}

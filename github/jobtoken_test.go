@@ -2,6 +2,7 @@ package github
 
 import (
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -151,5 +152,22 @@ func TestSourceWhereTheAppIsNotInstalled(t *testing.T) {
 	repo.SetPrivate(true)
 	if _, _, err := source.Action(t.Context(), Reader{Repo: "ada/engine", Trusted: true}, "others/action", "main"); tgr.CodeOf(err) != tgr.NotFound {
 		t.Errorf("a private action of others: %v", err)
+	}
+}
+
+// Several who need an owner's installation at once, of whom each may find it, do not meet in what it is made of.
+func TestInstallationsAtOnce(t *testing.T) {
+	for range 5 {
+		client, srv := appDesk(t, map[string]string{"metadata": "read", "contents": "read"})
+		createRepo(t, srv, "bob/one")
+		var all sync.WaitGroup
+		for _, repo := range []string{"ada/engine", "ada/other", "bob/one", "ada/engine"} {
+			all.Go(func() {
+				if id, err := client.RepoID(t.Context(), repo); err != nil || id == 0 {
+					t.Errorf("%s: %d, %v", repo, id, err)
+				}
+			})
+		}
+		all.Wait()
 	}
 }
