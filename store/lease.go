@@ -166,7 +166,7 @@ type JobResult struct {
 
 // Finish completes a running job and ends its lease, then derives its run's status anew. A plan job that ends
 // so, and not with Planned, completes its run with the same conclusion and reason. Where the outputs of the run's jobs have
-// more than MaxRunOutputs bytes with those of this one, it fails, and they are dropped.
+// more than Config.MaxOutputs bytes with those of this one, it fails, and they are dropped.
 func (s *Store) Finish(ctx context.Context, id tgr.JobID, token string, res JobResult) error {
 	if res.Conclusion == "" {
 		return tgr.Errorf("store.finish", tgr.Invalid, "the result of job %d has no conclusion", id)

@@ -84,11 +84,6 @@ func (j *job) maxTries() int {
 	return MaxTries
 }
 
-// MaxRunOutputs is how many bytes the outputs of all jobs of an attempt may have, about as their UTF-16 does.
-//
-// https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-syntax#jobsjob_idoutputs
-const MaxRunOutputs = 50 << 20
-
 // complete ends j as r says, with its outputs if there is room for them.
 func (t *tx) complete(j *job, r JobResult) error {
 	j.Outputs, j.Annotations, j.Summary = r.Outputs, r.Annotations, r.Summary
@@ -101,11 +96,11 @@ func (t *tx) complete(j *job, r JobResult) error {
 		for name, v := range r.Outputs {
 			chars += utf8.RuneCountInString(name) + utf8.RuneCountInString(v)
 		}
-		if 2*chars > MaxRunOutputs {
+		if 2*chars > t.s.cfg.MaxOutputs {
 			j.Outputs = nil
 			if !r.Conclusion.Failed() {
 				r.Conclusion, r.Blame, r.Reason = tgr.Failure, tgr.BlameUser,
-					fmt.Sprintf("the outputs of the run's jobs have more than %d bytes, in UTF-16, with those of this one, which are dropped", MaxRunOutputs)
+					fmt.Sprintf("the outputs of the run's jobs have more than %d bytes, in UTF-16, with those of this one, which are dropped", t.s.cfg.MaxOutputs)
 			}
 		}
 	}

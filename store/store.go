@@ -31,6 +31,10 @@ type Config struct {
 	Now  func() time.Time // nil: time.Now
 	Log  *slog.Logger     // nil: nothing is logged
 
+	// MaxOutputs is how many bytes the outputs of all jobs of an attempt of a run may have, about as their UTF-16 does.
+	// 0: 50 MiB, https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-syntax#jobsjob_idoutputs
+	MaxOutputs int
+
 	// Reports, if not nil, is called in the transaction of every change to the status of a run or of one of its
 	// jobs, with the run (without plan and payload) and its work jobs as they are after the change. What it returns
 	// goes to the outbox in the same transaction, so that no change is left unreported. It must be quick, must
@@ -69,6 +73,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.MaxOutputs <= 0 {
+		cfg.MaxOutputs = 50 << 20
 	}
 	d := sqliteDialect()
 	w, r, err := openSQLite(ctx, cfg.Path)
