@@ -168,6 +168,7 @@ type localRun struct {
 	wanted *wanted
 	id     tgr.RunID
 	done   chan struct{}      // closed when every run is completed
+	over   bool               // done is closed, or about to be
 	boots  bool               // a machine takes seconds
 	begun  map[tgr.JobID]int  // tries of each job that were said to begin
 	shown  map[tgr.JobID]bool // jobs that were said to have ended
@@ -229,15 +230,12 @@ func (l *localRun) settled(tgr.RunID) {
 		}
 		open = open || !r.Status.Done()
 	}
-	if !open && l.done != nil {
-		select {
-		case <-l.done:
-		default:
-			for _, r := range runs {
-				show = append(show, func() { l.out.Run(r) })
-			}
-			defer close(l.done)
+	if !open && l.done != nil && !l.over {
+		l.over = true
+		for _, r := range runs {
+			show = append(show, func() { l.out.Run(r) })
 		}
+		defer close(l.done)
 	}
 	l.out.mu.Unlock()
 	for _, f := range show {
