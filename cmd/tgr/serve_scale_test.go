@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -62,6 +63,7 @@ func TestManyPushes(t *testing.T) {
 // The largest matrix that there may be, which is cancelled on its way, and a long and wide graph.
 func TestLargeRuns(t *testing.T) {
 	s := openSite(t, "MAX_CONCURRENT_WORKFLOWS=4")
+	s.patience = 10 * time.Minute // 257 processes, and each step of each decided anew, on a busy host
 	values := make([]string, 16)
 	for i := range values {
 		values[i] = fmt.Sprint(i)
