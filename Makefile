@@ -22,7 +22,7 @@ test:
 	@scripts/setup test
 	@$(MAKE) --no-print-directory build
 	@bin/tgr image build
-	TGR_NETWORK=1 $(GO) test -race -timeout 35m ./...
+	TGR_NETWORK=1 $(GO) test -race -timeout 45m ./...
 
 # The conformance suite on a real Firecracker. Where none boots a guest, that is said, and is a failure.
 test-firecracker:
