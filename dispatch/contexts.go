@@ -83,6 +83,9 @@ func payloadOf(ev tgr.Event, p *workflow.Plan) json.RawMessage {
 	return payload
 }
 
+// defaultRef is the ref of a repository's default branch.
+func defaultRef(r tgr.Repo) string { return "refs/heads/" + r.DefaultBranch }
+
 // splitRef is github.ref_name and github.ref_type of a ref.
 func splitRef(ref string) (name, kind string) {
 	if name, ok := strings.CutPrefix(ref, "refs/heads/"); ok {

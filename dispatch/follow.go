@@ -47,7 +47,7 @@ func RunEvent(run tgr.Run, action string, followers []tgr.Follower, link func(tg
 		return tgr.Event{}, false // parts of a payload that was read before can be written
 	}
 	return tgr.Event{
-		Name: t.Event, Action: action, Repo: run.Event.Repo, Ref: "refs/heads/" + run.Event.Repo.DefaultBranch,
+		Name: t.Event, Action: action, Repo: run.Event.Repo, Ref: defaultRef(run.Event.Repo),
 		Actor: run.Event.Actor, ActorID: run.Event.ActorID, Forked: run.Event.Forked, Chain: chain + 1, Payload: payload,
 	}, true
 }

@@ -135,7 +135,7 @@ func (d *Dispatcher) compileAll(ctx context.Context, ev tgr.Event, s *sink) (Pla
 // https://docs.github.com/en/actions/reference/workflows-and-actions/events-that-trigger-workflows#pull_request_target
 func targetOf(ev tgr.Event) tgr.Event {
 	ev.Name = "pull_request_target"
-	ev.Ref, ev.SHA, ev.Tree = "refs/heads/"+ev.Repo.DefaultBranch, "", ""
+	ev.Ref, ev.SHA, ev.Tree = defaultRef(ev.Repo), "", ""
 	return ev
 }
 

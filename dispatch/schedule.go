@@ -145,7 +145,7 @@ func scheduled(s tgr.Schedule, at, now time.Time) (*tgr.Delivery, error) {
 	}
 	id := sha256.Sum256(fmt.Appendf(nil, "%d\n%s\n%s\n%s\n%d", s.Repo.ID, s.File, s.Cron, s.Timezone, at.Unix()))
 	return &tgr.Delivery{ID: tgr.DeliveryID(fmt.Sprintf("tgr-schedule-%x", id[:16])), Received: now, Event: tgr.Event{
-		Name: "schedule", Repo: s.Repo, Ref: "refs/heads/" + s.Repo.DefaultBranch, Actor: actor, ActorID: s.ActorID, Payload: payload,
+		Name: "schedule", Repo: s.Repo, Ref: defaultRef(s.Repo), Actor: actor, ActorID: s.ActorID, Payload: payload,
 	}}, nil
 }
 
@@ -178,7 +178,7 @@ func sentRepository(ev tgr.Event) json.RawMessage {
 // ofDefaultBranch reports whether an event is of the latest commit of the default branch, as far as it is known before the
 // commit is fetched: an event without a commit is of what its branch is then.
 func ofDefaultBranch(ev tgr.Event) bool {
-	return ev.Ref == "refs/heads/"+ev.Repo.DefaultBranch && !ev.Deleted && (ev.Name == "push" || ev.SHA == "")
+	return ev.Ref == defaultRef(ev.Repo) && !ev.Deleted && (ev.Name == "push" || ev.SHA == "")
 }
 
 // awaited is what the workflows of a default branch wait for that no webhook brings. Files with errors wait for nothing.

@@ -43,20 +43,12 @@ func (onMachine) outside(p string) string { return p }
 // also looked for where they were before.
 func (m onMachine) exec(ctx context.Context, _ *unit, p process, env []string, out io.Writer) (guest.Exit, error) {
 	c := m.run.config
-	var lines [][]string
-	own := m.base()["PATH"]
-	replaced := !slices.ContainsFunc(env, func(kv string) bool {
+	lines, own := p.args, m.base()["PATH"]
+	if !slices.ContainsFunc(env, func(kv string) bool {
 		v, ok := strings.CutPrefix(kv, "PATH=")
 		return ok && (v == own || strings.HasSuffix(v, ":"+own))
-	})
-	for _, line := range p.args {
-		lines = append(lines, line)
-		if !replaced || strings.Contains(line[0], "/") {
-			continue
-		}
-		for _, dir := range strings.Split(own, ":") {
-			lines = append(lines, append([]string{dir + "/" + line[0]}, line[1:]...))
-		}
+	}) {
+		lines = along(own, lines)
 	}
 	var first guest.Exit
 	for i, line := range lines {
@@ -69,6 +61,21 @@ func (m onMachine) exec(ctx context.Context, _ *unit, p process, env []string, o
 		}
 	}
 	return first, nil
+}
+
+// along adds to each command line those by which its program is found along a PATH.
+func along(path string, lines [][]string) [][]string {
+	var out [][]string
+	for _, line := range lines {
+		out = append(out, line)
+		if strings.Contains(line[0], "/") {
+			continue
+		}
+		for _, dir := range strings.Split(path, ":") {
+			out = append(out, append([]string{dir + "/" + line[0]}, line[1:]...))
+		}
+	}
+	return out
 }
 
 // mount is a directory of the machine that a container sees.

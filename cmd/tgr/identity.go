@@ -15,7 +15,7 @@ const maxIdentities = 10_000
 // groups are found by id: a payload that has the one of its author's repository and the other of somebody else's would bring
 // them together. It is safe for concurrent use.
 type identities struct {
-	ask func(ctx context.Context, repo string) (int64, error) // GitHub; nil: there are no credentials to ask with
+	ask func(ctx context.Context, repo string) (int64, error) // GitHub
 
 	mu    sync.Mutex
 	known map[int64]string
@@ -24,7 +24,7 @@ type identities struct {
 // check asks GitHub once for each id and name. Its error is tgr.Invalid where they do not fit, and tgr.NotFound where GitHub shows
 // no such repository.
 func (i *identities) check(ctx context.Context, repo tgr.Repo) error {
-	if i == nil || i.ask == nil {
+	if i == nil {
 		return nil
 	}
 	i.mu.Lock()

@@ -118,16 +118,19 @@ func (v *runsVerbs) print(cmd *cobra.Command, value any) error {
 	return enc.Encode(value)
 }
 
+// onlyFlags are the arguments of a list: none.
+func onlyFlags(cmd *cobra.Command, args []string) error {
+	if len(args) != 0 {
+		return runsUsage("%s takes no arguments; filter with its flags", cmd.CommandPath())
+	}
+	return nil
+}
+
 func (v *runsVerbs) listCmd() *cobra.Command {
 	var f web.Filter
 	var status string
 	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List runs, the newest first",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) != 0 {
-				return runsUsage("%s takes no arguments; filter with its flags", cmd.CommandPath())
-			}
-			return nil
-		},
+		Args: onlyFlags,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := v.client()
 			if err != nil {
@@ -367,12 +370,7 @@ workflow_dispatch, and is taken from the branch or tag it is started for.`,
 func (v *runsVerbs) schedulesCmd() *cobra.Command {
 	var repo string
 	cmd := &cobra.Command{Use: "schedules", Short: "List what is started next by its on.schedule, the soonest first",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) != 0 {
-				return runsUsage("%s takes no arguments; filter with its flags", cmd.CommandPath())
-			}
-			return nil
-		},
+		Args: onlyFlags,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := v.client()
 			if err != nil {

@@ -79,7 +79,8 @@ type server struct {
 	logs     *joblog.Store
 	metrics  *web.Metrics
 	dispatch *dispatch.Dispatcher
-	clock    func(context.Context) error // starts what is scheduled
+	clock    func(context.Context) error                                    // starts what is scheduled
+	schedule func(ctx context.Context, repo string) ([]tgr.Schedule, error) // lists it; nil: nothing is
 	reports  *reports
 	web      *web.Server
 	results  *results.Service
@@ -261,7 +262,7 @@ func (s *server) openDispatch(machines *machines, owner string) error {
 	})
 	s.clock = func(context.Context) error { return nil }
 	if scheduling == "true" {
-		s.clock = dispatch.Clock{Timetable: s.store, Wake: s.dispatch.Wake, Log: s.log}.Run
+		s.clock, s.schedule = dispatch.Clock{Timetable: s.store, Wake: s.dispatch.Wake, Log: s.log}.Run, s.store.Schedules
 	}
 	return nil
 }
@@ -277,13 +278,9 @@ func (s *server) openWeb(secrets [][]byte, machines *machines) error {
 	if err != nil {
 		return err
 	}
-	var schedules func(context.Context, string) ([]tgr.Schedule, error)
-	if s.c.get("schedules") == "true" {
-		schedules = s.store.Schedules
-	}
 	s.web, err = web.New(web.Config{
 		Runs: runBook{s.store}, Logs: logBook{s.logs, s.store}, Control: control{s}, Settings: keeper{s}, Metrics: s.metrics, Webhook: hook, Changed: s.watch.add, Advice: s.advice, Learned: s.learner.forWeb(),
-		Schedules: schedules, Artifacts: s.results, Issuer: http.StripPrefix(issuerPath, s.results.Issuer()),
+		Schedules: s.schedule, Artifacts: s.results, Issuer: http.StripPrefix(issuerPath, s.results.Issuer()),
 		Token: s.c.get("api-token"), Version: version(), Log: s.log,
 		Ready: map[string]func(context.Context) error{"database": s.store.Ping, "machines": machines.Ready},
 	})

@@ -40,25 +40,7 @@ func (s *site) database() *sql.DB {
 // runsOf waits until n runs of an event are completed, and returns them, the latest first.
 func (s *site) runsOf(event string, n int) []web.RunDetail {
 	s.t.Helper()
-	var out []web.RunDetail
-	s.await(fmt.Sprintf("%d runs of %s", n, event), func() bool {
-		list, err := s.client.Runs(s.t.Context(), web.Filter{Event: event})
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		out = nil
-		for _, r := range list.Runs {
-			if !r.Status.Done() {
-				return false
-			}
-			d, err := s.client.Run(s.t.Context(), r.ID, 0)
-			if err != nil {
-				s.t.Fatal(err)
-			}
-			out = append(out, d)
-		}
-		return len(out) >= n
-	})
+	out := s.doneOf(fmt.Sprintf("%d runs of %s", n, event), web.Filter{Event: event}, n)
 	if len(out) != n {
 		s.t.Errorf("%d runs of %s, want %d", len(out), event, n)
 	}

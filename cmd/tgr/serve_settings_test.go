@@ -47,6 +47,23 @@ func (s *site) tries(cmd *cobra.Command, stdin string, args ...string) (string, 
 	return out.String() + err.Error(), coded.ExitCode()
 }
 
+// forkPull opens a pull request of a fork of acme/bridge, with one commit.
+func (s *site) forkPull(repo *githubtest.Repo) *githubtest.Pull {
+	s.t.Helper()
+	fork, err := s.hub.Fork(repo, "eve/bridge")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := fork.Commit("topic", "topic", map[string]string{"c": "1"}); err != nil {
+		s.t.Fatal(err)
+	}
+	pull, err := repo.OpenPull(fork, "topic", "main")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return pull
+}
+
 // waits waits until a run of a delivery waits for something, and returns it.
 func (s *site) waits(id tgr.DeliveryID) web.RunDetail {
 	s.t.Helper()
@@ -202,17 +219,7 @@ jobs:
     steps: [{run: 'echo "secret [${{ secrets.DEPLOY }}] from ${{ github.secret_source }}"'}]
 `})
 	s.tgr(newSecretCmd(), "hunter2", "set", "DEPLOY", "-R", "acme/bridge")
-	fork, err := s.hub.Fork(repo, "eve/bridge")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fork.Commit("topic", "topic", map[string]string{"c": "1"}); err != nil {
-		t.Fatal(err)
-	}
-	pull, err := repo.OpenPull(fork, "topic", "main")
-	if err != nil {
-		t.Fatal(err)
-	}
+	pull := s.forkPull(repo)
 	pull.Association = "FIRST_TIME_CONTRIBUTOR"
 	delivery := s.send("pull_request", pull.Event("opened"))
 	d := s.waits(delivery)
@@ -277,17 +284,7 @@ jobs:
 	if strings.Count(log, "the action ran") < 2 || !strings.Contains(log, "the plans") || !strings.Contains(log, "the workflow ran") {
 		t.Errorf("a push: %v:\n%s", ends, log)
 	}
-	fork, err := s.hub.Fork(repo, "eve/bridge")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fork.Commit("topic", "topic", map[string]string{"c": "1"}); err != nil {
-		t.Fatal(err)
-	}
-	pull, err := repo.OpenPull(fork, "topic", "main")
-	if err != nil {
-		t.Fatal(err)
-	}
+	pull := s.forkPull(repo)
 	log, ends = ran(s.send("pull_request", pull.Event("opened")))
 	const refusal = "acme/private: not found, or a run of a fork, or of Dependabot, may not read it"
 	if strings.Count(log, refusal) < 2 || !strings.HasPrefix(ends["action.yml"], "failure") {

@@ -189,9 +189,15 @@ func (s *site) await(what string, ready func() bool) {
 // completed waits until all runs of a delivery are completed, and returns them with their jobs.
 func (s *site) completed(id tgr.DeliveryID) []web.RunDetail {
 	s.t.Helper()
+	return s.doneOf("the runs of delivery "+string(id), web.Filter{Delivery: id}, 1)
+}
+
+// doneOf waits until there are n runs or more, all completed, and returns them with their jobs, the latest first.
+func (s *site) doneOf(what string, f web.Filter, n int) []web.RunDetail {
+	s.t.Helper()
 	var out []web.RunDetail
-	s.await("the runs of delivery "+string(id), func() bool {
-		list, err := s.client.Runs(s.t.Context(), web.Filter{Delivery: id})
+	s.await(what, func() bool {
+		list, err := s.client.Runs(s.t.Context(), f)
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -206,7 +212,7 @@ func (s *site) completed(id tgr.DeliveryID) []web.RunDetail {
 			}
 			out = append(out, d)
 		}
-		return len(out) > 0
+		return len(out) >= n
 	})
 	return out
 }
