@@ -152,11 +152,17 @@ func TestPatternProperties(t *testing.T) {
 	})
 }
 
-// TestCronProperties compares Next with a clock that is moved on by minutes.
+// TestCronProperties compares Next with a clock that is moved on by minutes, in zones that change their clocks by an
+// hour, by half an hour, and at midnight.
 func TestCronProperties(t *testing.T) {
-	zone, err := time.LoadLocation("Europe/Berlin")
-	if err != nil {
-		t.Fatal(err)
+	type change struct {
+		zone        string
+		month, date int
+	}
+	changes := []change{
+		{"Europe/Berlin", 3, 29}, {"Europe/Berlin", 10, 25},
+		{"Australia/Lord_Howe", 4, 5}, {"Australia/Lord_Howe", 10, 4},
+		{"America/Havana", 3, 8}, {"America/Havana", 11, 1},
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		field := func(name string, lo, hi int) string {
@@ -169,8 +175,12 @@ func TestCronProperties(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Around a change of the clock, where it matters.
-		start := time.Date(2026, rapid.SampledFrom([]time.Month{3, 10}).Draw(t, "month"), 23, 0, 0, 0, 0, zone).Add(time.Duration(rapid.IntRange(0, 9*24*60).Draw(t, "start")) * time.Minute)
+		at := rapid.SampledFrom(changes).Draw(t, "change")
+		zone, err := time.LoadLocation(at.zone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Date(2026, time.Month(at.month), at.date-2, 0, 0, 0, 0, zone).Add(time.Duration(rapid.IntRange(0, 4*24*60).Draw(t, "start")) * time.Minute)
 		want := start.Add(time.Minute)
 		for end := start.AddDate(0, 0, 40); want.Before(end) && !due(c, want); {
 			want = want.Add(time.Minute)
@@ -181,8 +191,26 @@ func TestCronProperties(t *testing.T) {
 	})
 }
 
+// due tells whether a line is due in the minute that begins at t. A line for certain hours is due once for each time
+// that a clock could show: when it shows it first, or when it goes on after it skipped it.
 func due(c *Cron, t time.Time) bool {
-	return c.minute&(1<<t.Minute()) != 0 && c.hour&(1<<t.Hour()) != 0 && c.month&(1<<t.Month()) != 0 && c.dayMatches(t)
+	matches := func(t time.Time) bool {
+		return c.minute&(1<<t.Minute()) != 0 && c.hour&(1<<t.Hour()) != 0 && c.month&(1<<t.Month()) != 0 && c.dayMatches(t)
+	}
+	if c.hour == everyHour {
+		return matches(t)
+	}
+	_, now := t.Zone()
+	_, then := t.Add(-time.Minute).Zone()
+	for skipped := time.Duration(then-now) * time.Second; skipped < 0; skipped += time.Minute {
+		if matches(t.Add(skipped).In(time.FixedZone("", now))) {
+			return true
+		}
+	}
+	_, earlier := t.Add(-2 * time.Hour).Zone()
+	before := t.Add(-time.Duration(earlier-now) * time.Second)
+	_, offset := before.Zone()
+	return matches(t) && (earlier <= now || offset != earlier)
 }
 
 // TestIDProperties: ids that are handed out are valid, differ, and are never one that was claimed.
