@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -12,7 +13,51 @@ import (
 
 // TestMain lets the test binary be tgr itself, for scripts and for tests that start a server as a process.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"tgr": main})
+	testscript.Main(tidyM{m}, map[string]func(){"tgr": main})
+}
+
+// tidyM removes what was built for the tests.
+type tidyM struct{ *testing.M }
+
+func (m tidyM) Run() int {
+	defer os.RemoveAll(buildDir())
+	return m.M.Run()
+}
+
+var buildDir = sync.OnceValue(func() string {
+	dir, err := os.MkdirTemp("", "tgr-built-")
+	if err != nil {
+		panic(err)
+	}
+	return dir
+})
+
+// builder builds a program without the race detector, once for the tests of this package.
+func builder(pkg string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		file := filepath.Join(buildDir(), filepath.Base(pkg))
+		cmd := exec.Command("go", "build", "-o", file, pkg)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+		}
+		return file, nil
+	})
+}
+
+var (
+	guestBuilt = builder("github.com/terraphim/tgr/cmd/tgr-guest")
+	tgrBuilt   = builder("github.com/terraphim/tgr/cmd/tgr")
+)
+
+// buildAgent is where the guest's agent is.
+func buildAgent(t *testing.T) string {
+	t.Helper()
+	agent, err := guestBuilt()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return agent
 }
 
 // TestScripts runs the scripts: each is a folder, some commands and what they print. They use process isolation;
@@ -38,21 +83,4 @@ func TestScripts(t *testing.T) {
 			return os.MkdirAll(e.WorkDir+"/.home", 0o700)
 		},
 	})
-}
-
-// buildAgent builds the guest's agent, once for the tests of this package.
-func buildAgent(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "tgr-agent-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	agent := filepath.Join(dir, "tgr-guest")
-	cmd := exec.Command("go", "build", "-o", agent, "../tgr-guest")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatal(fmt.Errorf("build the agent: %w\n%s", err, out))
-	}
-	return agent
 }

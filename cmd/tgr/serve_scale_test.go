@@ -18,7 +18,7 @@ import (
 // A hundred pushes at once and two workers: each push has its run, all end, and the oldest are served first.
 func TestManyPushes(t *testing.T) {
 	const pushes = 100
-	s := openSite(t, "MAX_CONCURRENT_WORKFLOWS=2", "TGR_WEBHOOK_RATE=1000", "GITHUB_APP_ID=")
+	s := openPlainSite(t, "MAX_CONCURRENT_WORKFLOWS=2", "TGR_WEBHOOK_RATE=1000", "GITHUB_APP_ID=")
 	repo := s.repo("acme/many", map[string]string{workflowDir + "/ci.yml": "on: push\njobs:\n  a: {runs-on: linux, steps: [{run: 'true'}]}\n"})
 	ids := make([]tgr.DeliveryID, pushes)
 	before := repo.SHA("main")
@@ -62,7 +62,7 @@ func TestManyPushes(t *testing.T) {
 
 // The largest matrix that there may be, which is cancelled on its way, and a long and wide graph.
 func TestLargeRuns(t *testing.T) {
-	s := openSite(t, "MAX_CONCURRENT_WORKFLOWS=4")
+	s := openPlainSite(t, "MAX_CONCURRENT_WORKFLOWS=4")
 	s.patience = 10 * time.Minute // 257 processes, and each step of each decided anew, on a busy host
 	values := make([]string, 16)
 	for i := range values {

@@ -37,7 +37,8 @@ type site struct {
 	data   string
 	env    []string
 	cmd    *exec.Cmd
-	umask  string // that the server starts with; "": that of the tests
+	binary string // the server
+	umask  string // that it starts with; "": that of the tests
 	url    string
 	client *web.Client
 	ended  chan struct{}
@@ -50,11 +51,27 @@ type site struct {
 // openSite starts both, the server with more environment.
 func openSite(t *testing.T, env ...string) *site {
 	t.Helper()
+	return openSiteOf(t, "tgr", env...)
+}
+
+// openPlainSite is openSite for tests of large numbers: the server is built without the race detector, with which SQLite takes
+// ten times as long. What it would find, smaller tests do.
+func openPlainSite(t *testing.T, env ...string) *site {
+	t.Helper()
+	binary, err := tgrBuilt()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return openSiteOf(t, binary, env...)
+}
+
+func openSiteOf(t *testing.T, binary string, env ...string) *site {
+	t.Helper()
 	hub, err := githubtest.New(githubtest.Config{Dir: t.TempDir(), AppID: demoAppID})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, hub: hub, data: t.TempDir()}
+	s := &site{t: t, hub: hub, data: t.TempDir(), binary: binary}
 	key, err := (&demo{dir: s.data}).appKey()
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +95,7 @@ func openSite(t *testing.T, env ...string) *site {
 // start starts the server and waits until it listens.
 func (s *site) start() {
 	s.t.Helper()
-	s.cmd = exec.Command("tgr", "serve", "--log-format", "json", "--log-level", "debug")
+	s.cmd = exec.Command(s.binary, "serve", "--log-format", "json", "--log-level", "debug")
 	if s.umask != "" {
 		s.cmd = exec.Command("sh", append([]string{"-c", "umask " + s.umask + `; exec "$@"`, "sh"}, s.cmd.Args...)...)
 	}
@@ -631,7 +648,7 @@ func TestOfficialPayloads(t *testing.T) {
 		t.Skipf("the suite of webhook payloads is not here: %v", err)
 	}
 	payloads := webhookExamples(t, data)
-	s := openSite(t, "TGR_WEBHOOK_RATE=1000")
+	s := openPlainSite(t, "TGR_WEBHOOK_RATE=1000")
 	for _, p := range payloads {
 		a, err := githubtest.Deliver(t.Context(), s.url+"/webhook", p.event, p.body, testSecret)
 		if err != nil {
