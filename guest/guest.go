@@ -111,15 +111,14 @@ func (e Exit) Bounded() Exit {
 // Success reports whether the process ran and ended with status 0.
 func (e Exit) Success() bool { return e.Started && e.Code == 0 && e.Signal == "" }
 
-// Hello is what the agent says of itself when a stream begins.
+// Hello is what the agent says of itself when a stream begins: how it was when the stream before ended.
 type Hello struct {
-	Protocol int       `json:"protocol"` // Protocol of the agent
-	Version  string    `json:"version"`  // of its build
-	Kernel   string    `json:"kernel"`   // uname -r
-	Hostname string    `json:"hostname"`
-	BootID   string    `json:"boot_id"`
-	Clock    time.Time `json:"clock"`
-	PID      int       `json:"pid"`
+	Protocol int    `json:"protocol"` // Protocol of the agent
+	Version  string `json:"version"`  // of its build
+	Kernel   string `json:"kernel"`   // uname -r
+	Hostname string `json:"hostname"`
+	BootID   string `json:"boot_id"`
+	PID      int    `json:"pid"`
 }
 
 // Identity makes one of many clones of a machine this one. Its zero fields change nothing; where all are zero, the machine

@@ -12,7 +12,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"strconv"
 	"time"
 )
 
@@ -46,12 +45,34 @@ const (
 // handshakeWithin bounds Connect where ctx does not.
 const handshakeWithin = 60 * time.Second
 
-// greet is the host's part. It returns what the agent says of itself and the reader to go on with.
-func greet(ctx context.Context, conn net.Conn) (Hello, *bufio.Reader, error) {
+// Hail asks the agent on conn who it is, and no more: there is no session, and the one before has ended. An agent that was
+// hailed waits for the host's next word, and has found out before what it will then say of itself. The caller closes conn.
+func Hail(ctx context.Context, conn net.Conn) (h Hello, err error) {
+	err = handshake(ctx, conn, func(ctx context.Context) error {
+		h, _, _, err = hail(ctx, conn)
+		return err
+	})
+	return h, err
+}
+
+// greet is the host's part of the handshake. It returns what the agent says of itself and the reader to go on with.
+func greet(ctx context.Context, conn net.Conn) (h Hello, r *bufio.Reader, err error) {
+	err = handshake(ctx, conn, func(ctx context.Context) error {
+		var nonce [nonceSize]byte
+		if h, r, nonce, err = hail(ctx, conn); err != nil {
+			return err
+		}
+		return begin(conn, r, nonce)
+	})
+	return h, r, err
+}
+
+// handshake runs a part of it within its time, and until ctx ends.
+func handshake(ctx context.Context, conn net.Conn, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, handshakeWithin)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	h, r, err := greetUntil(ctx, conn)
+	err := do(ctx)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -59,19 +80,18 @@ func greet(ctx context.Context, conn net.Conn) (Hello, *bufio.Reader, error) {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w (%w)", context.Cause(ctx), err)
 		}
-		return Hello{}, nil, fmt.Errorf("handshake with the agent: %w", err)
+		return fmt.Errorf("handshake with the agent: %w", err)
 	}
-	return h, r, nil
+	return nil
 }
 
-func greetUntil(ctx context.Context, conn net.Conn) (Hello, *bufio.Reader, error) {
-	var nonce [nonceSize]byte
+// hail says HELLO until the agent is READY.
+func hail(ctx context.Context, conn net.Conn) (h Hello, r *bufio.Reader, nonce [nonceSize]byte, err error) {
 	rand.Read(nonce[:])
-
 	answered, sent := make(chan struct{}), make(chan error, 1)
 	go func() { sent <- sendHellos(ctx, conn, nonce, answered) }()
-	r := bufio.NewReaderSize(conn, maxData)
-	h, err := awaitReady(r, nonce)
+	r = bufio.NewReaderSize(conn, maxData)
+	h, err = awaitReady(r, nonce)
 	close(answered)
 	if err != nil {
 		conn.SetDeadline(time.Unix(1, 0)) // frees a sender that hangs
@@ -79,12 +99,14 @@ func greetUntil(ctx context.Context, conn net.Conn) (Hello, *bufio.Reader, error
 	if sendErr := <-sent; err == nil {
 		err = sendErr
 	}
-	if err != nil {
-		return Hello{}, nil, err
+	if err == nil && h.Protocol != Protocol {
+		err = fmt.Errorf("the agent speaks protocol %d, this program %d: rebuild the machine's image", h.Protocol, Protocol)
 	}
-	if h.Protocol != Protocol {
-		return Hello{}, nil, fmt.Errorf("the agent speaks protocol %d, this program %d: rebuild the machine's image", h.Protocol, Protocol)
-	}
+	return h, r, nonce, err
+}
+
+// begin says START until the agent is GOING.
+func begin(conn net.Conn, r *bufio.Reader, nonce [nonceSize]byte) error {
 	// The agent may be answering another hello meanwhile: without a buffer on the way it reads on only when that has
 	// been read.
 	started := make(chan error, 1)
@@ -96,13 +118,14 @@ func greetUntil(ctx context.Context, conn net.Conn) (Hello, *bufio.Reader, error
 		started <- err
 	}()
 	skip := maxSkip
-	if err = scan(r, goingMark, nonce[:], &skip); err != nil {
+	err := scan(r, goingMark, nonce[:], &skip)
+	if err != nil {
 		conn.SetDeadline(time.Unix(1, 0))
 	}
 	if startErr := <-started; startErr != nil {
 		err = startErr
 	}
-	return h, r, err
+	return err
 }
 
 func sendHellos(ctx context.Context, conn net.Conn, nonce [nonceSize]byte, answered <-chan struct{}) error {
@@ -200,29 +223,6 @@ func scanMark(r *bufio.Reader, skip *int, marks ...string) (marked, error) {
 	}
 }
 
-// appendJSON appends h as JSON. It is the first thing that a restored machine does, and an emulator has to translate
-// all code that it takes: reflection is too much of it.
-func (h Hello) appendJSON(b []byte) []byte {
-	text := func(key, s string) {
-		b = append(append(append(b, '"'), key...), `":"`...)
-		for _, c := range []byte(s) {
-			if c >= ' ' && c <= '~' && c != '"' && c != '\\' {
-				b = append(b, c)
-			}
-		}
-		b = append(b, `",`...)
-	}
-	b = append(b, '{')
-	text("version", h.Version)
-	text("kernel", h.Kernel)
-	text("hostname", h.Hostname)
-	text("boot_id", h.BootID)
-	text("clock", h.Clock.UTC().Format(time.RFC3339Nano))
-	b = strconv.AppendInt(append(b, `"pid":`...), int64(h.PID), 10)
-	b = strconv.AppendInt(append(b, `,"protocol":`...), int64(h.Protocol), 10)
-	return append(b, '}')
-}
-
 // awaitHost returns when there may be a host on a port again, or ctx has ended.
 func awaitHost(ctx context.Context, conn net.Conn) {
 	if p, ok := conn.(interface{ awaitHost() error }); ok && p.awaitHost() == nil {
@@ -236,7 +236,7 @@ func awaitHost(ctx context.Context, conn net.Conn) {
 
 // answer is the agent's part: it reads until a host has started a session. On a port that survives its hosts
 // the end of the stream only says that no host is connected: answer waits.
-func answer(ctx context.Context, conn net.Conn, r *bufio.Reader, port bool, hello func() Hello) error {
+func answer(ctx context.Context, conn net.Conn, r *bufio.Reader, port bool, hello func() []byte) error {
 	var current [nonceSize]byte
 	greeted := false
 	for {
@@ -258,7 +258,7 @@ func answer(ctx context.Context, conn net.Conn, r *bufio.Reader, port bool, hell
 			continue
 		}
 		greeted, current = true, got.nonce
-		text := hello().appendJSON(nil)
+		text := hello()
 		b := append([]byte(readyMark), got.nonce[:]...)
 		b = binary.BigEndian.AppendUint32(b, uint32(len(text)))
 		if _, err := conn.Write(append(b, text...)); err != nil && !port {

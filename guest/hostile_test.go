@@ -32,7 +32,7 @@ func hostile(t testing.TB, reply func(io.ReadWriteCloser)) *Client {
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		r := bufio.NewReader(agent)
-		if err := answer(context.Background(), agent, r, false, func() Hello { return Hello{Protocol: Protocol} }); err != nil {
+		if err := answer(context.Background(), agent, r, false, helloOf(Hello{Protocol: Protocol})); err != nil {
 			return
 		}
 		mux, err := yamux.Server(&muxConn{r: r, conn: agent, close: func() {}}, muxConfig(false))
@@ -165,7 +165,7 @@ func TestHostileStreams(t *testing.T) {
 	go func() {
 		defer close(over)
 		r := bufio.NewReader(agent)
-		if err := answer(context.Background(), agent, r, false, func() Hello { return Hello{Protocol: Protocol} }); err != nil {
+		if err := answer(context.Background(), agent, r, false, helloOf(Hello{Protocol: Protocol})); err != nil {
 			return
 		}
 		mux, err := yamux.Server(&muxConn{r: r, conn: agent, close: func() {}}, muxConfig(false))
@@ -266,7 +266,7 @@ func TestHandshake(t *testing.T) {
 	t.Run("other protocol", func(t *testing.T) {
 		host, agent := socketpair(t)
 		defer agent.Close()
-		go answer(context.Background(), agent, bufio.NewReader(agent), false, func() Hello { return Hello{Protocol: Protocol + 1} })
+		go answer(context.Background(), agent, bufio.NewReader(agent), false, helloOf(Hello{Protocol: Protocol + 1}))
 		if _, err := Connect(context.Background(), host); err == nil || !strings.Contains(err.Error(), "speaks protocol") {
 			t.Errorf("got %v", err)
 		}

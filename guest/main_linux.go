@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,7 +37,8 @@ func Main(args []string, version string, stderr io.Writer) int {
 	port := flags.String("port", "", "virtio-serial port to serve on")
 	child := flags.Bool("child", false, "be the agent itself, below the process that outlives it")
 	orphans := flags.Duration("orphans", 0, "how long processes outlive a lost stream (default 10m)")
-	machine := os.Getpid() == 1 && os.Getenv("container") == "" // of which we are PID 1, rather than of a container
+	first := os.Getpid() == 1
+	machine := first && os.Getenv("container") == "" // of which we are PID 1, rather than of a container
 	if machine {
 		args = nil // the kernel's command line is not ours
 	}
@@ -53,7 +55,7 @@ func Main(args []string, version string, stderr io.Writer) int {
 	// Not ignored: what is ignored here would be in every process that we start.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE, unix.SIGHUP)
 	var err error
-	if *fd >= 0 && !*child && !machine {
+	if *fd >= 0 && !*child && !first { // PID 1 outlives its jobs as it is: they cannot kill it, and end with it
 		err = supervise(*fd)
 	} else {
 		err = run(cfg, *fd, *port, stderr)
@@ -90,16 +92,14 @@ func run(cfg ServerConfig, fd int, port string, stderr io.Writer) error {
 		if link.Listener != nil {
 			return ended(ctx, NewServer(cfg).Listen(ctx, link.Listener))
 		}
-		cfg.Port = true
-		return ended(ctx, Serve(ctx, portConn{link.Port}, cfg))
+		return ended(ctx, servePort(ctx, link.Port, cfg))
 	case port != "":
 		f, err := os.OpenFile(port, os.O_RDWR|unix.O_NONBLOCK, 0)
 		if err != nil {
 			return err
 		}
-		cfg.Port, cfg.Machine = true, true
-		err = Serve(ctx, portConn{f}, cfg)
-		return ended(ctx, err)
+		cfg.Machine = true
+		return ended(ctx, servePort(ctx, f, cfg))
 	case fd >= 0:
 		if err := becomeSubreaper(); err != nil {
 			return err
@@ -109,6 +109,17 @@ func run(cfg ServerConfig, fd int, port string, stderr io.Writer) error {
 	default:
 		return errors.New("want -fd or -port, or to be PID 1")
 	}
+}
+
+// servePort serves on a port of the machine.
+func servePort(ctx context.Context, f *os.File, cfg ServerConfig) error {
+	conn, err := newPortConn(f)
+	if err != nil {
+		f.Close()
+		return err
+	}
+	cfg.Port = true
+	return Serve(ctx, conn, cfg)
 }
 
 // supervise runs the agent as a child, and when that has ended, however it did, kills what it left: a job can
@@ -220,8 +231,17 @@ func killDescendants() error {
 	return errors.New("processes outlive SIGKILL")
 }
 
-// portConn is a virtio-serial port as a stream.
-type portConn struct{ *os.File }
+// portConn is a stream of the host's that a file stands for: a virtio-serial port, or a connection of vsock.
+type portConn struct {
+	*os.File
+	raw syscall.RawConn
+}
+
+// newPortConn takes a file that does not block.
+func newPortConn(f *os.File) (portConn, error) {
+	raw, err := f.SyscallConn()
+	return portConn{f, raw}, err
+}
 
 // LocalAddr names the port.
 func (p portConn) LocalAddr() net.Addr { return portAddr(p.Name()) }
@@ -229,15 +249,55 @@ func (p portConn) LocalAddr() net.Addr { return portAddr(p.Name()) }
 // RemoteAddr names the port too: the host has no address.
 func (p portConn) RemoteAddr() net.Addr { return portAddr(p.Name()) }
 
+// Read reads what is there. It does not tell Go's scheduler of its system calls, none of which waits: what the scheduler
+// does about them would be a third of all that an emulated machine does until its agent has answered.
+func (p portConn) Read(b []byte) (int, error) {
+	n, err := p.call("read", p.raw.Read, unix.SYS_READ, b)
+	if err == nil && n == 0 && len(b) > 0 {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// Write writes all of b. See Read.
+func (p portConn) Write(b []byte) (total int, err error) {
+	for len(b) > 0 && err == nil {
+		var n int
+		n, err = p.call("write", p.raw.Write, unix.SYS_WRITE, b)
+		total, b = total+n, b[n:]
+	}
+	return total, err
+}
+
+// call makes one system call, when await says that it need not wait.
+func (p portConn) call(op string, await func(func(uintptr) bool) error, trap uintptr, b []byte) (n int, err error) {
+	var errno syscall.Errno
+	err = await(func(fd uintptr) bool {
+		for {
+			var r uintptr
+			r, _, errno = unix.RawSyscall(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+			if errno == 0 {
+				n = int(r)
+			}
+			if errno != unix.EINTR {
+				return errno != unix.EAGAIN
+			}
+		}
+	})
+	switch {
+	case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+		err = os.ErrClosed // the only other reason not to call
+	case err == nil && errno != 0:
+		err = &os.PathError{Op: op, Path: p.Name(), Err: errno}
+	}
+	return n, err
+}
+
 // awaitHost waits until a host is connected, without asking again and again: a machine that waits for its host should
 // cost nothing.
 func (p portConn) awaitHost() error {
-	raw, err := p.SyscallConn()
-	if err != nil {
-		return err
-	}
 	var perr error
-	err = raw.Read(func(fd uintptr) bool {
+	err := p.raw.Read(func(fd uintptr) bool {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLOUT}}
 		_, perr = unix.Poll(fds, 0)
 		return perr != nil && perr != unix.EINTR || fds[0].Revents&unix.POLLHUP == 0

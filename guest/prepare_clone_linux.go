@@ -68,12 +68,37 @@ func (f idFiles) identify(entropy []byte) error {
 		id[6] = id[6]&0x0f | 0x40
 		id[8] = id[8]&0x3f | 0x80
 	}
-	if err := os.WriteFile(f.ourMachineID(), []byte(hex.EncodeToString(m[:])+"\n"), 0o644); err != nil {
+	if err := overwrite(f.ourMachineID(), []byte(hex.EncodeToString(m[:])+"\n")); err != nil {
 		return err
 	}
 	s := hex.EncodeToString(b[:])
 	uuid := strings.Join([]string{s[:8], s[8:12], s[12:16], s[16:20], s[20:]}, "-")
-	return os.WriteFile(f.ourBootID(), []byte(uuid+"\n"), 0o644)
+	return overwrite(f.ourBootID(), []byte(uuid+"\n"))
+}
+
+// overwrite writes over the beginning of a file that exists. Unlike os.WriteFile it leaves out the file's end, which ids of
+// one length do not have, and Go's poller and finalizers: all of that is code which every clone translates.
+func overwrite(path string, b []byte) error {
+	return withFD(path, unix.O_WRONLY, func(fd int) (err error) {
+		for len(b) > 0 && err == nil {
+			var n int
+			n, err = unix.Write(fd, b)
+			b = b[max(n, 0):]
+		}
+		return err
+	})
+}
+
+// withFD opens a file for do, for the reasons of overwrite.
+func withFD(path string, flags int, do func(fd int) error) error {
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+	if err == nil {
+		err = errors.Join(do(fd), unix.Close(fd))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }
 
 // settle makes both ids files in memory, when the machine boots: writing to a disk for the first time would take each
@@ -122,11 +147,20 @@ type arpRequest struct {
 // forgetNeighbours drops what the machine knew of its network when the snapshot was taken: the clone's may be
 // another one.
 func (f idFiles) forgetNeighbours() error {
-	b, err := os.ReadFile(f.arp)
+	var table []byte
+	err := withFD(f.arp, unix.O_RDONLY, func(fd int) error {
+		for b := make([]byte, 4<<10); ; {
+			n, err := unix.Read(fd, b)
+			if n <= 0 {
+				return err
+			}
+			table = append(table, b[:n]...)
+		}
+	})
 	if err != nil {
 		return err
 	}
-	known := parseARP(b)
+	known := parseARP(table)
 	if len(known) == 0 {
 		return nil
 	}

@@ -29,8 +29,10 @@ func TestIdentify(t *testing.T) {
 		}
 		return string(m), string(b)
 	}
-	if err := os.WriteFile(f.ourMachineID(), nil, 0o644); err != nil { // as in the image
-		t.Fatal(err)
+	for file, b := range map[string][]byte{f.ourMachineID(): nil, f.ourBootID(): bytes.Repeat([]byte("\n"), 37)} { // as settle leaves them
+		if err := os.WriteFile(file, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	m1, b1 := read(1)
 	m2, b2 := read(2)

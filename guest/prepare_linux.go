@@ -3,7 +3,6 @@ package guest
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
 	"time"
 	"unsafe"
 
@@ -67,19 +66,20 @@ func addEntropy(b []byte) error {
 	if len(b) > maxEntropy {
 		return fmt.Errorf("prepare: %d bytes of entropy, the limit is %d: %w", len(b), maxEntropy, ErrRefused)
 	}
-	f, err := os.OpenFile("/dev/random", os.O_WRONLY, 0)
-	if err != nil {
-		return fmt.Errorf("prepare: %w", err)
-	}
-	defer f.Close()
 	info := binary.NativeEndian.AppendUint32(nil, uint32(8*len(b))) // struct rand_pool_info
 	info = binary.NativeEndian.AppendUint32(info, uint32(len(b)))
 	info = append(info, b...)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), rndAddEntropy, uintptr(unsafe.Pointer(&info[0]))); errno != 0 {
-		return fmt.Errorf("prepare: add entropy: %w", errno)
-	}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), rndReseedCRNG, 0); errno != 0 {
-		return fmt.Errorf("prepare: reseed: %w", errno)
+	err := withFD("/dev/random", unix.O_WRONLY, func(fd int) error {
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), rndAddEntropy, uintptr(unsafe.Pointer(&info[0]))); errno != 0 {
+			return fmt.Errorf("add entropy: %w", errno)
+		}
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), rndReseedCRNG, 0); errno != 0 {
+			return fmt.Errorf("reseed: %w", errno)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("prepare: %w", err)
 	}
 	return nil
 }

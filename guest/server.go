@@ -3,6 +3,7 @@ package guest
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -56,7 +57,7 @@ type Server struct {
 	pumps     map[*pump]bool // all that run, also for what finished processes left behind
 	ports     map[string]net.Listener
 	closed    bool
-	self      Hello       // what seldom changes of it
+	self      []byte      // Hello, as it was when the last session ended
 	session   func()      // ends the session that is on
 	last      *process    // the last one whose exit was delivered
 	lost      *time.Timer // runs while there is none
@@ -203,32 +204,32 @@ func (s *Server) Close() error {
 	return nil
 }
 
-func (s *Server) hello() Hello {
+// hello is what the agent says of itself. A host waits for it, and for all that an emulator would have to translate for it:
+// it was made before.
+func (s *Server) hello() []byte {
 	s.mu.Lock()
-	h := s.self
-	s.mu.Unlock()
-	if h.Protocol == 0 {
-		h = s.know()
+	defer s.mu.Unlock()
+	return s.self
+}
+
+// know finds out what hello says.
+func (s *Server) know() {
+	h := Hello{Protocol: Protocol, Version: clip(s.cfg.Version, 256), PID: os.Getpid()}
+	if b, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
+		h.BootID = strings.TrimSpace(string(b))
 	}
-	h.Clock = time.Now()
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		h.Kernel = unix.ByteSliceToString(u.Release[:])
 		h.Hostname = unix.ByteSliceToString(u.Nodename[:])
 	}
-	return h
-}
-
-// know finds out, and keeps, what hello says that seldom changes.
-func (s *Server) know() Hello {
-	h := Hello{Protocol: Protocol, Version: clip(s.cfg.Version, 256), PID: os.Getpid()}
-	if b, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
-		h.BootID = strings.TrimSpace(string(b))
+	b, err := json.Marshal(h)
+	if err != nil {
+		s.log.Error("agent does not know itself", "error", err)
 	}
 	s.mu.Lock()
-	s.self = h
+	s.self = b
 	s.mu.Unlock()
-	return h
 }
 
 // serveSession runs the multiplexer until it dies. nil means that the stream may hold another session.
@@ -290,6 +291,7 @@ func (s *Server) begun(end func()) {
 }
 
 func (s *Server) ended() {
+	s.know()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.session = nil
@@ -384,11 +386,7 @@ func (k *callee) do(req *request) error {
 		if req.Identity.empty() {
 			return k.done(reply{Clock: time.Now().UnixNano()}, nil)
 		}
-		err := prepareClone(req.Identity)
-		k.s.mu.Lock()
-		k.s.self = Hello{} // the next hello finds out
-		k.s.mu.Unlock()
-		return k.done(reply{}, err)
+		return k.done(reply{}, prepareClone(req.Identity))
 	case opListen:
 		return k.openPort(req)
 	case opAccept:

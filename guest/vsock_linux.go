@@ -54,7 +54,7 @@ func (l *vsockListener) Accept() (net.Conn, error) {
 	if err = failed; err != nil {
 		return nil, fmt.Errorf("accept on vsock port %d: %w", l.port, err)
 	}
-	return portConn{os.NewFile(uintptr(fd), l.file.Name())}, nil
+	return newPortConn(os.NewFile(uintptr(fd), l.file.Name()))
 }
 
 // Close ends Accept. It may be called again.

@@ -136,6 +136,6 @@ func FuzzHandshake(f *testing.F) {
 		var nonce [nonceSize]byte
 		copy(nonce[:], "0123456789abcdef")
 		awaitReady(newBufio(b), nonce)
-		answer(context.Background(), discardConn{}, newBufio(b), false, func() Hello { return Hello{} })
+		answer(context.Background(), discardConn{}, newBufio(b), false, helloOf(Hello{}))
 	})
 }

@@ -135,7 +135,7 @@ func (b *benchVM) run(ctx context.Context) (err error) {
 	b.provider, err = qemu.New(qemu.Config{
 		Image:   qemu.Image{Kernel: im.Kernel, Initrd: im.Initrd, Root: im.Root, Overlay: im.CloneOverlay, Hash: im.Hash()},
 		Journal: vm.Journal{Dir: filepath.Join(b.dir, "machines"), Volatile: true},
-		Warmup:  qemu.Warmup{ID: im.Warmup(), Run: inMachine(im.Warmup())},
+		Warmup:  qemu.Warmup{ID: im.Warmup(), Run: warmUp(im.Warmup())},
 		Log:     slog.New(slog.NewTextHandler(b.err, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {

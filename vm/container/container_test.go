@@ -114,7 +114,7 @@ func sh(t testing.TB, c *guest.Client, script string) string {
 
 func TestConformance(t *testing.T) {
 	cfg := config(t)
-	vmtest.Run(t, vmtest.Factory{Provider: open(t, cfg), Dir: cfg.Journal.Dir, Temp: "/tmp/vmtest", Crash: "kill -9 $PPID", OutputMB: 64, Cycles: 10, Memory: true})
+	vmtest.Run(t, vmtest.Factory{Provider: open(t, cfg), Dir: cfg.Journal.Dir, Temp: "/tmp/vmtest", Crash: "kill -QUIT 1", OutputMB: 64, Cycles: 10, Memory: true})
 }
 
 // What a machine sees of the host, and may do to it: nothing.

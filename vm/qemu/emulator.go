@@ -58,6 +58,9 @@ func (m *machine) launch(ctx context.Context, a args, inherit []*os.File) (*emul
 	if err == nil {
 		e.qmp = newQMP(conn, e.onEvent)
 	}
+	if err == nil && a.Incoming { // a host was there before, and the guest would have a lot to do if it learned that one went and came
+		err = m.beginStream(ctx)
+	}
 	go e.reap()
 	if limited != nil {
 		return e, &vm.InfraError{Op: "qemu: limits", Err: limited}

@@ -42,6 +42,7 @@ type machine struct {
 
 	mu     sync.Mutex
 	conn   net.Conn  // the last one of Dial
+	fresh  bool      // conn is the stream that the machine began with, for the next Dial to return
 	emu    *emulator // nil: none was started
 	paused bool      // for a rollback: the end of emu is not the machine's
 	closed bool      // Close was called
@@ -169,6 +170,10 @@ func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
 	if m.closed {
 		return nil, fmt.Errorf("dial machine %s: %w", m.id, errClosed)
 	}
+	if m.fresh && m.conn != nil {
+		m.fresh = false
+		return m.conn, nil
+	}
 	if m.conn != nil {
 		m.conn.Close() // QEMU serves one client at a time, and takes the next when this one is gone
 	}
@@ -178,6 +183,18 @@ func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
 	}
 	m.conn = conn
 	return conn, nil
+}
+
+// beginStream opens the stream that the next Dial returns.
+func (m *machine) beginStream(ctx context.Context) error {
+	conn, err := m.dialSocket(ctx, agentSocket)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.conn, m.fresh = conn, true
+	m.mu.Unlock()
+	return nil
 }
 
 // Close obeys vm.VM. It waits until the process is gone and the folder removed.

@@ -41,7 +41,8 @@ type diskMaker = func(ctx context.Context, path string, size int64) error
 // Warmup is what a machine does before its snapshot is taken: what it has read by then, no clone reads again.
 type Warmup struct {
 	ID string // names what Run does: a snapshot that was made with another is not used
-	// Run has the machine, whose agent has opened its port, to itself. It leaves nothing that clones must not share.
+	// Run has the machine, whose agent has opened its port, to itself. It leaves nothing that clones must not share. Clones begin
+	// with a stream where the last one of Dial was: if that is open, their agents do not have to notice another host.
 	Run func(ctx context.Context, m vm.VM) error
 }
 

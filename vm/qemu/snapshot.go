@@ -172,14 +172,8 @@ func (p *Provider) warmup(ctx context.Context, m *machine) error {
 	return nil
 }
 
-// save stops the machine for good and writes the state of its devices to f. The stream to the agent is closed
-// first: clones begin without one.
+// save stops the machine for good and writes the state of its devices to f.
 func (m *machine) save(ctx context.Context, f *os.File) error {
-	m.mu.Lock()
-	if m.conn != nil {
-		m.conn.Close()
-	}
-	m.mu.Unlock()
 	e := m.emulator()
 	err := e.awaitRest(ctx)
 	if err == nil {

@@ -34,6 +34,21 @@ func exercise(script string) func(context.Context, vm.VM) error {
 	}
 }
 
+// warmUp is exercise before a snapshot.
+func warmUp(script string) func(context.Context, vm.VM) error {
+	return func(ctx context.Context, m vm.VM) error {
+		if err := exercise(script)(ctx, m); err != nil {
+			return err
+		}
+		conn, err := m.Dial(ctx)
+		if err != nil {
+			return err
+		}
+		_, err = guest.Hail(ctx, conn)
+		return err
+	}
+}
+
 // records is a log that can be asked what was said.
 type records struct {
 	mu   sync.Mutex
@@ -79,7 +94,7 @@ func warmConfig(t testing.TB) (qemu.Config, *records) {
 	log := &records{}
 	cfg.Image.Hash = im.Hash()
 	cfg.CacheDir = snapshots(t)
-	cfg.Warmup = qemu.Warmup{ID: im.Warmup(), Run: exercise(im.Warmup())}
+	cfg.Warmup = qemu.Warmup{ID: im.Warmup(), Run: warmUp(im.Warmup())}
 	cfg.Log = slog.New(slog.NewTextHandler(log, nil))
 	return cfg, log
 }
