@@ -68,7 +68,7 @@ type args struct {
 	Append  []string // more words for the kernel's command line
 	Backing backing
 	// Incoming says that the machine goes on from a snapshot: the kernel is in its memory, the state of its devices is
-	// stateFD, and it stands still until it is told to go on.
+	// stateFD, and it stands still until it is told to take that.
 	Incoming bool
 }
 
@@ -108,7 +108,7 @@ func (a args) argv() []string {
 		v = append(v, "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-erms,-smap")
 	}
 	if a.Incoming {
-		v = append(v, "-S", "-incoming", "defer")
+		v = append(v, "-incoming", "defer")
 	} else {
 		v = append(v, "-kernel", a.Image.Kernel, "-initrd", a.Image.Initrd, "-append", strings.Join(a.cmdline(), " "))
 	}

@@ -31,7 +31,7 @@ const (
 
 const (
 	// goldenFormat counts changes of what a snapshot is: of its files, and of how a machine is restored from it.
-	goldenFormat = 4
+	goldenFormat = 5
 	maxState     = 64 << 20 // bytes; it has about 60 KB
 	maxManifest  = 1 << 20
 

@@ -58,7 +58,8 @@ func (p *Provider) restore(ctx context.Context, g *golden, a args, s vm.Spec) (*
 	if err != nil {
 		return nil, errors.Join(m.startError(ctx, err), m.Close())
 	}
-	if err = m.goOn(ctx); err != nil {
+	began := time.Now()
+	if err = m.emulator().incoming(ctx); err != nil {
 		err = errors.Join(m.startError(ctx, err), m.Close())
 		if ctx.Err() == nil {
 			p.goldens.mu.Lock()
@@ -67,22 +68,8 @@ func (p *Provider) restore(ctx context.Context, g *golden, a args, s vm.Spec) (*
 		}
 		return nil, err
 	}
-	return m, nil
-}
-
-// goOn has a machine go on from where it was when its snapshot was taken.
-func (m *machine) goOn(ctx context.Context) error {
-	e, began := m.emulator(), time.Now()
-	if err := e.incoming(ctx); err != nil {
-		return err
-	}
 	m.phase("load the devices", began)
-	began = time.Now()
-	if err := e.qmp.execute(ctx, "cont", nil, nil); err != nil {
-		return err
-	}
-	m.phase("go on", began)
-	return nil
+	return m, nil
 }
 
 // clone makes a copy of the snapshot's disk. It is a diskMaker.
@@ -94,7 +81,7 @@ func (g *golden) clone(_ context.Context, path string, size int64) error {
 	return errors.Join(unpack(f, bytes.NewReader(g.disk), 1<<50), f.Close())
 }
 
-// incoming has QEMU take the state of the devices; the machine stands still then.
+// incoming has QEMU take the state of the devices; the machine goes on then.
 func (e *emulator) incoming(ctx context.Context) error {
 	if err := e.migration(ctx); err != nil {
 		return err

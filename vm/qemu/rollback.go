@@ -212,9 +212,6 @@ func (m *machine) replace(ctx context.Context, dir string) error {
 		err = e.incoming(ctx)
 	}
 	if err == nil {
-		err = e.qmp.execute(ctx, "cont", nil, nil)
-	}
-	if err == nil {
 		err = m.takeOver(e)
 	}
 	if err != nil {

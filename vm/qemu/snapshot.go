@@ -172,13 +172,11 @@ func (p *Provider) warmup(ctx context.Context, m *machine) error {
 	return nil
 }
 
-// save stops the machine for good and writes the state of its devices to f.
+// save writes the state of the machine's devices to f, and with that stops it for good. Because it ran until then, what is
+// restored from this runs at once.
 func (m *machine) save(ctx context.Context, f *os.File) error {
 	e := m.emulator()
 	err := e.awaitRest(ctx)
-	if err == nil {
-		err = e.qmp.execute(ctx, "stop", nil, nil)
-	}
 	if err == nil {
 		err = e.migration(ctx)
 	}
