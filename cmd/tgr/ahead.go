@@ -27,11 +27,14 @@ type acquired struct {
 	err     error
 }
 
-// startAhead starts a machine under an id of its own. The caller closes the ahead.
-func startAhead(ctx context.Context, m dispatch.Machines, labels dispatch.Labels, id string) *ahead {
+// startAhead starts a machine under an id of its own, once warm has returned, if it is not nil. The caller closes the ahead.
+func startAhead(ctx context.Context, m dispatch.Machines, labels dispatch.Labels, id string, warm func(context.Context)) *ahead {
 	ctx, stop := context.WithCancel(ctx)
 	a := &ahead{Machines: m, labels: labels, stop: stop, first: make(chan acquired, 1)}
 	go func() {
+		if warm != nil {
+			warm(ctx)
+		}
 		machine, release, err := m.Acquire(ctx, dispatch.Spec{ID: id})
 		a.first <- acquired{machine, release, err}
 	}()

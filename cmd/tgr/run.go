@@ -337,7 +337,7 @@ func localMachines(ctx context.Context, f runFlags, dir string, log *slog.Logger
 	if mc.isolation == "process" && mc.remote.url == "" && !f.verbose { // whose log says it
 		fmt.Fprintln(stderr, "tgr: NO ISOLATION: jobs run as processes of this host and of this user")
 	}
-	first := startAhead(ctx, m, m.labels, "first-"+tgr.NewToken()[:6])
+	first := startAhead(ctx, m, m.labels, "first-"+tgr.NewToken()[:6], warmOnce(m.warm, log, stderr))
 	first.egress = m.egress
 	return first, func() {
 		first.close()
@@ -345,6 +345,23 @@ func localMachines(ctx context.Context, f runFlags, dir string, log *slog.Logger
 			fmt.Fprintln(stderr, "tgr:", err)
 		}
 	}, nil
+}
+
+// warmOnce takes the snapshot that this and later runs start their machines from, unless it was taken before: then it was
+// loaded for this run. Without it machines are booted.
+func warmOnce(warm func(context.Context) error, log *slog.Logger, stderr io.Writer) func(context.Context) {
+	if warm == nil {
+		return nil
+	}
+	return func(ctx context.Context) {
+		slow := time.AfterFunc(2*time.Second, func() {
+			fmt.Fprintln(stderr, "tgr: taking a snapshot of a machine, once for this image; later ones start from it in a moment")
+		})
+		defer slow.Stop()
+		if err := warm(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("no snapshot could be taken: machines are booted", "error", err)
+		}
+	}
 }
 
 // noLogs keeps no log: `tgr run` shows it, and that is all.

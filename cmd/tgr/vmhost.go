@@ -38,11 +38,11 @@ func openVMs(ctx context.Context, c machineConfig, journal vm.Journal, log *slog
 			return nil, errors.Join(err, h.close())
 		}
 	}
-	return &machines{
-		Machines: fleet, labels: c.labels, egress: c.egress, most: capacity(c.size.Memory),
-		warm:  func(ctx context.Context) error { return im.backend.(vm.Warmer).Warm(ctx, c.size) },
-		close: h.close, ready: im.works,
-	}, nil
+	m := &machines{Machines: fleet, labels: c.labels, egress: c.egress, most: capacity(c.size.Memory), close: h.close, ready: im.works}
+	if w, ok := im.backend.(vm.Warmer); ok && !c.cold {
+		m.warm = func(ctx context.Context) error { return w.Warm(ctx, c.size) }
+	}
+	return m, nil
 }
 
 // vmHost has what virtual machines of all kinds share. It is safe for concurrent use.
