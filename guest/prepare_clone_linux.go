@@ -20,7 +20,7 @@ import (
 type idFiles struct {
 	dir       string // in memory; the ids are written there
 	machineID string // machine-id(5), a link to dir
-	kernelID  string // over which the boot id is mounted
+	kernelID  string // over which the boot id is mounted when the machine boots
 	arp       string // the neighbour cache, to be read
 }
 
@@ -43,9 +43,6 @@ func prepareClone(id *Identity) error {
 	f := machineFiles()
 	if err := f.identify(id.Entropy); err != nil {
 		return fmt.Errorf("prepare: %w", err)
-	}
-	if err := f.mountBootID(); err != nil {
-		return fmt.Errorf("prepare: boot id: %w", err)
 	}
 	if err := f.forgetNeighbours(); err != nil {
 		return fmt.Errorf("prepare: neighbours: %w", err)
@@ -76,29 +73,48 @@ func (f idFiles) identify(entropy []byte) error {
 	return overwrite(f.ourBootID(), []byte(uuid+"\n"))
 }
 
-// overwrite writes over the beginning of a file that exists. Unlike os.WriteFile it leaves out the file's end, which ids of
-// one length do not have, and Go's poller and finalizers: all of that is code which every clone translates.
+// overwrite writes over the beginning of a file that exists.
 func overwrite(path string, b []byte) error {
-	return withFD(path, unix.O_WRONLY, func(fd int) (err error) {
-		for len(b) > 0 && err == nil {
-			var n int
-			n, err = unix.Write(fd, b)
-			b = b[max(n, 0):]
+	return withFD(path, unix.O_WRONLY, func(fd uintptr) error {
+		for len(b) > 0 {
+			n, err := raw(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+			if err != nil {
+				return err
+			}
+			b = b[n:]
 		}
-		return err
+		return nil
 	})
 }
 
-// withFD opens a file for do, for the reasons of overwrite.
-func withFD(path string, flags int, do func(fd int) error) error {
-	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+// withFD opens a file of the kernel's or in memory for do.
+func withFD(path string, flags int, do func(fd uintptr) error) error {
+	name, err := unix.BytePtrFromString(path)
+	if err != nil {
+		return err
+	}
+	here := unix.AT_FDCWD
+	fd, err := raw(unix.SYS_OPENAT, uintptr(here), uintptr(unsafe.Pointer(name)), uintptr(flags|unix.O_CLOEXEC))
 	if err == nil {
-		err = errors.Join(do(fd), unix.Close(fd))
+		err = do(fd)
+		raw(unix.SYS_CLOSE, fd, 0, 0)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
+}
+
+// raw makes a system call that cannot wait. Nothing in Prepare can, and an emulated clone would have to translate all that
+// Go does about calls that may, its poller, finalizers and another thread, before its first job: half of Prepare.
+//
+//go:uintptrescapes
+func raw(trap, a, b, c uintptr) (uintptr, error) {
+	r, _, errno := unix.RawSyscall(trap, a, b, c)
+	if errno != 0 {
+		return 0, errno
+	}
+	return r, nil
 }
 
 // settle makes both ids files in memory, when the machine boots: writing to a disk for the first time would take each
@@ -120,19 +136,7 @@ func (f idFiles) settle() error {
 	if err := os.Symlink(f.ourMachineID(), f.machineID); err != nil {
 		return err
 	}
-	return f.mountBootID()
-}
-
-// mountBootID shows the boot id where the kernel shows its own, which is the same in all clones.
-func (f idFiles) mountBootID() error {
-	ours, err := os.Stat(f.ourBootID())
-	if err != nil {
-		return err
-	}
-	if shown, err := os.Stat(f.kernelID); err == nil && os.SameFile(ours, shown) {
-		return nil // from an earlier call
-	}
-	return unix.Mount(f.ourBootID(), f.kernelID, "", unix.MS_BIND, "")
+	return unix.Mount(f.ourBootID(), f.kernelID, "", unix.MS_BIND, "") // the kernel shows its own, which is that of all clones
 }
 
 // arpRequest is struct arpreq of arp(7).
@@ -148,10 +152,10 @@ type arpRequest struct {
 // another one.
 func (f idFiles) forgetNeighbours() error {
 	var table []byte
-	err := withFD(f.arp, unix.O_RDONLY, func(fd int) error {
+	err := withFD(f.arp, unix.O_RDONLY, func(fd uintptr) error {
 		for b := make([]byte, 4<<10); ; {
-			n, err := unix.Read(fd, b)
-			if n <= 0 {
+			n, err := raw(unix.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+			if n == 0 {
 				return err
 			}
 			table = append(table, b[:n]...)

@@ -22,13 +22,13 @@ func prepare(id *Identity) error {
 		if len(id.Hostname) > 64 {
 			return fmt.Errorf("prepare: hostname of %d bytes, the limit is 64: %w", len(id.Hostname), ErrRefused)
 		}
-		if err := unix.Sethostname([]byte(id.Hostname)); err != nil {
+		if _, err := raw(unix.SYS_SETHOSTNAME, uintptr(unsafe.Pointer(unsafe.StringData(id.Hostname))), uintptr(len(id.Hostname)), 0); err != nil {
 			return fmt.Errorf("prepare: hostname: %w", err)
 		}
 	}
 	if !id.Time.IsZero() {
 		ts := unix.NsecToTimespec(id.Time.UnixNano())
-		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+		if _, err := raw(unix.SYS_CLOCK_SETTIME, unix.CLOCK_REALTIME, uintptr(unsafe.Pointer(&ts)), 0); err != nil {
 			return fmt.Errorf("prepare: clock: %w", err)
 		}
 	}
@@ -56,7 +56,7 @@ func shiftClock(by time.Duration) error {
 		s, ns = s-1, ns+second
 	}
 	t := unix.Timex{Modes: unix.ADJ_SETOFFSET | unix.ADJ_NANO, Time: unix.Timeval{Sec: s, Usec: ns}}
-	_, err := unix.Adjtimex(&t)
+	_, err := raw(unix.SYS_ADJTIMEX, uintptr(unsafe.Pointer(&t)), 0, 0)
 	return err
 }
 
@@ -69,12 +69,12 @@ func addEntropy(b []byte) error {
 	info := binary.NativeEndian.AppendUint32(nil, uint32(8*len(b))) // struct rand_pool_info
 	info = binary.NativeEndian.AppendUint32(info, uint32(len(b)))
 	info = append(info, b...)
-	err := withFD("/dev/random", unix.O_WRONLY, func(fd int) error {
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), rndAddEntropy, uintptr(unsafe.Pointer(&info[0]))); errno != 0 {
-			return fmt.Errorf("add entropy: %w", errno)
+	err := withFD("/dev/random", unix.O_WRONLY, func(fd uintptr) error {
+		if _, err := raw(unix.SYS_IOCTL, fd, rndAddEntropy, uintptr(unsafe.Pointer(&info[0]))); err != nil {
+			return fmt.Errorf("add entropy: %w", err)
 		}
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), rndReseedCRNG, 0); errno != 0 {
-			return fmt.Errorf("reseed: %w", errno)
+		if _, err := raw(unix.SYS_IOCTL, fd, rndReseedCRNG, 0); err != nil {
+			return fmt.Errorf("reseed: %w", err)
 		}
 		return nil
 	})
