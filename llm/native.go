@@ -5,13 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 )
 
 // actionName is what a remote action may be called: owner/name, perhaps a path, and a ref.
-var actionName = regexp.MustCompile(`^([A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}(?:/[A-Za-z0-9_./-]{1,200})?)@([A-Za-z0-9_./-]{1,200})$`)
+var actionName = lazily(`^([A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}(?:/[A-Za-z0-9_./-]{1,200})?)@([A-Za-z0-9_./-]{1,200})$`)
 
 // Replacement is what can stand in the place of a step that uses an action which is not to be had. It is for somebody to read:
 // nothing runs it.
@@ -24,7 +23,7 @@ type Replacement struct {
 // owner/name@ref, with the step's inputs; both are hostile, and the inputs get into the step as its environment alone. ok is
 // false where the action is not known.
 func Native(uses string, with map[string]string) (r Replacement, ok bool) {
-	m := actionName.FindStringSubmatch(uses)
+	m := actionName().FindStringSubmatch(uses)
 	if m == nil {
 		return r, false
 	}

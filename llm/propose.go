@@ -76,7 +76,7 @@ func InputVariable(input string) string {
 // ProposeStep has a model write a script to stand in an action's place: the Proposal's Workflow is that script alone. It has
 // passed Accept, and has never run.
 func (s *Service) ProposeStep(ctx context.Context, a Action) (Proposal, error) {
-	if !actionName.MatchString(a.Uses) {
+	if !actionName().MatchString(a.Uses) {
 		return Proposal{}, faultf(Invalid, "%q is not owner/name@ref", Strip(firstOf(a.Uses, 100)))
 	}
 	var b strings.Builder

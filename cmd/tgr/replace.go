@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,7 +19,9 @@ import (
 )
 
 // missing finds the action in what the runner says of one that it could not fetch.
-var missing = regexp.MustCompile(`(?:Unable to resolve action|uses:) '([A-Za-z0-9_./-]{1,300}@[A-Za-z0-9_./-]{1,200})'`)
+var missing = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?:Unable to resolve action|uses:) '([A-Za-z0-9_./-]{1,300}@[A-Za-z0-9_./-]{1,200})'`)
+})
 
 // missingAction is the action for want of which a job has failed; "" where it failed otherwise. What a step says of itself is not
 // looked at.
@@ -26,7 +29,7 @@ func missingAction(r dispatch.JobResult) string {
 	if !r.Conclusion.Failed() || r.Blame != tgr.BlameWorkflow && r.Blame != tgr.BlameOurs {
 		return ""
 	}
-	if m := missing.FindStringSubmatch(r.Reason); m != nil {
+	if m := missing().FindStringSubmatch(r.Reason); m != nil {
 		return m[1]
 	}
 	return ""
