@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,6 +91,7 @@ func (p *Local) give(m vm.VM, client *guest.Client, id string, began time.Time) 
 	}
 	out.Network, _ = m.(vm.Networked)
 	out.Place = p.Place(m)
+	out.Dirs.Commands = cmp.Or(out.Dirs.Commands, client.Hello().Scratch)
 	return out, free
 }
 

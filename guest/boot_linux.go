@@ -51,6 +51,7 @@ func Boot(log io.Writer) (link Link, err error) {
 type Link struct {
 	Port     *os.File     // the virtio-serial port
 	Listener net.Listener // of vsock
+	Scratch  string       // see Hello
 }
 
 func boot(log io.Writer) (Link, error) {
@@ -84,12 +85,31 @@ func boot(log io.Writer) (Link, error) {
 	if err := configure(opts); err != nil {
 		return Link{}, err
 	}
+	scratch, err := mountScratch()
+	if err != nil {
+		return Link{}, err
+	}
 	if opts.vsock != 0 {
 		l, err := listenVsock(opts.vsock)
-		return Link{Listener: l}, err
+		return Link{Listener: l, Scratch: scratch}, err
 	}
 	port, err := openPort("/sys/class/virtio-ports", "/dev", deviceWait)
-	return Link{Port: port}, err
+	return Link{Port: port, Scratch: scratch}, err
+}
+
+// mountScratch makes Hello's folder, which belongs to whom the home belongs that jobs have in our images. A machine without
+// that home has none. What fills it fills a quarter of the memory, and no more.
+func mountScratch() (string, error) {
+	const home, dir = "/home/runner", "/run/runner"
+	var st unix.Stat_t
+	if err := unix.Stat(home, &st); err != nil {
+		return "", nil
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return "", err
+	}
+	options := fmt.Sprintf("mode=0755,size=25%%,uid=%d,gid=%d", st.Uid, st.Gid)
+	return dir, mount{"tmpfs", dir, "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, options}.do()
 }
 
 // PowerOff stops the machine at once. It returns only if the caller may not do that.

@@ -36,6 +36,10 @@ func unpack(dir string, r io.Reader) error {
 	}
 	defer root.Close()
 	u.root = root
+	if u.dir, err = root.Open("."); err != nil {
+		return err
+	}
+	defer u.dir.Close()
 	t := tar.NewReader(r)
 	for {
 		h, err := t.Next()
@@ -94,6 +98,7 @@ func ownerOf(dir string) *owner {
 
 type unpacker struct {
 	root    *os.Root
+	dir     *os.File // the root itself
 	owner   *owner
 	folders []*tar.Header
 }
@@ -204,14 +209,15 @@ func (u *unpacker) parents(dir string) error {
 }
 
 func (u *unpacker) file(name string, h *tar.Header, r io.Reader) error {
-	// O_EXCL: neither through a link that is there nor into a file that has other names.
-	f, err := u.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := u.create(name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if _, err := io.Copy(f, r); err != nil {
-		return fmt.Errorf("tar: entry %q: %w", clip(name, 256), err)
+	if h.Size > 0 {
+		if _, err := io.Copy(f, r); err != nil {
+			return fmt.Errorf("tar: entry %q: %w", clip(name, 256), err)
+		}
 	}
 	if u.owner != nil {
 		if err := f.Chown(u.owner.uid, u.owner.gid); err != nil {
@@ -228,6 +234,25 @@ func (u *unpacker) file(name string, h *tar.Header, r io.Reader) error {
 		}
 	}
 	return f.Close()
+}
+
+// create makes a file. O_EXCL: neither through a link that is there nor into a file that has other names.
+func (u *unpacker) create(name string) (*os.File, error) {
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	if strings.Contains(name, "/") {
+		return u.root.OpenFile(name, flags, 0o600)
+	}
+	// What leads nowhere needs no walk, and no file of a folder needs Go's questions, five system calls, whether it can be
+	// polled: a step has eight of them.
+	for {
+		fd, err := unix.Openat(int(u.dir.Fd()), name, flags|unix.O_CLOEXEC, 0o600)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), name), nil
+		case err != unix.EINTR:
+			return nil, &fs.PathError{Op: "openat", Path: name, Err: err}
+		}
+	}
 }
 
 // linkTime gives a symbolic link its own time: git takes one that differs from its index for a change.
@@ -351,6 +376,9 @@ func (p *packer) folder(name string, info fs.FileInfo) error {
 func (p *packer) entry(name string, info fs.FileInfo) error {
 	switch info.Mode().Type() {
 	case 0:
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Size == 0 && st.Nlink == 1 {
+			return p.header(name, info, tar.TypeReg, "") // there is nothing to open it for
+		}
 		return p.file(name)
 	case fs.ModeSymlink:
 		target, err := p.root.Readlink(name)

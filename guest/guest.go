@@ -119,6 +119,9 @@ type Hello struct {
 	Hostname string `json:"hostname"`
 	BootID   string `json:"boot_id"`
 	PID      int    `json:"pid"`
+	// Scratch, if not empty, is a folder in memory where who jobs run as may write: for small files, of which a disk costs
+	// more than they do. It is absolute, and clean.
+	Scratch string `json:"scratch,omitempty"`
 }
 
 // Identity makes one of many clones of a machine this one. Its zero fields change nothing; where all are zero, the machine

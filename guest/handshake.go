@@ -12,6 +12,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"path"
+	"strings"
 	"time"
 )
 
@@ -41,6 +43,9 @@ const (
 	startMark = "\xfftgr/start mark\n"
 	goingMark = "\xfftgr/going mark\n"
 )
+
+// scratchChars are those of a path that means the same in every list and option that a job's paths get into.
+const scratchChars = "/abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
 
 // handshakeWithin bounds Connect where ctx does not.
 const handshakeWithin = 60 * time.Second
@@ -173,6 +178,9 @@ func awaitReady(r *bufio.Reader, nonce [nonceSize]byte) (Hello, error) {
 	var h Hello
 	if err := json.Unmarshal(b, &h); err != nil {
 		return Hello{}, fmt.Errorf("%w: hello: %w", ErrProtocol, err)
+	}
+	if h.Scratch != "" && (h.Scratch[0] != '/' || path.Clean(h.Scratch) != h.Scratch || strings.Trim(h.Scratch, scratchChars) != "") {
+		return Hello{}, fmt.Errorf("%w: hello: the folder %q", ErrProtocol, clip(h.Scratch, 256))
 	}
 	return h, nil
 }

@@ -3,7 +3,9 @@ package guest
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"sync/atomic"
@@ -79,4 +81,20 @@ func TestHail(t *testing.T) {
 	}
 	cancel()
 	<-served
+}
+
+// A folder that an agent names gets into its jobs' paths: it must be one, and mean the same wherever it stands.
+func TestHelloScratch(t *testing.T) {
+	for scratch, good := range map[string]bool{
+		"": true, "/run/runner": true, "/a-b/c_d.e": true, "run": false, "/run/": false, "/run/../etc": false, "//run": false,
+		"/run:/etc": false, "/run,ro": false, "/r n": false, "/run\n": false, "/é": false,
+	} {
+		b := append([]byte(readyMark), make([]byte, nonceSize)...)
+		text := helloOf(Hello{Protocol: Protocol, Scratch: scratch})()
+		b = append(binary.BigEndian.AppendUint32(b, uint32(len(text))), text...)
+		h, err := awaitReady(newBufio(b), [nonceSize]byte{})
+		if good && (err != nil || h.Scratch != scratch) || !good && !errors.Is(err, ErrProtocol) {
+			t.Errorf("%q: %+v, %v", scratch, h, err)
+		}
+	}
 }

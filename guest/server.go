@@ -28,6 +28,8 @@ type ServerConfig struct {
 	// Port says that the stream is a virtio-serial port, which outlives its hosts: the end of it means that no
 	// host is connected.
 	Port bool
+	// Scratch is Hello's.
+	Scratch string
 	// Machine says that the agent has a machine to itself: Prepare may set its name, clock and entropy.
 	Machine bool
 	// Cgroup, if not "", is where the control group is mounted that holds all that runs here, and nothing else.
@@ -214,7 +216,7 @@ func (s *Server) hello() []byte {
 
 // know finds out what hello says.
 func (s *Server) know() {
-	h := Hello{Protocol: Protocol, Version: clip(s.cfg.Version, 256), PID: os.Getpid()}
+	h := Hello{Protocol: Protocol, Version: clip(s.cfg.Version, 256), PID: os.Getpid(), Scratch: s.cfg.Scratch}
 	if b, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
 		h.BootID = strings.TrimSpace(string(b))
 	}

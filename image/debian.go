@@ -23,7 +23,7 @@ const suite = "bookworm"
 func debianPackages() []string {
 	return []string{
 		"bash", "coreutils", "git", "curl", "ca-certificates", "sudo", "tar", "gzip", "xz-utils", "zstd", "unzip",
-		"jq", "python3", "procps", "iproute2", "openssh-client", "mount", "netbase",
+		"jq", "python3", "python-is-python3", "procps", "iproute2", "openssh-client", "mount", "netbase",
 	}
 }
 

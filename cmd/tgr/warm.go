@@ -47,7 +47,11 @@ const exerciseUser = "runner"
 // exercise runs, in a machine that will wait, what jobs run: code that is translated once is not translated again for
 // its job, and no snapshot holds that. Twice, because the first time goes other ways.
 func exercise(ctx context.Context, c *guest.Client) error {
-	const dir = "/home/" + exerciseUser + "/work/_temp/exercise"
+	const onDisk = "/home/" + exerciseUser + "/work/_temp/exercise"
+	dir := onDisk
+	if scratch := c.Hello().Scratch; scratch != "" { // files of steps go there, those of the job to its disk
+		dir = scratch + "/exercise"
+	}
 	script := "set -e\ncd /tmp\necho $0 > /dev/null\nif true; then git --version > /dev/null; fi\n" +
 		"for node in /opt/node20/bin/node; do [ ! -x $node ] || $node -e 1; done\n"
 	for range 2 {
@@ -66,13 +70,18 @@ func exercise(ctx context.Context, c *guest.Client) error {
 		if _, err := w.Write([]byte(script)); err != nil {
 			return err
 		}
-		if err := errors.Join(w.Close(), c.Put(ctx, dir, &files)); err != nil {
+		if err := w.Close(); err != nil {
 			return err
+		}
+		for _, dir := range []string{onDisk, dir} {
+			if err := c.Put(ctx, dir, bytes.NewReader(files.Bytes())); err != nil {
+				return err
+			}
 		}
 		for _, cmd := range []guest.Cmd{
 			{Args: []string{"bash", "--noprofile", "--norc", "-eo", "pipefail", dir + "/script.sh"}, User: exerciseUser},
 			{Args: []string{"bash", "-e", dir + "/script.sh"}, User: exerciseUser},
-			{Args: []string{"sh", "-e", "-c", "rm -r " + dir}},
+			{Args: []string{"sh", "-e", "-c", "rm -rf " + dir + " " + onDisk}},
 		} {
 			cmd.Env = []string{"PATH=" + imagePath, "HOME=/home/" + exerciseUser}
 			exit, err := c.Exec(ctx, cmd, io.Discard)
