@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -79,11 +80,22 @@ func engineScenario(t *testing.T, a *txtar.Archive, m runner.Machine) *scenario 
 	t.Helper()
 	s := newScenario(t, a)
 	const node20, node24 = "/opt/node20/bin/node", "/opt/node24/bin/node"
-	s.config.Machine, s.config.Dirs, s.config.User = m, runner.Dirs{}, "runner"
+	s.config.Machine, s.config.User = m, "runner"
+	s.config.Dirs = runner.Dirs{Commands: scratchOf(t, m)}
 	s.config.Nodes = map[string]string{"node20": node20, "node24": node24}
 	s.config.Env, s.config.Engines = map[string]string{"LANG": "C.UTF-8"}, []string{"podman", "docker"}
 	s.base = "/home/runner"
 	return s
+}
+
+// scratchOf is where a job keeps its command files: in the machine's memory, as the dispatcher has it.
+func scratchOf(t *testing.T, m runner.Machine) string {
+	t.Helper()
+	scratch := m.(interface{ Hello() guest.Hello }).Hello().Scratch
+	if scratch == "" {
+		t.Fatal("the machine has no folder in memory")
+	}
+	return path.Join(scratch, t.Name(), "_runner_file_commands")
 }
 
 var (

@@ -83,7 +83,7 @@ func inVM(t *testing.T, s *scenario, name string) *scenario {
 	s.base = "/home/runner/" + name
 	s.config.User = "runner"
 	s.config.Dirs = runner.Dirs{Home: s.base + "/home", Workspace: s.base + "/work/app/app", Temp: s.base + "/temp",
-		Tools: s.base + "/tools", Actions: s.base + "/actions"}
+		Tools: s.base + "/tools", Actions: s.base + "/actions", Commands: scratchOf(t, s.config.Machine)}
 	s.config.Nodes = map[string]string{"node20": node20, "node24": node24}
 	s.config.Env = map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 	if program, _, ok := cutLine(s.comment, "needs "); ok && program != "node" {
