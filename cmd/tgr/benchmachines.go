@@ -153,7 +153,7 @@ func (b *benchVM) files(ctx context.Context, c *guest.Client) error {
 
 // eight restores eight machines at once.
 func (b *benchVM) eight(ctx context.Context) error {
-	for range max(1, b.n/4) {
+	for range max(1, b.n/2) {
 		began := time.Now()
 		machines := make([]vm.VM, 8)
 		errs := make([]error, len(machines))
