@@ -346,7 +346,8 @@ type cancelStep struct {
 	wait   time.Duration
 }
 
-// wrapper is the script that runs the command and writes down how it ended.
+// wrapper is the script that runs the command and writes down how it ended. What a poll may read is renamed when it is whole: a
+// poll that found a file without its number took a command that had just begun for one that was killed.
 func (w *watch) wrapper() string {
 	var b bytes.Buffer
 	c := &w.cmd
@@ -362,7 +363,7 @@ func (w *watch) wrapper() string {
 	fmt.Fprintf(&b, "d=%s; cd %s 2>/dev/null; there=$?\n", w.dir, quote(dir))
 	b.WriteString(`over() { printf '%s %s\n' "$1" "$2" > $d/exit.new; mv $d/exit.new $d/exit; exit 0; }
 trap : INT TERM
-echo $$ > $d/pid; : > $d/out; : > $d/err
+echo $$ > $d/pid.new; mv $d/pid.new $d/pid; : > $d/out; : > $d/err
 `)
 	fmt.Fprintf(&b, "[ $there = 0 ] || { printf 'working directory %%s: cannot be entered' %s > $d/message; over 126 n; }\n", quote(dir))
 	fmt.Fprintf(&b, "a=%s\n", quote(c.Args[0]))
