@@ -246,12 +246,16 @@ func (s *Server) execute(w http.ResponseWriter, r *http.Request) {
 	reply(w, 200, answer)
 }
 
-// boot makes a machine: namespaces of processes and mounts, with a /tmp and a /root of its own.
+// boot makes a machine: namespaces of processes and mounts, with a /tmp and a /root of its own. Its first process waits for the
+// end of a pipe of ours, so that it goes with whoever made it, however that ends, and costs nothing when all else in it was killed.
 func (s *Server) boot(id, kind string) (*machine, error) {
 	m := &machine{id: id, kind: kind}
 	m.init = exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c",
-		"mount -t tmpfs tmpfs /tmp && mount -t tmpfs tmpfs /root && echo up && sleep infinity & while :; do wait -n; done")
+		"mount -t tmpfs tmpfs /tmp && mount -t tmpfs tmpfs /root && echo up && read -r")
 	m.init.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
+	if _, err := m.init.StdinPipe(); err != nil { // open until Wait, or until we are no more
+		return nil, err
+	}
 	out, err := m.init.StdoutPipe()
 	if err != nil {
 		return nil, err
