@@ -117,7 +117,7 @@ func takeSnapshot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	mc.isolation, mc.pool, mc.cold, mc.mortal, mc.remote = "qemu", 0, false, true, remoteConfig{}
+	mc.isolation, mc.contained, mc.pool, mc.cold, mc.mortal, mc.remote = "qemu", nil, 0, false, true, remoteConfig{}
 	if mc.dir, err = os.MkdirTemp("", "tgr-"); err != nil {
 		return err
 	}
