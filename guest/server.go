@@ -254,6 +254,7 @@ func (s *Server) serveSession(ctx context.Context, conn net.Conn, r *bufio.Reade
 	stop()
 	mux.Close()
 	calls.Wait()
+	s.know()
 	s.ended()
 	return watch.err()
 }
@@ -293,7 +294,6 @@ func (s *Server) begun(end func()) {
 }
 
 func (s *Server) ended() {
-	s.know()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.session = nil
