@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -31,20 +33,72 @@ func machineFiles() idFiles {
 func (f idFiles) ourMachineID() string { return filepath.Join(f.dir, "machine-id") }
 func (f idFiles) ourBootID() string    { return filepath.Join(f.dir, "boot_id") }
 
-// prepareClone is prepare and what else the clones of a snapshot have in common: machine-id and boot id, which are
-// derived from the host's entropy, and what the network's neighbours were.
-func prepareClone(id *Identity) error {
+// clone makes this machine one of many that have the same memory. What it writes and reads stays open from the first Prepare
+// on, which a machine gets before its snapshot is taken: clones have nothing to open. Its zero value, with files, is ready
+// for use, not concurrently.
+type clone struct {
+	files  idFiles
+	opened bool
+
+	random, machineID, bootID, arp uintptr // descriptors
+}
+
+// open opens what is not open yet.
+func (c *clone) open() error {
+	if c.opened {
+		return nil
+	}
+	for _, f := range []struct {
+		fd    *uintptr
+		path  string
+		flags int
+	}{
+		{&c.random, "/dev/random", unix.O_WRONLY},
+		{&c.machineID, c.files.ourMachineID(), unix.O_WRONLY},
+		{&c.bootID, c.files.ourBootID(), unix.O_WRONLY},
+		{&c.arp, c.files.arp, unix.O_RDONLY},
+	} {
+		fd, err := unix.Open(f.path, f.flags|unix.O_CLOEXEC, 0)
+		if err != nil {
+			c.close()
+			return fmt.Errorf("%s: %w", f.path, err)
+		}
+		*f.fd = uintptr(fd)
+	}
+	c.opened = true
+	return nil
+}
+
+// close closes what is open.
+func (c *clone) close() {
+	for _, fd := range []*uintptr{&c.random, &c.machineID, &c.bootID, &c.arp} {
+		if *fd != 0 {
+			unix.Close(int(*fd))
+			*fd = 0
+		}
+	}
+	c.opened = false
+}
+
+// prepare renews what the clones of a snapshot have in common: besides name and clock the state of the kernel's generator, machine-id
+// and boot id, which are derived from the host's entropy, and what the network's neighbours were.
+func (c *clone) prepare(id *Identity) error {
 	if err := prepare(id); err != nil {
 		return err
 	}
 	if len(id.Entropy) == 0 {
 		return nil
 	}
-	f := machineFiles()
-	if err := f.identify(id.Entropy); err != nil {
+	if err := c.open(); err != nil {
 		return fmt.Errorf("prepare: %w", err)
 	}
-	if err := f.forgetNeighbours(); err != nil {
+	if err := c.addEntropy(id.Entropy); err != nil {
+		return fmt.Errorf("prepare: %w", err)
+	}
+	if err := c.identify(id.Entropy); err != nil {
+		return fmt.Errorf("prepare: ids: %w", err)
+	}
+	if err := c.forgetNeighbours(); err != nil {
 		return fmt.Errorf("prepare: neighbours: %w", err)
 	}
 	return nil
@@ -52,65 +106,45 @@ func prepareClone(id *Identity) error {
 
 // derive makes 128 bits for one purpose of entropy that also goes to the kernel, from which they do not tell.
 func derive(entropy []byte, purpose string) [16]byte {
-	h := sha256.New()
-	fmt.Fprintf(h, "tgr %s %d\n", purpose, len(entropy))
-	h.Write(entropy)
-	return [16]byte(h.Sum(nil))
+	b := append([]byte("tgr "), purpose...)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(entropy)))
+	sum := sha256.Sum256(append(b, entropy...))
+	return [16]byte(sum[:])
 }
 
-// identify writes both ids. The boot id's file is overwritten in its place: it may be mounted already.
-func (f idFiles) identify(entropy []byte) error {
+// identify writes both ids over what is in their files: that of the boot is mounted where the kernel has its own.
+func (c *clone) identify(entropy []byte) error {
 	m, b := derive(entropy, "machine-id"), derive(entropy, "boot-id")
 	for _, id := range []*[16]byte{&m, &b} { // as random UUIDs are, RFC 9562
 		id[6] = id[6]&0x0f | 0x40
 		id[8] = id[8]&0x3f | 0x80
 	}
-	if err := overwrite(f.ourMachineID(), []byte(hex.EncodeToString(m[:])+"\n")); err != nil {
+	if err := overwrite(c.machineID, append(hex.AppendEncode(nil, m[:]), '\n')); err != nil {
 		return err
 	}
-	s := hex.EncodeToString(b[:])
-	uuid := strings.Join([]string{s[:8], s[8:12], s[12:16], s[16:20], s[20:]}, "-")
-	return overwrite(f.ourBootID(), []byte(uuid+"\n"))
+	var uuid []byte
+	for _, part := range [][]byte{b[:4], b[4:6], b[6:8], b[8:10], b[10:]} {
+		uuid = append(hex.AppendEncode(uuid, part), '-')
+	}
+	uuid[len(uuid)-1] = '\n'
+	return overwrite(c.bootID, uuid)
 }
 
-// overwrite writes over the beginning of a file that exists.
-func overwrite(path string, b []byte) error {
-	return withFD(path, unix.O_WRONLY, func(fd uintptr) error {
-		for len(b) > 0 {
-			n, err := raw(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
-			if err != nil {
-				return err
-			}
-			b = b[n:]
-		}
-		return nil
-	})
-}
-
-// withFD opens a file of the kernel's or in memory for do.
-func withFD(path string, flags int, do func(fd uintptr) error) error {
-	name, err := unix.BytePtrFromString(path)
-	if err != nil {
-		return err
+// overwrite writes over the beginning of a file in memory, which takes all of it or nothing.
+func overwrite(fd uintptr, b []byte) error {
+	n, err := raw(unix.SYS_PWRITE64, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), 0)
+	if err == nil && n != uintptr(len(b)) {
+		err = io.ErrShortWrite
 	}
-	here := unix.AT_FDCWD
-	fd, err := raw(unix.SYS_OPENAT, uintptr(here), uintptr(unsafe.Pointer(name)), uintptr(flags|unix.O_CLOEXEC))
-	if err == nil {
-		err = do(fd)
-		raw(unix.SYS_CLOSE, fd, 0, 0)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
+	return err
 }
 
 // raw makes a system call that cannot wait. Nothing in Prepare can, and an emulated clone would have to translate all that
 // Go does about calls that may, its poller, finalizers and another thread, before its first job: half of Prepare.
 //
 //go:uintptrescapes
-func raw(trap, a, b, c uintptr) (uintptr, error) {
-	r, _, errno := unix.RawSyscall(trap, a, b, c)
+func raw(trap, a, b, c, d uintptr) (uintptr, error) {
+	r, _, errno := unix.RawSyscall6(trap, a, b, c, d, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -150,19 +184,17 @@ type arpRequest struct {
 
 // forgetNeighbours drops what the machine knew of its network when the snapshot was taken: the clone's may be
 // another one.
-func (f idFiles) forgetNeighbours() error {
+func (c *clone) forgetNeighbours() error {
 	var table []byte
-	err := withFD(f.arp, unix.O_RDONLY, func(fd uintptr) error {
-		for b := make([]byte, 4<<10); ; {
-			n, err := raw(unix.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
-			if n == 0 {
-				return err
-			}
-			table = append(table, b[:n]...)
+	for b := make([]byte, 4<<10); ; {
+		n, err := raw(unix.SYS_PREAD64, c.arp, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), uintptr(len(table)))
+		if err != nil {
+			return err
 		}
-	})
-	if err != nil {
-		return err
+		if n == 0 {
+			break
+		}
+		table = append(table, b[:n]...)
 	}
 	known := parseARP(table)
 	if len(known) == 0 {

@@ -16,10 +16,12 @@ import (
 // TestIdentify writes to files of its own: the machine's are tested in a machine.
 func TestIdentify(t *testing.T) {
 	dir := t.TempDir()
-	f := idFiles{dir: dir}
+	f := idFiles{dir: dir, arp: "/proc/net/arp"}
+	c := clone{files: f}
+	defer c.close()
 	read := func(entropy byte) (string, string) {
 		t.Helper()
-		if err := f.identify(bytes.Repeat([]byte{entropy}, 64)); err != nil {
+		if err := c.identify(bytes.Repeat([]byte{entropy}, 64)); err != nil {
 			t.Fatal(err)
 		}
 		m, err1 := os.ReadFile(f.ourMachineID())
@@ -33,6 +35,9 @@ func TestIdentify(t *testing.T) {
 		if err := os.WriteFile(file, b, 0o644); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := c.open(); err != nil {
+		t.Fatal(err)
 	}
 	m1, b1 := read(1)
 	m2, b2 := read(2)

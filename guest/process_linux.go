@@ -82,65 +82,80 @@ func (p *process) launch(req *request) (err error) {
 		return err
 	}
 	p.name = cmd.args[0]
-	var theirs []*os.File
+	var theirs []int // the process's ends, which are descriptors and no more: nobody here reads, polls or finalizes them
 	defer func() {
-		for _, f := range theirs {
-			f.Close()
+		for _, fd := range theirs {
+			unix.Close(fd)
 		}
 		if err != nil {
 			p.closePipes()
 		}
 	}()
-	open := func(f *os.File, err error) (*os.File, error) {
+	open := func(fd int, err error) (uintptr, error) {
 		if err == nil {
-			theirs = append(theirs, f)
+			theirs = append(theirs, fd)
 		}
-		return f, err
+		return uintptr(fd), err
 	}
 	if req.TTY != nil {
 		tty, err := open(p.terminal(cmd, req))
 		if err != nil {
 			return fmt.Errorf("start %s: %w", p.name, err)
 		}
-		cmd.attr.Files = []uintptr{tty.Fd(), tty.Fd(), tty.Fd()}
+		cmd.attr.Files = []uintptr{tty, tty, tty}
 		return p.fork(cmd)
 	}
-	var in, out, errout *os.File
+	var in, out, errout uintptr
 	if req.Stdin {
-		if in, p.stdin, err = os.Pipe(); err == nil {
-			open(in, nil)
-		}
+		in, err = open(p.input())
 	} else {
-		in, err = open(os.Open(os.DevNull))
+		in, err = open(unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0))
 	}
 	if err == nil {
-		out, err = open(p.pipe(kStdout))
+		out, err = open(p.output(kStdout))
 	}
 	if errout = out; err == nil && req.Split {
-		errout, err = open(p.pipe(kStderr))
+		errout, err = open(p.output(kStderr))
 	}
 	if err != nil {
 		return fmt.Errorf("start %s: %w", p.name, err)
 	}
-	cmd.attr.Files = []uintptr{in.Fd(), out.Fd(), errout.Fd()}
+	cmd.attr.Files = []uintptr{in, out, errout}
 	return p.fork(cmd)
 }
 
-// pipe makes a pipe for output, and returns the end for the process.
-func (p *process) pipe(k kind) (*os.File, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
+// input makes a pipe for standard input, and returns the end for the process.
+func (p *process) input() (theirs int, err error) {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+		return -1, err
 	}
-	unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, pipeSize) // an unprivileged user may have used up what is allowed
+	p.stdin = pipeEnd(ends[1])
+	return ends[0], nil
+}
+
+// output makes a pipe for output, and returns the end for the process.
+func (p *process) output(k kind) (theirs int, err error) {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+		return -1, err
+	}
+	unix.FcntlInt(uintptr(ends[1]), unix.F_SETPIPE_SZ, pipeSize) // an unprivileged user may have used up what is allowed
+	r := pipeEnd(ends[0])
 	pump, err := newPump(r, k, p.ring, &p.s.buffers)
 	if err != nil {
 		r.Close()
-		w.Close()
-		return nil, err
+		unix.Close(ends[1])
+		return -1, err
 	}
 	p.pumps = append(p.pumps, pump)
-	return w, nil
+	return ends[1], nil
+}
+
+// pipeEnd is our end of a pipe, which waits in the poller; the other end, with the process, waits by itself.
+func pipeEnd(fd int) *os.File {
+	unix.SetNonblock(fd, true)
+	return os.NewFile(uintptr(fd), "pipe")
 }
 
 func (p *process) closePipes() {

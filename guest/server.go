@@ -54,6 +54,9 @@ type Server struct {
 
 	shortages shortages
 
+	preparing sync.Mutex
+	clone     clone // with preparing held
+
 	mu        sync.Mutex
 	processes map[string]*process
 	pumps     map[*pump]bool // all that run, also for what finished processes left behind
@@ -75,7 +78,8 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.Orphans <= 0 {
 		cfg.Orphans = 10 * time.Minute
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, waits: newWaiter(cfg.Reap), processes: map[string]*process{}, pumps: map[*pump]bool{}, ports: map[string]net.Listener{}}
+	s := &Server{cfg: cfg, log: cfg.Log, waits: newWaiter(cfg.Reap), clone: clone{files: machineFiles()},
+		processes: map[string]*process{}, pumps: map[*pump]bool{}, ports: map[string]net.Listener{}}
 	if cfg.Machine {
 		if g := openJobGroup(cgroupMount, cfg.Log); g != nil {
 			s.shortages.group = g
@@ -203,6 +207,9 @@ func (s *Server) Close() error {
 	s.mu.Unlock()
 	s.work.Wait()
 	s.waits.close()
+	s.preparing.Lock()
+	defer s.preparing.Unlock()
+	s.clone.close()
 	return nil
 }
 
@@ -388,7 +395,7 @@ func (k *callee) do(req *request) error {
 		if req.Identity.empty() {
 			return k.done(reply{Clock: time.Now().UnixNano()}, nil)
 		}
-		return k.done(reply{}, prepareClone(req.Identity))
+		return k.done(reply{}, k.s.prepare(req.Identity))
 	case opListen:
 		return k.openPort(req)
 	case opAccept:
@@ -396,6 +403,13 @@ func (k *callee) do(req *request) error {
 	default:
 		return fmt.Errorf("unknown operation %q", clip(string(req.Op), 32))
 	}
+}
+
+// prepare is the agent's part of Prepare.
+func (s *Server) prepare(id *Identity) error {
+	s.preparing.Lock()
+	defer s.preparing.Unlock()
+	return s.clone.prepare(id)
 }
 
 // done ends an operation that has no exit.

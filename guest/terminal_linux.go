@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,16 +14,16 @@ const endOfInput = 4
 
 // terminal gives the process a terminal of its own as standard input and output. The host's end is the pump's file
 // and, if there is input, a duplicate of it.
-func (p *process) terminal(cmd *command, req *request) (theirs *os.File, err error) {
+func (p *process) terminal(cmd *command, req *request) (theirs int, err error) {
 	host, theirs, err := openTerminal()
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
 	pump, err := newPump(host, kStdout, p.ring, &p.s.buffers)
 	if err != nil {
 		host.Close()
-		theirs.Close()
-		return nil, err
+		unix.Close(theirs)
+		return -1, err
 	}
 	p.pumps = append(p.pumps, pump)
 	p.tty = true
@@ -32,24 +31,28 @@ func (p *process) terminal(cmd *command, req *request) (theirs *os.File, err err
 		var fd int
 		cerr := pump.raw.Control(func(from uintptr) { fd, err = unix.FcntlInt(from, unix.F_DUPFD_CLOEXEC, 0) })
 		if err = errors.Join(cerr, err); err != nil {
-			theirs.Close()
-			return nil, err
+			unix.Close(theirs)
+			return -1, err
 		}
 		p.stdin = os.NewFile(uintptr(fd), "terminal")
 	}
 	if c := cmd.attr.Sys.Credential; c != nil {
-		theirs.Chown(int(c.Uid), -1) // so that programs may open /dev/tty; without it the session still works
+		unix.Fchown(theirs, int(c.Uid), -1) // so that programs may open /dev/tty; without it the session still works
 	}
 	cmd.attr.Sys.Setctty = true
 	cmd.attr.Sys.Ctty = 0 // the child's standard input
-	return theirs, p.resize(*req.TTY)
+	if err := p.resize(*req.TTY); err != nil {
+		unix.Close(theirs)
+		return -1, err
+	}
+	return theirs, nil
 }
 
 // openTerminal makes a terminal and returns both ends of it.
-func openTerminal() (host, theirs *os.File, err error) {
+func openTerminal() (host *os.File, theirs int, err error) {
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, nil, &os.PathError{Op: "open", Path: "/dev/ptmx", Err: err}
+		return nil, -1, &os.PathError{Op: "open", Path: "/dev/ptmx", Err: err}
 	}
 	host = os.NewFile(uintptr(fd), "/dev/ptmx")
 	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
@@ -57,11 +60,11 @@ func openTerminal() (host, theirs *os.File, err error) {
 		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
 	}
 	if err == nil {
-		theirs, err = os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|syscall.O_NOCTTY, 0)
+		theirs, err = unix.Open("/dev/pts/"+strconv.Itoa(n), unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	}
 	if err != nil {
 		host.Close()
-		return nil, nil, fmt.Errorf("make a terminal: %w", err)
+		return nil, -1, fmt.Errorf("make a terminal: %w", err)
 	}
 	return host, theirs, nil
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // terminalOutput is what a terminal shows; until waits for a text in it.
@@ -118,5 +120,5 @@ func needTerminals(t *testing.T) {
 		t.Skipf("NOT TESTED: this machine makes no terminals: %v", err)
 	}
 	host.Close()
-	theirs.Close()
+	unix.Close(theirs)
 }

@@ -21,9 +21,9 @@ import (
 	"github.com/terraphim/tgr/vm"
 )
 
-// bashTrue is the smallest thing that a job does.
+// bashTrue is the smallest thing that a job does, with what a bash would otherwise look up.
 func bashTrue() guest.Cmd {
-	return guest.Cmd{Args: []string{"bash", "-c", "true"}, Env: []string{"PATH=" + imagePath}}
+	return guest.Cmd{Args: []string{"bash", "-c", "true"}, Env: []string{"PATH=" + imagePath, "HOME=/root", "SHELL=/bin/bash"}}
 }
 
 // execTimed runs a command, which must succeed.

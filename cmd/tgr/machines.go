@@ -177,6 +177,6 @@ func processPlace(m vm.VM) dispatch.Place {
 	return dispatch.Place{
 		Dirs:  runner.Dirs{Home: home, Tools: filepath.Join(home, "tools"), Commands: scratch},
 		Nodes: nodes,
-		Env:   map[string]string{"PATH": os.Getenv("PATH"), "LANG": "C.UTF-8"},
+		Env:   map[string]string{"PATH": os.Getenv("PATH"), "LANG": "C.UTF-8", "SHELL": "/bin/bash"},
 	}
 }

@@ -293,6 +293,7 @@ func placeIn(c *image.ImageConfig) func(vm.VM) dispatch.Place {
 		p := imagePlace(m)
 		if c != nil {
 			delete(p.Env, "ImageOS")
+			delete(p.Env, "SHELL") // it may have no bash
 			c.SetEnv(p.Env)
 		}
 		return p
@@ -305,7 +306,8 @@ func imagePlace(vm.VM) dispatch.Place {
 	return dispatch.Place{
 		Nodes:   map[string]string{"node12": node20, "node16": node20, "node20": node20, "node24": node24},
 		Engines: []string{"podman", "docker"},
-		Env: map[string]string{"PATH": imagePath, "LANG": "C.UTF-8",
+		// Without SHELL each bash asks all that may know of users for the one that it runs as: a tenth of what the first costs.
+		Env: map[string]string{"PATH": imagePath, "LANG": "C.UTF-8", "SHELL": "/bin/bash", "USER": "runner",
 			"ImageOS": "debian12", "DEBIAN_FRONTEND": "noninteractive"},
 		User: "runner",
 	}

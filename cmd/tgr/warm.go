@@ -83,7 +83,7 @@ func exercise(ctx context.Context, c *guest.Client) error {
 			{Args: []string{"bash", "-e", dir + "/script.sh"}, User: exerciseUser},
 			{Args: []string{"sh", "-e", "-c", "rm -rf " + dir + " " + onDisk}},
 		} {
-			cmd.Env = []string{"PATH=" + imagePath, "HOME=/home/" + exerciseUser}
+			cmd.Env = []string{"PATH=" + imagePath, "HOME=/home/" + exerciseUser, "SHELL=/bin/bash"}
 			exit, err := c.Exec(ctx, cmd, io.Discard)
 			if err != nil || !exit.Success() {
 				return errors.Join(fmt.Errorf("%q: status %d %s", cmd.Args, exit.Code, exit.Message), err)
