@@ -84,6 +84,7 @@ type line struct {
 	Network *NetItem `json:"network,omitempty"`
 	Cgroup  string   `json:"cgroup,omitempty"`
 	Need    string   `json:"need,omitempty"`
+	ID      string   `json:"id,omitempty"` // of Rename
 }
 
 // Open makes the folder of a new machine and writes its first line. The caller ends it with Record.Free.
@@ -242,8 +243,43 @@ type Record struct {
 	freed bool
 }
 
-// Dir is the machine's own folder. Everything in it goes with Free; it need not be journalled by AddPath.
-func (r *Record) Dir() string { return r.dir }
+// ID is the machine's.
+func (r *Record) ID() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.entry.ID
+}
+
+// Dir is the machine's own folder, until Rename. Everything in it goes with Free; it need not be journalled by AddPath.
+func (r *Record) Dir() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.dir
+}
+
+// Rename gives the machine another id, and its folder the name of that. Who is in the folder stays in it. An id in use is
+// ErrMachineExists; after an error the machine has either id, and is to be freed.
+func (r *Record) Rename(id string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !ValidID(id) {
+		return fmt.Errorf("journal of machine %s: id %q: want 1 to 64 letters, digits and '-'", r.entry.ID, id)
+	}
+	dir := filepath.Join(filepath.Dir(r.dir), id)
+	err := os.Rename(r.dir, dir) // which never replaces another machine's: there is something in it
+	if errors.Is(err, fs.ErrExist) {
+		err = ErrMachineExists
+	}
+	if err == nil {
+		r.dir = dir
+		err = appendLine(filepath.Join(dir, journalFile), line{ID: id}, false) // after a power failure either name is as good
+	}
+	if err != nil {
+		return fmt.Errorf("journal of machine %s: rename it to %s: %w", r.entry.ID, id, err)
+	}
+	r.entry.ID = id
+	return nil
+}
 
 // Env is a KEY=VALUE for the environment of the machine's first process. By it Reap finds a process that was
 // started in the moment between fork and AddProcess.
@@ -411,6 +447,9 @@ func decodeEntry(r io.Reader) (Entry, error) {
 		}
 		if filepath.IsAbs(l.Cgroup) && filepath.Clean(l.Cgroup) == l.Cgroup {
 			e.Cgroups = append(e.Cgroups, l.Cgroup)
+		}
+		if ValidID(l.ID) {
+			e.ID = l.ID
 		}
 		if ValidID(l.Need) {
 			e.Needs = append(e.Needs, l.Need)

@@ -137,6 +137,55 @@ func TestRecord(t *testing.T) {
 	}
 }
 
+// TestRename gives a machine another id: everybody finds it under that, with all that it has.
+func TestRename(t *testing.T) {
+	j := Journal{Dir: t.TempDir()}
+	r, err := j.Open("spare", "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := j.Open("other", "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.AddProcess(os.Getpid()); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Rename("other"); !errors.Is(err, ErrMachineExists) {
+		t.Errorf("an id that is in use: %v", err)
+	}
+	if err := r.Rename("a/b"); err == nil {
+		t.Error("an id that is none was accepted")
+	}
+	if r.ID() != "spare" {
+		t.Errorf("after being refused it is %q", r.ID())
+	}
+	if err := r.Rename("mine"); err != nil {
+		t.Fatal(err)
+	}
+	if want := filepath.Join(j.Dir, "mine"); r.ID() != "mine" || r.Dir() != want {
+		t.Errorf("it is %q in %s, want mine in %s", r.ID(), r.Dir(), want)
+	}
+	path := filepath.Join(t.TempDir(), "outside")
+	if err := r.AddPath(path); err != nil {
+		t.Fatal(err)
+	}
+	list, err := j.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]Entry{r.Entry(), other.Entry()}, list); diff != "" || list[0].Paths[0] != path || len(list[0].Processes) != 1 {
+		t.Errorf("the journal (-want +got):\n%s", diff)
+	}
+	adopted, err := j.Adopt("mine")
+	if err != nil || adopted.ID() != "mine" {
+		t.Errorf("adopt: %+v, %v", adopted, err)
+	}
+	if _, err := j.Open("spare", "test"); err != nil {
+		t.Errorf("the id that it had: %v", err)
+	}
+}
+
 func TestRecordRefuses(t *testing.T) {
 	j := Journal{Dir: t.TempDir()}
 	for _, id := range []string{"", ".", "..", "a/b", "a_b", "ä", strings.Repeat("x", 65)} {

@@ -80,6 +80,8 @@ func bars() []figure {
 	return []figure{
 		{Name: "restored: agent answered", Unit: "ms", Bar: 60, BarP99: 150},
 		{Name: "restored: first bash -c true ended", Unit: "ms", Bar: 150},
+		{Name: "restored, emulator waiting: agent answered", Unit: "ms", Bar: 60, BarP99: 150},
+		{Name: "restored, emulator waiting: first bash -c true ended", Unit: "ms", Bar: 150},
 		{Name: "8 restored at once: all agents answered", Unit: "ms", Bar: 700},
 		{Name: "idle clone of 256 MiB, one of 8: proportional set", Unit: "MB", Bar: 25},
 		{Name: "acquired from the pool, prepared", Unit: "ms", Bar: 5},
@@ -141,6 +143,7 @@ func (b *benchVM) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, b.provider.Close()) }()
 	if err := b.provider.Warm(ctx, b.size); err != nil {
 		return err
 	}

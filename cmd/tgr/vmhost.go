@@ -188,6 +188,7 @@ func (h *vmHost) qemu(ctx context.Context, v *vmImage) error {
 	cfg := qemu.Config{
 		Image:   qemu.Image{Kernel: im.Kernel, Initrd: im.Initrd, Root: im.Root, Overlay: im.CloneOverlay, Hash: im.Hash()},
 		Journal: h.journal, Log: h.log, Slots: h.slots, Warmup: qemu.Warmup{ID: im.Warmup(), Run: warmUp(im.Warmup())},
+		Spare: h.c.pool > 0,
 	}
 	if h.c.cold {
 		cfg.Image.Hash = ""

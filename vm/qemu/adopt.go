@@ -52,7 +52,7 @@ func (p *Provider) Adopt(ctx context.Context, id string) (vm.VM, error) {
 	if err != nil {
 		return nil, &vm.InfraError{Op: "qemu: journal", Err: err}
 	}
-	m := &machine{id: id, rec: rec, adopted: true, Ending: vm.NewEnding()}
+	m := &machine{rec: rec, adopted: true, Ending: vm.NewEnding()}
 	if err := p.adopt(ctx, m); err != nil {
 		return nil, errors.Join(m.startError(ctx, fmt.Errorf("adopt: %w", err)), m.Close())
 	}

@@ -41,6 +41,7 @@ type emulator struct {
 // returned also with an error, unless there was no process; the caller ends it.
 func (m *machine) launch(ctx context.Context, a args, inherit []*os.File) (*emulator, error) {
 	began := time.Now()
+	a.ID = m.rec.ID()
 	e := &emulator{m: m, ready: make(chan struct{}), migrated: make(chan error, 1), done: make(chan struct{})}
 	if m.slot != nil {
 		inherit = append(inherit[:len(inherit):len(inherit)], m.slot.Tap())
@@ -130,7 +131,7 @@ func (e *emulator) reap() {
 	switch {
 	case e.cause == errReset:
 		console := e.m.console.String() // all of it was read
-		e.err = &vm.BootError{ID: e.m.id, Console: console, Err: whyReset(console)}
+		e.err = &vm.BootError{ID: e.m.rec.ID(), Console: console, Err: whyReset(console)}
 	case e.cause != nil:
 		e.err = e.cause
 	case e.off, e.ending:
@@ -145,7 +146,7 @@ func (e *emulator) reap() {
 		if said := strings.TrimSpace(e.stderr.String()); said != "" {
 			exit = fmt.Errorf("%w: %s", exit, said)
 		}
-		e.err = &vm.InfraError{Op: "qemu: machine " + e.m.id, Err: exit}
+		e.err = &vm.InfraError{Op: "qemu: machine " + e.m.rec.ID(), Err: exit}
 	}
 	e.mu.Unlock()
 	close(e.done)

@@ -2,6 +2,7 @@ package qemu_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/terraphim/tgr/guest"
 	"github.com/terraphim/tgr/vm"
+	"github.com/terraphim/tgr/vm/qemu"
 )
 
 // killedDir, in the environment, makes this program the server that TestKills kills: its machines are journalled there.
@@ -52,9 +54,12 @@ func TestServerToKill(t *testing.T) {
 
 // useMachine does what servers do with a machine. That it may fail at any point is what this is about; what may not
 // fail is to free it.
-func useMachine(p vm.Provider, id string) {
+func useMachine(p *qemu.Provider, id string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
+	if rand.IntN(2) == 0 {
+		p.Prestart(ctx, vm.Spec{})
+	}
 	m, err := p.Start(ctx, vm.Spec{ID: id})
 	if err != nil {
 		fmt.Println("failed:", err)
@@ -129,6 +134,11 @@ func killSome(t *testing.T, j vm.Journal) (n int) {
 	for _, r := range reaped {
 		if r.Err != nil {
 			t.Errorf("machine %s: %v", r.ID, r.Err)
+		}
+		for _, dir := range r.Cgroups {
+			if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("machine %s: %s is left: %v", r.ID, dir, err)
+			}
 		}
 	}
 	nothingLeft(t, j)

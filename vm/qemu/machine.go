@@ -25,18 +25,18 @@ var (
 // machine is a virtual machine. Its fields above mu are set before it is shared.
 type machine struct {
 	*vm.Ending
-	id, isolation string
-	binary        string
-	args          args // of a machine that goes on from a snapshot of this one
-	rec           *vm.Record
-	adopted       bool // it was started by an earlier server
-	boot          time.Duration
-	phases        []vm.Phase    // of boot
-	dir           *os.File      // the machine's folder; sockets are reached through it whatever its path's length
-	console       vm.Console    // what the guest wrote
-	memory        *os.File      // what its memory is mapped from: its own if that is shared, otherwise a golden snapshot's
-	slot          *network.Slot // nil: it has no network of its own
-	cgroup        *vm.Cgroup    // nil: it has no limits
+	isolation string
+	binary    string
+	args      args // of a machine that goes on from a snapshot of this one
+	rec       *vm.Record
+	adopted   bool // it was started by an earlier server
+	boot      time.Duration
+	phases    []vm.Phase    // of boot
+	dir       *os.File      // the machine's folder; sockets are reached through it whatever its path's length
+	console   vm.Console    // what the guest wrote
+	memory    *os.File      // what its memory is mapped from: its own if that is shared, otherwise a golden snapshot's
+	slot      *network.Slot // nil: it has no network of its own
+	cgroup    *vm.Cgroup    // nil: it has no limits
 
 	snapshots snapshots
 
@@ -71,7 +71,7 @@ func (p *Provider) newMachine(ctx context.Context, a args, s vm.Spec, disk diskM
 	if err != nil {
 		return nil, &vm.InfraError{Op: "qemu: journal", Err: err}
 	}
-	m = &machine{id: s.ID, isolation: a.isolation(), binary: binary, args: a, rec: rec, Ending: vm.NewEnding()}
+	m = &machine{isolation: a.isolation(), binary: binary, args: a, rec: rec, Ending: vm.NewEnding()}
 	if err := p.connect(ctx, m); err != nil {
 		return m, err
 	}
@@ -156,7 +156,7 @@ func (m *machine) startError(ctx context.Context, err error) error {
 	if errors.As(err, &boot) {
 		err = boot.Err
 	}
-	return &vm.BootError{ID: m.id, Console: m.console.String(), Err: err}
+	return &vm.BootError{ID: m.rec.ID(), Console: m.console.String(), Err: err}
 }
 
 // Dial opens the stream to the agent and ends the one before. What the agent wrote while no stream was open is
@@ -165,10 +165,10 @@ func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.HasEnded() {
-		return nil, fmt.Errorf("dial machine %s: it has ended", m.id)
+		return nil, fmt.Errorf("dial machine %s: it has ended", m.rec.ID())
 	}
 	if m.closed {
-		return nil, fmt.Errorf("dial machine %s: %w", m.id, errClosed)
+		return nil, fmt.Errorf("dial machine %s: %w", m.rec.ID(), errClosed)
 	}
 	if m.fresh && m.conn != nil {
 		m.fresh = false
@@ -179,7 +179,7 @@ func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
 	}
 	conn, err := m.dialSocket(ctx, agentSocket)
 	if err != nil {
-		return nil, fmt.Errorf("dial machine %s: %w", m.id, err)
+		return nil, fmt.Errorf("dial machine %s: %w", m.rec.ID(), err)
 	}
 	m.conn = conn
 	return conn, nil
@@ -227,7 +227,7 @@ func (m *machine) Close() error {
 		}
 		m.closeErr = errors.Join(m.closeErr, m.slot.Close())
 		if m.closeErr != nil {
-			m.closeErr = &vm.InfraError{Op: "qemu: close machine " + m.id, Err: m.closeErr}
+			m.closeErr = &vm.InfraError{Op: "qemu: close machine " + m.rec.ID(), Err: m.closeErr}
 		}
 	})
 	return m.closeErr
@@ -241,7 +241,7 @@ func (m *machine) Yield(back bool) error { return m.cgroup.Yield(back) }
 
 // Info describes the machine.
 func (m *machine) Info() vm.Info {
-	i := vm.Info{ID: m.id, Isolation: m.isolation, Boot: m.boot, Phases: m.phases, Console: m.console.String()}
+	i := vm.Info{ID: m.rec.ID(), Isolation: m.isolation, Boot: m.boot, Phases: m.phases, Console: m.console.String()}
 	if e := m.emulator(); e != nil {
 		i.PID = e.process.Pid
 	}

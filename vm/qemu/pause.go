@@ -17,7 +17,7 @@ func (m *machine) Resume(ctx context.Context) error { return m.command(ctx, "con
 
 func (m *machine) command(ctx context.Context, name string) error {
 	if err := m.emulator().qmp.execute(ctx, name, nil, nil); err != nil {
-		return &vm.InfraError{Op: fmt.Sprintf("machine %s: %s", m.id, name), Err: err}
+		return &vm.InfraError{Op: fmt.Sprintf("machine %s: %s", m.rec.ID(), name), Err: err}
 	}
 	return nil
 }

@@ -66,10 +66,12 @@ type Config struct {
 	// Cgroups, if not nil, bounds what a machine takes of the host: its memory and what the emulator needs besides, its
 	// processors and half of one for input and output, and threads.
 	Cgroups *vm.Cgroups
-	Log     *slog.Logger // nil: nothing is logged
+	// Spare has an emulator started ahead for the next machine that is restored, see Prestart.
+	Spare bool
+	Log   *slog.Logger // nil: nothing is logged
 }
 
-// Provider starts machines. It is safe for concurrent use.
+// Provider starts machines. It is safe for concurrent use. Close ends what it has started ahead.
 type Provider struct {
 	cfg Config
 
@@ -78,6 +80,7 @@ type Provider struct {
 
 	tsc     func() int64 // hostTSC, once
 	goldens goldens
+	spares  spares
 }
 
 var (
@@ -237,7 +240,7 @@ func (p *Provider) connect(ctx context.Context, m *machine) (err error) {
 	if p.cfg.Slots == nil {
 		return nil
 	}
-	if m.slot, err = p.cfg.Slots.Acquire(ctx, m.id, vm.Egress{}); err != nil {
+	if m.slot, err = p.cfg.Slots.Acquire(ctx, m.rec.ID(), vm.Egress{}); err != nil {
 		return err
 	}
 	return m.rec.AddNeed(m.slot.Needs()...)

@@ -41,6 +41,44 @@ func (p *Provider) restoreOrNil(ctx context.Context, a args, s vm.Spec) (*machin
 
 // restore makes a machine of a snapshot. A snapshot that QEMU does not take is refused from then on.
 func (p *Provider) restore(ctx context.Context, g *golden, a args, s vm.Spec) (*machine, error) {
+	defer p.spareLater(g, a, s)
+	if m := p.takeSpare(g, s.ID); m != nil {
+		err := m.load(ctx)
+		switch {
+		case err == nil:
+			return m, nil
+		case ctx.Err() != nil:
+			return nil, err
+		}
+		p.cfg.Log.Warn("an emulator that waited is of no use", "vm", s.ID, "error", err) // which need not be the snapshot's fault
+	}
+	m, err := p.startFor(ctx, g, a, s)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.load(ctx); err != nil {
+		if ctx.Err() == nil {
+			p.goldens.mu.Lock()
+			p.goldens.refuse(g.key)
+			p.goldens.mu.Unlock()
+		}
+		return nil, err
+	}
+	return m, nil
+}
+
+// load has a machine that was started for a snapshot go on from it. After an error nothing of the machine is left.
+func (m *machine) load(ctx context.Context) error {
+	began := time.Now()
+	if err := m.emulator().incoming(ctx); err != nil {
+		return errors.Join(m.startError(ctx, err), m.Close())
+	}
+	m.phase("load the devices", began)
+	return nil
+}
+
+// startFor starts a machine's emulator, which waits to be told to take the state of a snapshot's devices.
+func (p *Provider) startFor(ctx context.Context, g *golden, a args, s vm.Spec) (*machine, error) {
 	state, err := reopen(g.state)
 	if err != nil {
 		return nil, &vm.InfraError{Op: "qemu: snapshot", Err: err}
@@ -58,17 +96,6 @@ func (p *Provider) restore(ctx context.Context, g *golden, a args, s vm.Spec) (*
 	if err != nil {
 		return nil, errors.Join(m.startError(ctx, err), m.Close())
 	}
-	began := time.Now()
-	if err = m.emulator().incoming(ctx); err != nil {
-		err = errors.Join(m.startError(ctx, err), m.Close())
-		if ctx.Err() == nil {
-			p.goldens.mu.Lock()
-			p.goldens.refuse(g.key)
-			p.goldens.mu.Unlock()
-		}
-		return nil, err
-	}
-	m.phase("load the devices", began)
 	return m, nil
 }
 

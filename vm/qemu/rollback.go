@@ -51,7 +51,7 @@ func (m *machine) Snapshot(ctx context.Context, name string) (vm.Snapshot, error
 	m.snapshots.busy.Lock()
 	defer m.snapshots.busy.Unlock()
 	if err := m.alive(ctx); err != nil {
-		return vm.Snapshot{}, fmt.Errorf("snapshot of machine %s: %w", m.id, err)
+		return vm.Snapshot{}, fmt.Errorf("snapshot of machine %s: %w", m.rec.ID(), err)
 	}
 	m.snapshots.mu.Lock()
 	m.snapshots.made++
@@ -66,7 +66,7 @@ func (m *machine) Snapshot(ctx context.Context, name string) (vm.Snapshot, error
 		s.Bytes, err = vm.Allocated(dir)
 	}
 	if err != nil {
-		return vm.Snapshot{}, &vm.InfraError{Op: "qemu: snapshot of machine " + m.id, Err: errors.Join(err, os.RemoveAll(dir))}
+		return vm.Snapshot{}, &vm.InfraError{Op: "qemu: snapshot of machine " + m.rec.ID(), Err: errors.Join(err, os.RemoveAll(dir))}
 	}
 	m.snapshots.mu.Lock()
 	m.snapshots.kept = append(m.snapshots.kept, s)
@@ -157,10 +157,10 @@ func (m *machine) Rollback(ctx context.Context, id string) error {
 	m.snapshots.busy.Lock()
 	defer m.snapshots.busy.Unlock()
 	if !slices.ContainsFunc(m.Snapshots(), func(s vm.Snapshot) bool { return s.ID == id }) {
-		return fmt.Errorf("roll back machine %s to %q: %w", m.id, id, vm.ErrNoSnapshot)
+		return fmt.Errorf("roll back machine %s to %q: %w", m.rec.ID(), id, vm.ErrNoSnapshot)
 	}
 	if err := m.alive(ctx); err != nil {
-		return fmt.Errorf("roll back machine %s: %w", m.id, err)
+		return fmt.Errorf("roll back machine %s: %w", m.rec.ID(), err)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stillWithin) // what was begun is not left half done
 	defer cancel()
@@ -174,7 +174,7 @@ func (m *machine) Rollback(ctx context.Context, id string) error {
 	m.mu.Unlock()
 	old.end()
 	if err := m.replace(ctx, m.snapshotDir(id)); err != nil {
-		err = &vm.InfraError{Op: "qemu: roll back machine " + m.id, Err: err}
+		err = &vm.InfraError{Op: "qemu: roll back machine " + m.rec.ID(), Err: err}
 		m.Settle(err)
 		return err
 	}

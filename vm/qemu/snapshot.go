@@ -167,7 +167,7 @@ func (p *Provider) warmup(ctx context.Context, m *machine) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, warmupWithin, fmt.Errorf("the warm-up did not end within %v", warmupWithin))
 	defer cancel()
 	if err := p.cfg.Warmup.Run(ctx, m); err != nil {
-		return &vm.BootError{ID: m.id, Console: m.console.String(), Err: fmt.Errorf("warm-up: %w", err)}
+		return &vm.BootError{ID: m.rec.ID(), Console: m.console.String(), Err: fmt.Errorf("warm-up: %w", err)}
 	}
 	return nil
 }

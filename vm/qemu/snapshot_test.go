@@ -247,9 +247,11 @@ func TestWarmFails(t *testing.T) {
 	nothingLeft(t, cfg.Journal)
 }
 
-// TestRestoredConformance runs the suite of all providers on machines that are restored.
+// TestRestoredConformance runs the suite of all providers on machines that are restored, many of them by an emulator that was
+// started ahead.
 func TestRestoredConformance(t *testing.T) {
 	cfg, log := warmConfig(t)
+	cfg.Spare = true
 	p := warmed(t, cfg, vm.Spec{})
 	vmtest.Run(t, vmtest.Factory{
 		Provider: p, Dir: cfg.Journal.Dir, Temp: "/var/tmp/vmtest", Crash: "kill -QUIT 1", Memory: true,
