@@ -229,7 +229,7 @@ type procStat struct {
 // parseStat reads /proc/pid/stat, where the program's name, in parentheses, may hold anything.
 func parseStat(text string) (s procStat, ok bool) {
 	f := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
-	if len(f) < 4 || len(f[0]) != 1 {
+	if len(f) < 4 || len(f[0]) != 1 || f[0][0] < 'A' || f[0][0] > 'z' {
 		return procStat{}, false
 	}
 	parent, err1 := strconv.Atoi(f[1])

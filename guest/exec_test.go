@@ -123,6 +123,7 @@ func FuzzProcStat(f *testing.F) {
 	f.Add("1 (a) b) S 2 3 4 5 6")
 	f.Add("1 (a")
 	f.Add(") S 1 1 99999999999999999999")
+	f.Add("\x00 0 0 0")
 	f.Fuzz(func(t *testing.T, text string) {
 		if s, ok := parseStat(text); ok && s.state == 0 {
 			t.Errorf("%q: %+v", text, s)
