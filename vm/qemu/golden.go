@@ -236,20 +236,70 @@ func (m manifest) read(ctx context.Context, dir, name string, fn func(io.Reader)
 		return fmt.Errorf("snapshot is damaged: %s is missing", filepath.Join(dir, name))
 	}
 	defer f.Close()
-	want, h := m.Files[name], sha256.New()
+	want, h := m.Files[name], newHasher()
 	counted := &countedReader{ctx: ctx, r: io.TeeReader(io.LimitReader(f, want.Size+1), h)}
 	if err = fn(counted); err == nil {
 		err = copyAll(io.Discard, counted)
 	}
+	sum := h.sum()
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case counted.n != want.Size || hex.EncodeToString(h.Sum(nil)) != want.SHA256:
+	case counted.n != want.Size || sum != want.SHA256:
 		return fmt.Errorf("snapshot is damaged: %s is not what was written", f.Name())
 	case err != nil:
 		return fmt.Errorf("snapshot: %s: %w", f.Name(), err)
 	}
 	return nil
+}
+
+// hasher is a SHA-256 that is computed beside what is done with the bytes, which takes as long. Only sum ends it.
+type hasher struct {
+	full, empty chan []byte
+	chunk       []byte // is being filled
+	done        chan string
+}
+
+const (
+	hashChunk  = 256 << 10 // bytes that are handed over at once, and fit a processor's cache
+	hashChunks = 8
+)
+
+func newHasher() *hasher {
+	h := &hasher{full: make(chan []byte, hashChunks), empty: make(chan []byte, hashChunks), done: make(chan string)}
+	for range hashChunks {
+		h.empty <- make([]byte, 0, hashChunk)
+	}
+	h.chunk = <-h.empty
+	go func() {
+		sum := sha256.New()
+		for b := range h.full {
+			sum.Write(b)
+			h.empty <- b[:0]
+		}
+		h.done <- hex.EncodeToString(sum.Sum(nil))
+	}()
+	return h
+}
+
+// Write never fails. It waits where the hash is behind.
+func (h *hasher) Write(b []byte) (int, error) {
+	for rest := b; len(rest) > 0; {
+		n := min(len(rest), cap(h.chunk)-len(h.chunk))
+		h.chunk, rest = append(h.chunk, rest[:n]...), rest[n:]
+		if len(h.chunk) == cap(h.chunk) {
+			h.full <- h.chunk
+			h.chunk = <-h.empty
+		}
+	}
+	return len(b), nil
+}
+
+// sum returns the hash of all that was written, in hexadecimal.
+func (h *hasher) sum() string {
+	h.full <- h.chunk
+	close(h.full)
+	return <-h.done
 }
 
 // countedReader counts what passes through it, until ctx ends.
