@@ -33,6 +33,23 @@ func Exercise(ctx context.Context, conn net.Conn, cmd Cmd) error {
 	return nil
 }
 
+// WarmUp is Exercise of a machine whose snapshot is taken next, on a stream that dial opens. It leaves another open, on which the
+// agent was only asked who it is: clones begin with that, and with what their agents have found out.
+func WarmUp(ctx context.Context, dial func(context.Context) (net.Conn, error), cmd Cmd) error {
+	conn, err := dial(ctx)
+	if err != nil {
+		return err
+	}
+	if err := Exercise(ctx, conn, cmd); err != nil {
+		return err
+	}
+	if conn, err = dial(ctx); err != nil {
+		return err
+	}
+	_, err = Hail(ctx, conn)
+	return err
+}
+
 // lastBytes keeps the end of what is written to it.
 type lastBytes struct{ b []byte }
 

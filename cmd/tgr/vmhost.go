@@ -239,7 +239,7 @@ func (h *vmHost) firecracker(ctx context.Context, v *vmImage) error {
 func firecrackerConfig(im *image.Image, journal vm.Journal, log *slog.Logger, cold bool) firecracker.Config {
 	cfg := firecracker.Config{
 		Image:   firecracker.Image{Kernel: im.Kernel, Initrd: im.Initrd, Root: im.Root, Overlay: im.CloneOverlay, Hash: im.Hash()},
-		Journal: journal, Log: log, Warmup: firecracker.Warmup{ID: im.Warmup(), Run: inMachine(im.Warmup())},
+		Journal: journal, Log: log, Warmup: firecracker.Warmup{ID: im.Warmup(), Run: warmUpClosed(im.Warmup())},
 	}
 	if dir, err := os.UserCacheDir(); err == nil && !cold {
 		cfg.CacheDir = filepath.Join(dir, "tgr") // without one the probe is made each time, and every machine is booted

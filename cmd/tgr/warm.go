@@ -14,31 +14,24 @@ import (
 	"github.com/terraphim/tgr/vm"
 )
 
-// inMachine runs a script of ours in a machine that no job has seen.
-func inMachine(script string) func(context.Context, vm.VM) error {
+// warmUp runs an image's script in a machine before its snapshot is taken.
+func warmUp(script string) func(context.Context, vm.VM) error {
+	return func(ctx context.Context, m vm.VM) error { return guest.WarmUp(ctx, m.Dial, shell(script)) }
+}
+
+// warmUpClosed is warmUp of machines whose streams do not outlive the snapshot.
+func warmUpClosed(script string) func(context.Context, vm.VM) error {
 	return func(ctx context.Context, m vm.VM) error {
 		conn, err := m.Dial(ctx)
 		if err != nil {
 			return err
 		}
-		return guest.Exercise(ctx, conn, guest.Cmd{Args: []string{"/bin/sh", "-c", script}, Env: []string{"PATH=" + imagePath}})
+		return guest.Exercise(ctx, conn, shell(script))
 	}
 }
 
-// warmUp is inMachine before a snapshot. It leaves a stream open on which only the agent's name was asked: clones begin with
-// it, and what their agents have found out.
-func warmUp(script string) func(context.Context, vm.VM) error {
-	return func(ctx context.Context, m vm.VM) error {
-		if err := inMachine(script)(ctx, m); err != nil {
-			return err
-		}
-		conn, err := m.Dial(ctx)
-		if err != nil {
-			return err
-		}
-		_, err = guest.Hail(ctx, conn)
-		return err
-	}
+func shell(script string) guest.Cmd {
+	return guest.Cmd{Args: []string{"/bin/sh", "-c", script}, Env: []string{"PATH=" + imagePath}}
 }
 
 // exerciseUser is who jobs run as.

@@ -37,15 +37,7 @@ func exercise(script string) func(context.Context, vm.VM) error {
 // warmUp is exercise before a snapshot.
 func warmUp(script string) func(context.Context, vm.VM) error {
 	return func(ctx context.Context, m vm.VM) error {
-		if err := exercise(script)(ctx, m); err != nil {
-			return err
-		}
-		conn, err := m.Dial(ctx)
-		if err != nil {
-			return err
-		}
-		_, err = guest.Hail(ctx, conn)
-		return err
+		return guest.WarmUp(ctx, m.Dial, guest.Cmd{Args: []string{"bash", "-c", script}, Env: env()})
 	}
 }
 
