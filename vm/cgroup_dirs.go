@@ -25,12 +25,24 @@ func JournalCgroups(r *Record) (CgroupDirs, error) {
 		if err := r.AddCgroup(dir); err != nil {
 			return c, err
 		}
-		c.oom = append(c.oom, filepath.Join(dir, "memory.events"), filepath.Join(dir, "memory.oom_control"))
+		c.watch(dir)
 	}
 	if len(c.oom) == 0 {
 		return c, errors.New("no cgroup hierarchy is mounted")
 	}
 	return c, nil
+}
+
+// FindCgroupDirs is the control group that JournalCgroups has written down, for who adopts the machine. Its Path is not known.
+func FindCgroupDirs(r *Record) (c CgroupDirs) {
+	for _, dir := range r.Entry().Cgroups {
+		c.watch(dir)
+	}
+	return c
+}
+
+func (c *CgroupDirs) watch(dir string) {
+	c.oom = append(c.oom, filepath.Join(dir, "memory.events"), filepath.Join(dir, "memory.oom_control"))
 }
 
 // OutOfMemory reports whether the kernel has killed a process of the group because of its limit of memory.

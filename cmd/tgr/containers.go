@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/terraphim/tgr"
@@ -38,6 +39,7 @@ func containedOf(c *config) (func(tgr.Run) bool, error) {
 type mixed struct {
 	contained       func(tgr.Run) bool
 	containers, vms dispatch.Machines
+	journal         vm.Journal // of both
 }
 
 // Acquire implements dispatch.Machines.
@@ -48,9 +50,17 @@ func (m mixed) Acquire(ctx context.Context, s dispatch.Spec) (*dispatch.Machine,
 	return m.vms.Acquire(ctx, s)
 }
 
-// Adopt implements dispatch.Adopter. Containers end with their server.
+// Adopt implements dispatch.Adopter. What a machine is the journal knows: which jobs may run in a container may have changed.
 func (m mixed) Adopt(ctx context.Context, s dispatch.Spec, id string) (*dispatch.Machine, func(), error) {
-	return dispatch.Adopt(ctx, m.vms, s, id)
+	list, err := m.journal.List()
+	if err != nil {
+		return nil, func() {}, err
+	}
+	of := m.vms
+	if slices.ContainsFunc(list, func(e vm.Entry) bool { return e.ID == id && e.Provider == container.Isolation }) {
+		of = m.containers
+	}
+	return dispatch.Adopt(ctx, of, s, id)
 }
 
 // openContainers runs some jobs in containers. The rest has virtual machines, which are made ready now where they are
@@ -70,7 +80,7 @@ func openContainers(ctx context.Context, c machineConfig, journal vm.Journal, lo
 	}
 	rest := &dispatch.Fleet{Labels: c.labels, Open: vms.open, Engine: vms.engine(ctx)}
 	out := &machines{
-		Machines: mixed{c.contained, fleet, rest}, labels: c.labels, egress: c.egress, most: capacity(c.size.Memory), ready: im.works,
+		Machines: mixed{c.contained, fleet, rest, journal}, labels: c.labels, egress: c.egress, most: capacity(c.size.Memory), ready: im.works,
 		close: func() error { return errors.Join(h.close(), vms.close()) },
 	}
 	if c.pool == 0 {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/dispatch"
+	"github.com/terraphim/tgr/vm"
 )
 
 // Whose jobs run in containers: the trusted ones of those who asked for it.
@@ -57,7 +58,7 @@ func TestUntrustedGetVMs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := mixed{contained, machinesNamed("container"), machinesNamed("vm")}
+	m := mixed{contained, machinesNamed("container"), machinesNamed("vm"), vm.Journal{}}
 	for forked, want := range map[bool]string{false: "container", true: "vm"} {
 		run := tgr.Run{Event: tgr.Event{Name: "pull_request", Forked: forked}}
 		got, release, err := m.Acquire(t.Context(), dispatch.Spec{Run: run})
@@ -68,14 +69,19 @@ func TestUntrustedGetVMs(t *testing.T) {
 	}
 }
 
-// A job in a container, as a user starts it.
-func TestRunContainer(t *testing.T) {
+func needContainers(t *testing.T) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED: CONTAINERS ARE NOT TESTED: this needs root")
 	}
 	if _, err := exec.LookPath("runc"); err != nil {
 		t.Skip("SKIPPED: CONTAINERS ARE NOT TESTED: ", err)
 	}
+}
+
+// A job in a container, as a user starts it.
+func TestRunContainer(t *testing.T) {
+	needContainers(t)
 	agent := buildAgent(t)
 	t.Setenv("PATH", filepath.Dir(agent)+":"+os.Getenv("PATH"))
 	dir := t.TempDir()

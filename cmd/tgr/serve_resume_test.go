@@ -14,16 +14,25 @@ import (
 	"github.com/terraphim/tgr/web"
 )
 
-// TestGoesOn kills a server under a job in a virtual machine, ends the next one as a service manager does, and kills the
+// TestGoesOn kills a server under a job in a machine, ends the next one as a service manager does, and kills the
 // third: the job goes on through all of it, its first try is its last, and its log has every line once.
 func TestGoesOn(t *testing.T) {
 	if testing.Short() {
-		t.Skip("-short: no virtual machines")
+		t.Skip("-short: no machines")
 	}
 	if memoryFolder() == "" {
 		t.Skip("NOT TESTED: without /dev/shm jobs do not outlive their server")
 	}
-	s := openSite(t, "TGR_ISOLATION=qemu")
+	t.Run("qemu", func(t *testing.T) { goesOn(t, "qemu") })
+	t.Run("container", func(t *testing.T) {
+		needContainers(t)
+		t.Setenv("PATH", filepath.Dir(buildAgent(t))+":"+os.Getenv("PATH"))
+		goesOn(t, "container")
+	})
+}
+
+func goesOn(t *testing.T, isolation string) {
+	s := openSite(t, "TGR_ISOLATION="+isolation)
 	repo := s.repo("acme/on", map[string]string{workflowDir + "/ci.yml": `on: push
 jobs:
   long:

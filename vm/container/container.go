@@ -50,7 +50,10 @@ type Provider struct {
 	stage   *stage
 }
 
-var _ vm.Provider = (*Provider)(nil)
+var (
+	_ vm.Provider = (*Provider)(nil)
+	_ vm.Adopter  = (*Provider)(nil)
+)
 
 // startWithin bounds the runtime's work of starting a machine.
 const startWithin = 30 * time.Second

@@ -31,7 +31,7 @@ var (
 	errMemory = errors.New("a process of the machine was killed, because the machine's memory was used up")
 )
 
-// machine is a container, with the process of the runtime that waits for it.
+// machine is a container, with the process of the runtime that waits for it. Its fields above mu are set before it is shared.
 type machine struct {
 	*vm.Ending
 	id      string
@@ -39,8 +39,9 @@ type machine struct {
 	dir     *os.File // the machine's folder; the socket is reached through it whatever its path's length
 	slot    *network.Slot
 	cgroup  vm.CgroupDirs
-	cmd     *exec.Cmd // the runtime; nil before it was started
-	pid     int       // of the agent, on the host
+	runtime *os.Process  // waits for the container; nil before it was started. It need not be a child of ours
+	wait    func() error // for the runtime's end
+	pid     int          // of the agent, on the host
 	boot    time.Duration
 	console vm.Console
 
@@ -56,6 +57,7 @@ var (
 	_ vm.VM        = (*machine)(nil)
 	_ vm.Infoer    = (*machine)(nil)
 	_ vm.Networked = (*machine)(nil)
+	_ vm.Survivor  = (*machine)(nil)
 )
 
 // start makes the machine's files and its container.
@@ -107,6 +109,12 @@ func (m *machine) connect(ctx context.Context, p *Provider) (netns string, files
 	if m.slot, err = p.cfg.Slots.Acquire(ctx, m.id, vm.Egress{}); err != nil {
 		return "", nil, err
 	}
+	if err := m.rec.AddNeed(m.slot.Needs()...); err != nil {
+		return "", nil, err
+	}
+	if err := os.WriteFile(filepath.Join(m.rec.Dir(), slotFile), []byte(m.slot.Name()), 0o600); err != nil {
+		return "", nil, err
+	}
 	files["etc/resolv.conf"] = m.slot.ResolvConf()
 	return m.slot.Namespace(), files, nil
 }
@@ -135,7 +143,7 @@ func (m *machine) run(p *Provider, own parts) error {
 		r.Close()
 		return err
 	}
-	m.cmd = cmd
+	m.runtime, m.wait = cmd.Process, cmd.Wait
 	go m.reap(r)
 	return m.journal(cmd.Process.Pid)
 }
@@ -168,15 +176,18 @@ func (m *machine) socket() string {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", m.dir.Fd(), socketFile)
 }
 
-// reap waits for the container's end and settles how it ended.
+// reap waits for the container's end and settles how it ended. output is what its processes write to; nil: another server
+// had that.
 func (m *machine) reap(output *os.File) {
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)
-		defer output.Close()
-		io.Copy(&m.console, output)
+		if output != nil {
+			defer output.Close()
+			io.Copy(&m.console, output)
+		}
 	}()
-	exit := m.cmd.Wait()
+	exit := m.wait()
 	<-drained
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -196,11 +207,9 @@ func (m *machine) awaitAgent(ctx context.Context) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
-		b, err := os.ReadFile(filepath.Join(m.rec.Dir(), pidFile))
-		if err == nil && len(b) > 0 {
-			if m.pid, err = strconv.Atoi(string(bytes.TrimSpace(b))); err != nil {
-				return fmt.Errorf("the runtime's pid file: %w", err)
-			}
+		if started, err := m.findAgent(); err != nil {
+			return err
+		} else if started {
 			return m.journal(m.pid) // were the runtime killed alone, nobody else would know of it
 		}
 		select {
@@ -211,6 +220,18 @@ func (m *machine) awaitAgent(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// findAgent learns the agent's pid if the runtime has written it down.
+func (m *machine) findAgent() (started bool, err error) {
+	b, err := os.ReadFile(filepath.Join(m.rec.Dir(), pidFile))
+	if err != nil || len(b) == 0 {
+		return false, nil
+	}
+	if m.pid, err = strconv.Atoi(string(bytes.TrimSpace(b))); err != nil {
+		return false, fmt.Errorf("the runtime's pid file: %w", err)
+	}
+	return true, nil
 }
 
 // refusal is why the runtime has ended.
@@ -261,8 +282,8 @@ func (m *machine) Close() error {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
 		m.closeErr = m.rec.Free(ctx)
-		if m.cmd != nil {
-			m.cmd.Process.Kill() // the journal did, unless it failed
+		if m.runtime != nil {
+			m.runtime.Kill() // the journal did, unless it failed
 			<-m.Ended()
 		} else {
 			m.Settle(nil)
@@ -274,6 +295,21 @@ func (m *machine) Close() error {
 		if m.closeErr != nil {
 			m.closeErr = &vm.InfraError{Op: "container: close machine " + m.id, Err: m.closeErr}
 		}
+	})
+	return m.closeErr
+}
+
+// Leave obeys vm.Survivor.
+func (m *machine) Leave() error {
+	m.closeOnce.Do(func() {
+		m.mu.Lock()
+		m.closed = true
+		if m.conn != nil {
+			m.conn.Close()
+		}
+		m.mu.Unlock()
+		m.slot.Leave()
+		m.closeErr = m.dir.Close()
 	})
 	return m.closeErr
 }

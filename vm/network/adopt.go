@@ -29,9 +29,6 @@ func (p *Pool) Adopt(name string) (*Slot, error) {
 	if i := strings.LastIndexByte(name, '-'); i < 0 || !vm.ValidID("net-"+name) {
 		return nil, fmt.Errorf("network: there is no slot %q", name)
 	}
-	if p.cfg.Inner {
-		return nil, errors.New("network: slots of containers do not outlive their server")
-	}
 	rec, err := p.cfg.Journal.Adopt("net-" + name)
 	if err != nil {
 		return nil, &vm.InfraError{Op: "network: slot", Err: err}
@@ -51,6 +48,11 @@ func (p *Pool) Adopt(name string) (*Slot, error) {
 func (s *Slot) takeOver() (err error) {
 	if s.ns, err = netns.GetFromPath(vm.NamespacePath(s.name)); err != nil {
 		return fmt.Errorf("network namespace %s: %w", s.name, err)
+	}
+	if s.pool.cfg.Inner {
+		if s.inner, err = netns.GetFromPath(vm.NamespacePath(s.innerName())); err != nil {
+			return fmt.Errorf("network namespace %s: %w", s.innerName(), err)
+		}
 	}
 	if s.rules, err = newRuleset(s.ns, tableName); err != nil {
 		return err
