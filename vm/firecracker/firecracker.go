@@ -74,6 +74,7 @@ type Provider struct {
 var (
 	_ vm.Provider = (*Provider)(nil)
 	_ vm.Warmer   = (*Provider)(nil)
+	_ vm.Adopter  = (*Provider)(nil)
 )
 
 // ErrAbsent is New's where Firecracker is not installed.
@@ -204,7 +205,7 @@ type plan struct {
 
 // start makes a machine.
 func (p *Provider) start(ctx context.Context, s vm.Spec, do plan) (*machine, error) {
-	rec, err := p.cfg.Journal.Open(s.ID, "firecracker")
+	rec, err := p.cfg.Journal.Open(s.ID, provider)
 	if err != nil {
 		return nil, &vm.InfraError{Op: "firecracker: journal", Err: err}
 	}
@@ -215,6 +216,9 @@ func (p *Provider) start(ctx context.Context, s vm.Spec, do plan) (*machine, err
 	}
 	return m, nil
 }
+
+// provider is our name in the journal.
+const provider = "firecracker"
 
 // Names inside a machine's jail: relative, so that they are the same with a jail and without, and in every clone.
 const (

@@ -61,12 +61,14 @@ var (
 	_ vm.Infoer      = (*machine)(nil)
 	_ vm.Snapshotter = (*machine)(nil)
 	_ vm.Networked   = (*machine)(nil)
+	_ vm.Survivor    = (*machine)(nil)
 )
 
 // process is one process of a machine.
 type process struct {
 	jail    *jail
-	cmd     *exec.Cmd
+	os      *os.Process  // which need not be a child of ours
+	wait    func() error // for its end
 	api     *Client
 	spare   bool          // it is being replaced: its end is not the machine's. Guarded by the machine's mu
 	drained chan struct{} // closed when all that it wrote was read
@@ -95,10 +97,14 @@ func (m *machine) launch(ctx context.Context, do plan) error {
 	if err := do.run(ctx, proc.api); err != nil {
 		return proc.blame(ctx, err)
 	}
-	if do.await != nil {
-		return do.await(ctx, proc)
+	await := do.await
+	if await == nil {
+		await = func(ctx context.Context, proc *process) error { return proc.awaitAgent(ctx) }
 	}
-	return proc.awaitAgent(ctx)
+	if err := await(ctx, proc); err != nil {
+		return err
+	}
+	return m.remember(proc.jail)
 }
 
 // prepare settles who the machine is, and connects it to a network that lets nothing through yet. A machine that is
@@ -113,6 +119,9 @@ func (m *machine) prepare(ctx context.Context) (err error) {
 		return nil
 	}
 	if m.slot, err = m.p.cfg.Slots.Acquire(ctx, m.id, vm.Egress{}); err != nil {
+		return err
+	}
+	if err := m.rec.AddNeed(m.slot.Needs()...); err != nil {
 		return err
 	}
 	uid := m.uid
@@ -144,21 +153,22 @@ func (m *machine) spawn(ctx context.Context, do plan) (*process, error) {
 	if m.slot != nil {
 		netns, start = m.slot.Namespace(), m.slot.Start // where there is no jailer to enter it
 	}
-	proc := &process{jail: j, cmd: m.p.command(j, m.size, m.rec, netns), drained: make(chan struct{}), exited: make(chan struct{})}
-	proc.api = NewClient(func(ctx context.Context) (net.Conn, error) { return j.dial(ctx, apiSocket) })
+	proc := newProcess(j)
+	cmd := m.p.command(j, m.size, m.rec, netns)
 	r, w, err := os.Pipe()
 	if err != nil {
 		j.close()
 		return nil, &vm.InfraError{Op: "firecracker: console", Err: err}
 	}
-	proc.cmd.Stdout, proc.cmd.Stderr = w, w
-	err = start(proc.cmd)
+	cmd.Stdout, cmd.Stderr = w, w
+	err = start(cmd)
 	w.Close()
 	if err != nil {
 		r.Close()
 		j.close()
 		return nil, &vm.InfraError{Op: "firecracker: start", Err: err}
 	}
+	proc.os, proc.wait = cmd.Process, cmd.Wait
 	go func() {
 		defer close(proc.drained)
 		defer r.Close()
@@ -170,11 +180,11 @@ func (m *machine) spawn(ctx context.Context, do plan) (*process, error) {
 	m.mu.Unlock()
 	go m.reap(proc)
 	if closed {
-		proc.cmd.Process.Kill()
+		proc.os.Kill()
 		return nil, errClosed
 	}
-	if err := m.rec.AddProcess(proc.cmd.Process.Pid); err != nil {
-		if _, gone := vm.FindProcess(proc.cmd.Process.Pid); gone != nil {
+	if err := m.rec.AddProcess(proc.os.Pid); err != nil {
+		if _, gone := vm.FindProcess(proc.os.Pid); gone != nil {
 			<-proc.exited // its end says more
 			return nil, proc.blame(ctx, errSoon)
 		}
@@ -183,9 +193,16 @@ func (m *machine) spawn(ctx context.Context, do plan) (*process, error) {
 	return proc, nil
 }
 
+func newProcess(j *jail) *process {
+	return &process{
+		jail: j, drained: make(chan struct{}), exited: make(chan struct{}),
+		api: NewClient(func(ctx context.Context) (net.Conn, error) { return j.dial(ctx, apiSocket) }),
+	}
+}
+
 // reap waits for a process's end and settles how its machine ended, unless another process takes over.
 func (m *machine) reap(proc *process) {
-	proc.err = proc.cmd.Wait()
+	proc.err = proc.wait()
 	<-proc.drained // the guest's last words may tell why
 	proc.api.Close()
 	close(proc.exited)
@@ -377,7 +394,7 @@ func (m *machine) Close() error {
 		defer cancel()
 		m.closeErr = m.rec.Free(ctx)
 		if proc != nil {
-			proc.cmd.Process.Kill() // the journal did, unless it failed
+			proc.os.Kill() // the journal did, unless it failed
 			<-proc.exited
 			proc.jail.close()
 			m.mu.Lock()
@@ -398,7 +415,7 @@ func (m *machine) Info() vm.Info {
 	defer m.mu.Unlock()
 	i := vm.Info{ID: m.id, Isolation: m.isolation, Boot: m.boot, Console: m.console.String()}
 	if m.proc != nil {
-		i.PID = m.proc.cmd.Process.Pid
+		i.PID = m.proc.os.Pid
 	}
 	return i
 }

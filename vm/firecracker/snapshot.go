@@ -149,7 +149,7 @@ func (m *machine) Rollback(ctx context.Context, id string) error {
 		return err
 	}
 	old := m.retire()
-	old.cmd.Process.Kill()
+	old.os.Kill()
 	<-old.exited
 	err := m.launch(ctx, m.p.loadPlan(m.snapshots[i].files))
 	old.jail.close()
@@ -203,7 +203,7 @@ func (m *machine) retire() *process {
 func (m *machine) fail(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.proc.cmd.Process.Kill()
+	m.proc.os.Kill()
 	if m.closed {
 		err = nil
 	}

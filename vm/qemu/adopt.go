@@ -61,6 +61,9 @@ func (p *Provider) Adopt(ctx context.Context, id string) (vm.VM, error) {
 }
 
 func (p *Provider) adopt(ctx context.Context, m *machine) (err error) {
+	if of := m.rec.Entry().Provider; of != provider {
+		return fmt.Errorf("it is a machine of %s", of)
+	}
 	r, err := readRemembered(filepath.Join(m.rec.Dir(), rememberedFile))
 	if err != nil {
 		return err

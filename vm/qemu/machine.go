@@ -14,7 +14,10 @@ import (
 	"github.com/terraphim/tgr/vm/network"
 )
 
-const closeTimeout = 30 * time.Second
+const (
+	provider     = "qemu" // our name in the journal
+	closeTimeout = 30 * time.Second
+)
 
 var (
 	errClosed = errors.New("the machine was closed")
@@ -67,7 +70,7 @@ func (p *Provider) newMachine(ctx context.Context, a args, s vm.Spec, disk diskM
 	if err != nil {
 		return nil, err
 	}
-	rec, err := p.cfg.Journal.Open(s.ID, "qemu")
+	rec, err := p.cfg.Journal.Open(s.ID, provider)
 	if err != nil {
 		return nil, &vm.InfraError{Op: "qemu: journal", Err: err}
 	}
