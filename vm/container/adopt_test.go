@@ -1,7 +1,6 @@
 package container
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -17,36 +16,21 @@ import (
 	"github.com/terraphim/tgr/vm/network/networktest"
 )
 
-// TestAdopt has a server leave a machine in which a process runs, and the next one go on with it: nothing of its output is lost
-// or told twice, its network works again, and it is freed with all that it had.
-func TestAdopt(t *testing.T) {
+// TestAdoptNetwork: a machine that is adopted has its network, and nothing of it is left when it is closed. The rest is in the
+// conformance suite.
+func TestAdoptNetwork(t *testing.T) {
 	cfg := config(t)
 	w := networktest.New(t, network.Config{Ready: 1, Inner: true})
 	w.Name("example.com", networktest.Web)
 	cfg.Slots = w.Pool
 	before := hostState(t)
-	first := open(t, cfg)
-	m, err := first.Start(t.Context(), vm.Spec{ID: "reaped-left"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := m.(vm.Networked).SetEgress("left", vm.Egress{Mode: vm.EgressOpen}); err != nil {
-		t.Fatal(err)
-	}
-	c := connect(t, m)
-	id, err := c.Start(t.Context(), guest.Cmd{Args: []string{"bash", "-c", "echo one; until test -e /root/go; do sleep 0.1; done; echo two; exit 3"}, Env: []string{"PATH=/usr/bin:/bin"}})
+	m, err := open(t, cfg).Start(t.Context(), vm.Spec{ID: "reaped-left"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := m.(vm.Survivor).Leave(); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Close(); err != nil { // does nothing any more
-		t.Fatal(err)
-	}
-	c.Close()
-	first.Close()
-
 	reaped, err := cfg.Journal.Reap(t.Context(), func(id string) bool { return id == "reaped-left" })
 	if err != nil || len(reaped) != 0 {
 		t.Fatalf("reaped %+v, %v: want nothing", reaped, err)
@@ -55,21 +39,12 @@ func TestAdopt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c := connect(t, m)
 	if err := m.(vm.Networked).SetEgress("left", vm.Egress{Mode: vm.EgressOpen}); err != nil {
 		t.Fatal(err)
 	}
-	c = connect(t, m)
-	sh(t, c, "touch /root/go")
-	var out bytes.Buffer
-	exit, err := c.Attach(t.Context(), guest.Attachment{ID: id, Out: &out})
-	if err != nil || exit.Code != 3 || out.String() != "one\ntwo\n" {
-		t.Errorf("the process that ran ended with %+v, %v and %q", exit, err, out.String())
-	}
 	if got := sh(t, c, "curl -sS -m 20 http://example.com/ 2>&1"); got != "web example.com" {
 		t.Errorf("its network gives %q", got)
-	}
-	if got := m.(vm.Infoer).Info(); got.PID == 0 || got.ID != "reaped-left" || got.Isolation != Isolation {
-		t.Errorf("info: %+v", got)
 	}
 	c.Close()
 	if err := m.Close(); err != nil {

@@ -246,7 +246,7 @@ func TestRestoredConformance(t *testing.T) {
 	cfg.Spare = true
 	p := warmed(t, cfg, vm.Spec{})
 	vmtest.Run(t, vmtest.Factory{
-		Provider: p, Dir: cfg.Journal.Dir, Temp: "/var/tmp/vmtest", Crash: "kill -QUIT 1", Memory: true,
+		Provider: p, Dir: cfg.Journal.Dir, Close: p.Close, Temp: "/var/tmp/vmtest", Crash: "kill -QUIT 1", Memory: true,
 		Cycles: cycles(), OutputMB: 64, Within: 4 * time.Minute,
 	})
 	if log.count("machine booted") != 0 || log.count("level=WARN") != 0 || log.count("machine restored") < cycles() {

@@ -23,7 +23,9 @@ type Factory struct {
 	Provider vm.Provider
 	Spec     vm.Spec // of every machine; its ID is made up
 	Dir      string  // the provider's journal, which must be empty in the end
-	Temp     string  // a folder in the machine for the suite's files; it is made where it is missing
+	// Close, if not nil, ends what the provider has in its journal besides machines.
+	Close func() error
+	Temp  string // a folder in the machine for the suite's files; it is made where it is missing
 	// Crash is a script for the machine's shell that makes the agent die: "kill -9 $PPID".
 	Crash string
 	// Memory says that the agent knows how much memory is used: it has a machine or a control group to itself.
@@ -61,6 +63,12 @@ func Run(t *testing.T, f Factory) {
 	t.Run("close", s.closing)
 	t.Run("cancelled start", s.cancelledStart)
 	t.Run("cycles", s.cycles)
+	t.Run("adopted", s.adopted)
+	if s.Close != nil {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 	s.nothingLeft(t)
 }
 
