@@ -118,7 +118,7 @@ func (h *vmHost) container(v *vmImage) error {
 func contained(place func(vm.VM) dispatch.Place) func(vm.VM) dispatch.Place {
 	return func(m vm.VM) dispatch.Place {
 		p := place(m)
-		p.User, p.Engines = "", nil
+		p.User, p.Engines, p.Env["USER"] = "", nil, "root"
 		return p
 	}
 }

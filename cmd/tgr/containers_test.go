@@ -95,7 +95,7 @@ jobs:
     runs-on: ubuntu-latest
     outputs: {n: "${{ steps.s.outputs.n }}"}
     steps:
-      - run: echo "root of $(tr -s ' ' < /proc/self/uid_map)" && sudo id -un
+      - run: echo "root of $(tr -s ' ' < /proc/self/uid_map)" && sudo id -un; echo "$USER by $SHELL"
       - {id: s, run: 'echo n=7 >> "$GITHUB_OUTPUT"; node --version'}
   b: {needs: a, runs-on: ubuntu-latest, steps: [{run: 'echo got ${{ needs.a.outputs.n }}; ! ls /home/runner/work/*/*/left; exit 3'}]}
 `
@@ -108,7 +108,7 @@ jobs:
 	if strings.Contains(string(out), "image not built") {
 		t.Skip("SKIPPED: CONTAINERS ARE NOT TESTED: there is no image")
 	}
-	for _, want := range []string{"root of  0 300000 65536", "│ root", "│ v2", "got 7", "b: failure", "[container]"} {
+	for _, want := range []string{"root of  0 300000 65536", "│ root", "│ root by /bin/bash", "│ v2", "got 7", "b: failure", "[container]"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("%q is missing in:\n%s", want, out)
 		}

@@ -47,13 +47,13 @@ func TestRunRestores(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: no virtual machines")
 	}
-	dir := repoWith(t, "on: push\njobs:\n  a: {runs-on: ubuntu-latest, steps: [{run: uname -n}]}\n")
+	dir := repoWith(t, "on: push\njobs:\n  a: {runs-on: ubuntu-latest, steps: [{run: 'echo $USER by $SHELL'}]}\n")
 	cmd := exec.Command("tgr", "run", "-v", "-C", dir, "--isolation", "qemu")
 	out, err := cmd.CombinedOutput()
 	if strings.Contains(string(out), "image not built") {
 		t.Skip("SKIPPED: VIRTUAL MACHINES ARE NOT TESTED: there is no image")
 	}
-	if err != nil || !strings.Contains(string(out), `msg="machine restored" vm=first-`) {
-		t.Errorf("%v, want a machine that was restored:\n%s", err, out)
+	if err != nil || !strings.Contains(string(out), `msg="machine restored" vm=first-`) || !strings.Contains(string(out), "│ runner by /bin/bash") {
+		t.Errorf("%v, want a machine that was restored, and runner by /bin/bash in it:\n%s", err, out)
 	}
 }
