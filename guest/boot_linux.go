@@ -52,6 +52,7 @@ type Link struct {
 	Port     *os.File     // the virtio-serial port
 	Listener net.Listener // of vsock
 	Scratch  string       // see Hello
+	engine   *activator   // nil: there is none
 }
 
 func boot(log io.Writer) (Link, error) {
@@ -89,12 +90,17 @@ func boot(log io.Writer) (Link, error) {
 	if err != nil {
 		return Link{}, err
 	}
-	if opts.vsock != 0 {
-		l, err := listenVsock(opts.vsock)
-		return Link{Listener: l, Scratch: scratch}, err
+	link := Link{Scratch: scratch}
+	if link.engine, err = engineActivator(); err != nil {
+		return Link{}, err
 	}
-	port, err := openPort("/sys/class/virtio-ports", "/dev", deviceWait)
-	return Link{Port: port, Scratch: scratch}, err
+	if opts.vsock == 0 {
+		link.Port, err = openPort("/sys/class/virtio-ports", "/dev", deviceWait)
+		return link, err
+	}
+	l, err := listenVsock(opts.vsock)
+	link.Listener = l
+	return link, err
 }
 
 // mountScratch makes Hello's folder, which belongs to whom the home belongs that jobs have in our images. A machine without

@@ -88,7 +88,7 @@ func run(cfg ServerConfig, fd int, port string, stderr io.Writer) error {
 		if err != nil {
 			return err
 		}
-		cfg.Machine, cfg.Scratch = true, link.Scratch
+		cfg.Machine, cfg.Scratch, cfg.engine = true, link.Scratch, link.engine
 		if link.Listener != nil {
 			return ended(ctx, NewServer(cfg).Listen(ctx, link.Listener))
 		}

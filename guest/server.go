@@ -34,6 +34,7 @@ type ServerConfig struct {
 	Machine bool
 	// Cgroup, if not "", is where the control group is mounted that holds all that runs here, and nothing else.
 	Cgroup string
+	engine *activator // starts the machine's container engine for who connects to its socket; nil: there is none
 	// Reap says that the agent is PID 1 or a subreaper, and this process has no other children: the server
 	// waits for every child, also those that it did not start.
 	Reap bool
@@ -85,6 +86,13 @@ func NewServer(cfg ServerConfig) *Server {
 			s.shortages.group = g
 			go g.guard() // as long as the machine runs
 		}
+	}
+	if cfg.engine != nil {
+		go func() { // likewise
+			if err := cfg.engine.run(s); err != nil {
+				s.log.Warn("nobody starts the container engine any more", "error", err)
+			}
+		}()
 	}
 	s.know()
 	return s

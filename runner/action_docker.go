@@ -193,6 +193,7 @@ func (b *actionBox) exec(ctx context.Context, u *unit, p process, env []string, 
 	for _, m := range e.run.actionMounts() {
 		args = append(args, "-v", m.flag())
 	}
+	args = e.withSocket(args)
 	args = append(append(args, b.image), b.args...)
 	exit, err := e.run.config.Machine.Exec(ctx, e.cmd(own, args...), out)
 	if ctx.Err() != nil {

@@ -388,6 +388,7 @@ func (e *engine) runArgs(c *container) (args, own []string) {
 		for _, m := range e.run.boxMounts() {
 			args = append(args, "-v", m.flag())
 		}
+		args = e.withSocket(args)
 		return append(args, c.image, "-f", "/dev/null"), own
 	}
 	if c.entrypoint != "" {

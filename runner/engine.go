@@ -21,6 +21,7 @@ type engine struct {
 	run   *run
 	name  string // podman or docker
 	libc  string // directory of the machine's C library, which its node runtimes need; "": none was found
+	sock  bool   // the machine has dockerSocket
 	made  int    // names given so far
 	built map[string]string
 	net   string   // of the job's services; "": it has none
@@ -33,6 +34,9 @@ const (
 	pullTries     = 3
 	tidyTime      = time.Minute // for what has to be removed after a job that has no time left
 )
+
+// dockerSocket is where programs look for the API of a container engine, and where docker actions and the container of a job have it.
+const dockerSocket = "/var/run/docker.sock"
 
 // findLibc is where Debian has the C library.
 const findLibc = "/usr/lib/x86_64-linux-gnu"
@@ -52,7 +56,7 @@ func (r *run) needEngine(pos workflow.Pos, file, what string) (*engine, error) {
 	}
 	e := &engine{run: r, built: map[string]string{}}
 	script := "for e in " + strings.Join(known, " ") + "; do command -v $e >/dev/null && echo $e && break; done; " +
-		"test -e " + findLibc + "/ld-linux-x86-64.so.2 && echo libc; true"
+		"test -e " + findLibc + "/ld-linux-x86-64.so.2 && echo libc; test -S " + dockerSocket + " && echo sock; true"
 	out := &bounded{left: 4 << 10}
 	exit, err := r.config.Machine.Exec(r.clock.hard, guest.Cmd{Args: []string{"/bin/sh", "-c", script}, Env: e.env(nil)}, out)
 	if err != nil {
@@ -62,6 +66,8 @@ func (r *run) needEngine(pos workflow.Pos, file, what string) (*engine, error) {
 		switch {
 		case word == "libc":
 			e.libc = findLibc
+		case word == "sock":
+			e.sock = true
 		case e.name == "":
 			e.name = word
 		}
@@ -91,6 +97,14 @@ func (e *engine) env(more []string) []string {
 // cmd is a command of the engine, which runs as the agent does: as root.
 func (e *engine) cmd(env []string, args ...string) guest.Cmd {
 	return guest.Cmd{Args: append([]string{e.name}, args...), Dir: "/", Env: e.env(env), Grace: e.run.config.Limits.Grace}
+}
+
+// withSocket adds the engine's own API to a container's flags, if there is one.
+func (e *engine) withSocket(flags []string) []string {
+	if !e.sock {
+		return flags
+	}
+	return append(flags, "-v", dockerSocket+":"+dockerSocket)
 }
 
 // show runs a command and logs it and what it says. A command that fails is an error of the workflow's.
