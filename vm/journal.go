@@ -152,6 +152,14 @@ func (j Journal) Adopt(id string) (*Record, error) {
 	return &Record{dir: dir, entry: e}, nil
 }
 
+// Entry returns what is known of one machine; fs.ErrNotExist if there is none of that id.
+func (j Journal) Entry(id string) (Entry, error) {
+	if !ValidID(id) {
+		return Entry{}, fmt.Errorf("machine id %q: want 1 to 64 letters, digits and '-'", id)
+	}
+	return readEntry(filepath.Join(j.Dir, id))
+}
+
 // List returns the machines in the journal, by id. Folders without a readable record are left out.
 func (j Journal) List() ([]Entry, error) {
 	names, err := j.folders()

@@ -186,6 +186,45 @@ func TestRename(t *testing.T) {
 	}
 }
 
+// TestRecall: what a provider has remembered of a machine it gets back, the last of it, and nobody else does.
+func TestRecall(t *testing.T) {
+	j := Journal{Dir: t.TempDir()}
+	r, err := j.Open("one", "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type known struct{ N int }
+	var got known
+	if err := r.Recall("test", &got); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("before anything was remembered: %v", err)
+	}
+	for n := 1; n <= 2; n++ {
+		if err := r.Remember(known{n}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.Recall("test", &got); err != nil || got.N != 2 {
+		t.Errorf("recalled %+v, %v", got, err)
+	}
+	if err := r.Recall("other", &got); err == nil || !strings.Contains(err.Error(), "a machine of test") {
+		t.Errorf("to another provider: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(r.Dir(), recallFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Recall("test", &got); err == nil || !strings.Contains(err.Error(), recallFile) {
+		t.Errorf("of a file that was cut off: %v", err)
+	}
+	if e, err := j.Entry("one"); err != nil || e.Provider != "test" {
+		t.Errorf("entry: %+v, %v", e, err)
+	}
+	for _, id := range []string{"two", "../one"} {
+		if e, err := j.Entry(id); err == nil {
+			t.Errorf("entry %q: %+v", id, e)
+		}
+	}
+}
+
 func TestRecordRefuses(t *testing.T) {
 	j := Journal{Dir: t.TempDir()}
 	for _, id := range []string{"", ".", "..", "a/b", "a_b", "ä", strings.Repeat("x", 65)} {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 
 	"github.com/terraphim/tgr"
@@ -52,12 +51,8 @@ func (m mixed) Acquire(ctx context.Context, s dispatch.Spec) (*dispatch.Machine,
 
 // Adopt implements dispatch.Adopter. What a machine is the journal knows: which jobs may run in a container may have changed.
 func (m mixed) Adopt(ctx context.Context, s dispatch.Spec, id string) (*dispatch.Machine, func(), error) {
-	list, err := m.journal.List()
-	if err != nil {
-		return nil, func() {}, err
-	}
 	of := m.vms
-	if slices.ContainsFunc(list, func(e vm.Entry) bool { return e.ID == id && e.Provider == container.Isolation }) {
+	if e, err := m.journal.Entry(id); err == nil && e.Provider == container.Isolation {
 		of = m.containers
 	}
 	return dispatch.Adopt(ctx, of, s, id)

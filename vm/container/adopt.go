@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/terraphim/tgr/vm"
@@ -29,41 +27,50 @@ func (p *Provider) Adopt(ctx context.Context, id string) (vm.VM, error) {
 	return m, nil
 }
 
+// remembered is what the next server cannot find out otherwise.
+type remembered struct {
+	PID  int    `json:"pid"`            // of the agent
+	Slot string `json:"slot,omitempty"` // the name of its network
+}
+
+// remember writes down what another server needs to adopt the machine. Until then it is reaped.
+func (m *machine) remember() error {
+	r := remembered{PID: m.pid}
+	if m.slot != nil {
+		r.Slot = m.slot.Name()
+	}
+	return m.rec.Remember(r)
+}
+
 // adopt finds the container's processes and its network, and watches it from now on.
 func (m *machine) adopt(p *Provider) error {
-	e := m.rec.Entry()
-	if e.Provider != Isolation {
-		return fmt.Errorf("it is a machine of %s", e.Provider)
-	}
-	started, err := m.findAgent()
+	var r remembered
+	err := m.rec.Recall(Isolation, &r)
 	if err != nil {
 		return err
 	}
-	ended := func(p vm.Process) bool { return !p.Alive() }
-	if !started || len(e.Processes) == 0 || slices.ContainsFunc(e.Processes, ended) { // the runtime, and the agent
-		return errors.New("it has ended, or was never started")
+	m.pid = r.PID
+	processes := m.rec.Entry().Processes // the runtime, and the agent
+	if len(processes) == 0 || slices.ContainsFunc(processes, func(p vm.Process) bool { return !p.Alive() }) {
+		return errors.New("it has ended")
 	}
 	if m.dir, err = os.Open(m.rec.Dir()); err != nil {
 		return err
 	}
 	m.cgroup = vm.FindCgroupDirs(m.rec)
-	name, err := os.ReadFile(filepath.Join(m.rec.Dir(), slotFile))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return err
-	case p.cfg.Slots == nil:
-		return errors.New("it has a network, which this server does not give to machines")
-	default:
-		if m.slot, err = p.cfg.Slots.Adopt(string(name)); err != nil {
+	if r.Slot != "" {
+		if p.cfg.Slots == nil {
+			return errors.New("it has a network, which this server does not give to machines")
+		}
+		if m.slot, err = p.cfg.Slots.Adopt(r.Slot); err != nil {
 			return err
 		}
 	}
-	if m.runtime, err = os.FindProcess(e.Processes[0].PID); err != nil {
+	if m.runtime, err = os.FindProcess(processes[0].PID); err != nil {
 		return err
 	}
 	m.wait = func() error {
-		e.Processes[0].Wait()
+		processes[0].Wait()
 		return errUnknownExit
 	}
 	go m.reap(nil)

@@ -2,7 +2,6 @@ package container
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"github.com/terraphim/tgr/vm"
 	"github.com/terraphim/tgr/vm/network"
 	"github.com/terraphim/tgr/vm/network/networktest"
+	"github.com/terraphim/tgr/vm/vmtest"
 )
 
 // TestAdoptNetwork: a machine that is adopted has its network, and nothing of it is left when it is closed. The rest is in the
@@ -116,23 +116,5 @@ func killOwner(t *testing.T, cfg Config) vm.Process {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "owner", cfg.Journal.Dir, cfg.Root)
 	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var pid int
-	_, scanned := fmt.Fscanln(out, &pid)
-	cmd.Process.Kill()
-	cmd.Wait()
-	if scanned != nil {
-		t.Fatal("the owner made no machine: ", scanned)
-	}
-	orphan, err := vm.FindProcess(pid)
-	if err != nil || !orphan.Alive() {
-		t.Fatalf("the machine died with its server: %v", err)
-	}
-	return orphan
+	return vmtest.Orphan(t, cmd)
 }

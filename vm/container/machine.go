@@ -93,7 +93,10 @@ func (m *machine) start(ctx context.Context, p *Provider, s vm.Spec) error {
 	if err := m.run(p, parts{disk: disk, root: p.cfg.IDs[0], files: files, netns: netns}); err != nil {
 		return err
 	}
-	return m.awaitAgent(ctx)
+	if err := m.awaitAgent(ctx); err != nil {
+		return err
+	}
+	return m.remember()
 }
 
 // connect gives the machine its network slot, if there are any, which lets nothing through yet.
@@ -110,9 +113,6 @@ func (m *machine) connect(ctx context.Context, p *Provider) (netns string, files
 		return "", nil, err
 	}
 	if err := m.rec.AddNeed(m.slot.Needs()...); err != nil {
-		return "", nil, err
-	}
-	if err := os.WriteFile(filepath.Join(m.rec.Dir(), slotFile), []byte(m.slot.Name()), 0o600); err != nil {
 		return "", nil, err
 	}
 	files["etc/resolv.conf"] = m.slot.ResolvConf()
@@ -207,9 +207,11 @@ func (m *machine) awaitAgent(ctx context.Context) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
-		if started, err := m.findAgent(); err != nil {
-			return err
-		} else if started {
+		b, err := os.ReadFile(filepath.Join(m.rec.Dir(), pidFile))
+		if err == nil && len(b) > 0 {
+			if m.pid, err = strconv.Atoi(string(bytes.TrimSpace(b))); err != nil {
+				return fmt.Errorf("the runtime's pid file: %w", err)
+			}
 			return m.journal(m.pid) // were the runtime killed alone, nobody else would know of it
 		}
 		select {
@@ -220,18 +222,6 @@ func (m *machine) awaitAgent(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
-}
-
-// findAgent learns the agent's pid if the runtime has written it down.
-func (m *machine) findAgent() (started bool, err error) {
-	b, err := os.ReadFile(filepath.Join(m.rec.Dir(), pidFile))
-	if err != nil || len(b) == 0 {
-		return false, nil
-	}
-	if m.pid, err = strconv.Atoi(string(bytes.TrimSpace(b))); err != nil {
-		return false, fmt.Errorf("the runtime's pid file: %w", err)
-	}
-	return true, nil
 }
 
 // refusal is why the runtime has ended.
@@ -270,15 +260,20 @@ func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
+// hangUp closes the stream, for who lets go of the machine.
+func (m *machine) hangUp() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
+	if m.conn != nil {
+		m.conn.Close()
+	}
+}
+
 // Close obeys vm.VM.
 func (m *machine) Close() error {
 	m.closeOnce.Do(func() {
-		m.mu.Lock()
-		m.closed = true
-		if m.conn != nil {
-			m.conn.Close()
-		}
-		m.mu.Unlock()
+		m.hangUp()
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
 		m.closeErr = m.rec.Free(ctx)
@@ -302,12 +297,7 @@ func (m *machine) Close() error {
 // Leave obeys vm.Survivor.
 func (m *machine) Leave() error {
 	m.closeOnce.Do(func() {
-		m.mu.Lock()
-		m.closed = true
-		if m.conn != nil {
-			m.conn.Close()
-		}
-		m.mu.Unlock()
+		m.hangUp()
 		m.slot.Leave()
 		m.closeErr = m.dir.Close()
 	})

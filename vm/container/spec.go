@@ -112,7 +112,6 @@ const (
 	diskFile   = "overlay.ext4"
 	pidFile    = "pid"
 	socketFile = "agent.sock"
-	slotFile   = "slot" // the name of its network, if it has one
 	stateDir   = "runtime"
 )
 

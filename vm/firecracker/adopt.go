@@ -2,22 +2,14 @@ package firecracker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/terraphim/tgr/vm"
 )
-
-// rememberedFile is in a machine's folder what the next server has to know of it.
-const rememberedFile = "machine.json"
-
-// maxRemembered bounds the file, in bytes.
-const maxRemembered = 64 << 10
 
 // errUnknownExit stands for the status of a process that is not a child of this one.
 var errUnknownExit = errors.New("it ended; how, only its own server could have known")
@@ -45,15 +37,7 @@ func (m *machine) remember(j *jail) error {
 	if m.slot != nil {
 		r.Slot = m.slot.Name()
 	}
-	b, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	tmp := filepath.Join(m.rec.Dir(), rememberedFile+".new")
-	if err = os.WriteFile(tmp, b, 0o600); err == nil {
-		err = os.Rename(tmp, filepath.Join(m.rec.Dir(), rememberedFile))
-	}
-	if err != nil {
+	if err := m.rec.Remember(r); err != nil {
 		return &vm.InfraError{Op: "firecracker: machine's file", Err: err}
 	}
 	return nil
@@ -76,10 +60,11 @@ func (p *Provider) Adopt(ctx context.Context, id string) (vm.VM, error) {
 
 // adopt finds the machine's process and its network, and watches it from now on.
 func (m *machine) adopt(ctx context.Context) error {
-	if of := m.rec.Entry().Provider; of != provider {
-		return fmt.Errorf("it is a machine of %s", of)
+	var r remembered
+	err := m.rec.Recall(provider, &r)
+	if err == nil && !filepath.IsLocal(r.Root) {
+		err = fmt.Errorf("the folder %q is not in the machine's", r.Root)
 	}
-	r, err := readRemembered(filepath.Join(m.rec.Dir(), rememberedFile))
 	if err != nil {
 		return err
 	}
@@ -120,21 +105,6 @@ func (m *machine) adopt(ctx context.Context) error {
 		err = proc.api.Resume(ctx)
 	}
 	return err
-}
-
-func readRemembered(path string) (r remembered, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return r, err
-	}
-	defer f.Close()
-	if err = json.NewDecoder(io.LimitReader(f, maxRemembered)).Decode(&r); err == nil && !filepath.IsLocal(r.Root) {
-		err = fmt.Errorf("the folder %q is not in the machine's", r.Root)
-	}
-	if err != nil {
-		return r, fmt.Errorf("%s: %w", rememberedFile, err)
-	}
-	return r, nil
 }
 
 // Leave obeys vm.Survivor.

@@ -124,25 +124,7 @@ func ownerKilled(t *testing.T, p *Provider, id string) vm.Process {
 	im := p.cfg.Image
 	cmd := exec.Command(os.Args[0], id, p.cfg.Journal.Dir, p.binary, p.cfg.Jailer, im.Kernel, im.Initrd, im.Root)
 	cmd.Env, cmd.Stderr = append(os.Environ(), standinRole+"=owner"), os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var pid int
-	_, scanned := fmt.Fscanln(out, &pid)
-	cmd.Process.Kill()
-	cmd.Wait()
-	if scanned != nil {
-		t.Fatal("the owner made no machine: ", scanned)
-	}
-	orphan, err := vm.FindProcess(pid)
-	if err != nil || !orphan.Alive() {
-		t.Fatalf("the machine died with its server: %v", err)
-	}
-	return orphan
+	return vmtest.Orphan(t, cmd)
 }
 
 // owner is a process that makes a machine, says which process that is, and waits to be killed.

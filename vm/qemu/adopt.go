@@ -2,10 +2,8 @@ package qemu
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,12 +13,6 @@ import (
 
 	"github.com/terraphim/tgr/vm"
 )
-
-// rememberedFile is in a machine's folder what the next server has to know of it.
-const rememberedFile = "machine.json"
-
-// maxRemembered bounds the file, in bytes.
-const maxRemembered = 64 << 10
 
 // remembered is what the next server cannot find out otherwise.
 type remembered struct {
@@ -34,15 +26,7 @@ func (m *machine) remember() error {
 	if m.slot != nil {
 		r.Slot = m.slot.Name()
 	}
-	b, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	tmp := filepath.Join(m.rec.Dir(), rememberedFile+".new")
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, filepath.Join(m.rec.Dir(), rememberedFile))
+	return m.rec.Remember(r)
 }
 
 // Adopt takes over a machine whose server has ended. Its earlier snapshots and its console until now are gone. It obeys
@@ -61,11 +45,8 @@ func (p *Provider) Adopt(ctx context.Context, id string) (vm.VM, error) {
 }
 
 func (p *Provider) adopt(ctx context.Context, m *machine) (err error) {
-	if of := m.rec.Entry().Provider; of != provider {
-		return fmt.Errorf("it is a machine of %s", of)
-	}
-	r, err := readRemembered(filepath.Join(m.rec.Dir(), rememberedFile))
-	if err != nil {
+	var r remembered
+	if err := m.rec.Recall(provider, &r); err != nil {
 		return err
 	}
 	m.args = r.Args
@@ -163,18 +144,6 @@ func fileOf(pid int, is func(fd int, file string) bool) (*os.File, error) {
 		return os.NewFile(uintptr(mine), name), nil
 	}
 	return nil, errors.New("the emulator does not have it open")
-}
-
-func readRemembered(path string) (r remembered, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return r, err
-	}
-	defer f.Close()
-	if err := json.NewDecoder(io.LimitReader(f, maxRemembered)).Decode(&r); err != nil {
-		return r, fmt.Errorf("%s: %w", rememberedFile, err)
-	}
-	return r, nil
 }
 
 // Leave obeys vm.Survivor.

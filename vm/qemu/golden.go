@@ -140,6 +140,15 @@ func (g *goldens) version(ctx context.Context, binary string) (string, error) {
 	return g.versions[file], nil
 }
 
+// goldenOf returns the snapshot of machines like this one, or nil where there is none.
+func (p *Provider) goldenOf(ctx context.Context, a args, s vm.Spec) (*golden, error) {
+	k, err := p.goldenKeyOf(ctx, a, s)
+	if err != nil {
+		return nil, err
+	}
+	return p.find(ctx, k.hash())
+}
+
 // find returns the snapshot of this key, loading it if need be, or nil where there is none.
 func (p *Provider) find(ctx context.Context, key string) (*golden, error) {
 	g := &p.goldens

@@ -17,11 +17,7 @@ func (p *Provider) restoreOrNil(ctx context.Context, a args, s vm.Spec) (*machin
 	if p.cfg.Image.Hash == "" || p.cfg.CacheDir == "" {
 		return nil, nil
 	}
-	k, err := p.goldenKeyOf(ctx, a, s)
-	var g *golden
-	if err == nil {
-		g, err = p.find(ctx, k.hash())
-	}
+	g, err := p.goldenOf(ctx, a, s)
 	if err == nil && g == nil {
 		return nil, nil
 	}
@@ -41,11 +37,11 @@ func (p *Provider) restoreOrNil(ctx context.Context, a args, s vm.Spec) (*machin
 
 // restore makes a machine of a snapshot. A snapshot that QEMU does not take is refused from then on.
 func (p *Provider) restore(ctx context.Context, g *golden, a args, s vm.Spec) (*machine, error) {
-	defer p.spareLater(g, a, s)
 	if m := p.takeSpare(g, s.ID); m != nil {
 		err := m.load(ctx)
 		switch {
 		case err == nil:
+			p.spareLater(g, a, s)
 			return m, nil
 		case ctx.Err() != nil:
 			return nil, err
@@ -64,6 +60,7 @@ func (p *Provider) restore(ctx context.Context, g *golden, a args, s vm.Spec) (*
 		}
 		return nil, err
 	}
+	p.spareLater(g, a, s)
 	return m, nil
 }
 

@@ -39,11 +39,7 @@ func (p *Provider) Prestart(ctx context.Context, s vm.Spec) error {
 	if err != nil {
 		return err
 	}
-	k, err := p.goldenKeyOf(ctx, a, s)
-	if err != nil {
-		return err
-	}
-	g, err := p.find(ctx, k.hash())
+	g, err := p.goldenOf(ctx, a, s)
 	if err == nil && g == nil {
 		err = errNoSnapshot
 	}

@@ -2,7 +2,6 @@ package qemu_test
 
 import (
 	"context"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -44,8 +43,8 @@ func TestSpare(t *testing.T) {
 	if got := run(t, connect(t, m), "cat /root/file"); got != "it works" {
 		t.Errorf("after a rollback the file holds %q", got)
 	}
-	if dir := filepath.Join(cfg.Journal.Dir, "first"); !entryIs(cfg.Journal, "first") {
-		t.Errorf("the journal has no machine at %s", dir)
+	if e, err := cfg.Journal.Entry("first"); err != nil || e.ID != "first" {
+		t.Errorf("the journal has %+v, %v, not the machine", e, err)
 	}
 	if err := m.Close(); err != nil {
 		t.Error(err)
@@ -106,16 +105,6 @@ func TestSpareAdopted(t *testing.T) {
 func tookSpare(m vm.VM) bool {
 	phases := m.(vm.Infoer).Info().Phases
 	return len(phases) > 0 && strings.HasPrefix(phases[0].Name, "take an emulator")
-}
-
-func entryIs(j vm.Journal, id string) bool {
-	list, err := j.List()
-	for _, e := range list {
-		if e.ID == id {
-			return err == nil
-		}
-	}
-	return false
 }
 
 // awaitSpare waits until the journal has a spare with its process.

@@ -2,6 +2,8 @@ package vmtest
 
 import (
 	"bytes"
+	"fmt"
+	"os/exec"
 	"testing"
 
 	"github.com/terraphim/tgr/guest"
@@ -72,4 +74,29 @@ func (s *suite) succeed(t *testing.T, m vm.VM, id string) vm.VM {
 		t.Fatal(err)
 	}
 	return m
+}
+
+// Orphan starts owner, a server that makes a machine and writes the number of its process to its standard output, kills it with -9
+// then, and returns that process, which lives.
+func Orphan(t testing.TB, owner *exec.Cmd) vm.Process {
+	t.Helper()
+	out, err := owner.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := owner.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	_, scanned := fmt.Fscanln(out, &pid)
+	owner.Process.Kill()
+	owner.Wait()
+	if scanned != nil {
+		t.Fatal("the owner made no machine: ", scanned)
+	}
+	orphan, err := vm.FindProcess(pid)
+	if err != nil || !orphan.Alive() {
+		t.Fatalf("the machine died with its server: %v", err)
+	}
+	return orphan
 }
