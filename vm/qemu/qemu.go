@@ -78,7 +78,7 @@ type Provider struct {
 	mu    sync.Mutex
 	accel Verdict // once it is known
 
-	tsc     func() int64 // hostTSC, once
+	tsc     func() int64 // hostTSC, once, and steady
 	goldens goldens
 	spares  spares
 }
@@ -140,7 +140,7 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Provider{cfg: cfg, tsc: sync.OnceValue(hostTSC)}, nil
+	return &Provider{cfg: cfg, tsc: sync.OnceValue(func() int64 { return steady(cfg.CacheDir, hostTSC()) })}, nil
 }
 
 // Start restores a machine from the snapshot that Warm made, if there is one, and otherwise boots it; a restored
