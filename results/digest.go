@@ -44,6 +44,9 @@ type followers struct {
 
 // blockNumber is the number that ends a block's id, if it is of the kind that GitHub's clients make: twelve digits.
 func blockNumber(id string) (int, bool) {
+	if id == wholeBlob {
+		return 0, true
+	}
 	b, err := base64.StdEncoding.DecodeString(id)
 	const digits = 12
 	if err != nil || len(b) < digits {
@@ -180,9 +183,6 @@ func (x *Session) digest(ctx context.Context, id int64) (string, error) {
 		return "", err
 	}
 	sum, hashed := x.follows.take(id)
-	if len(list) == 1 {
-		return "sha256:" + list[0].hash, nil
-	}
 	if !begins(list, hashed) {
 		sum, hashed = sha256.New(), nil
 	}

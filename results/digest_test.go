@@ -68,6 +68,8 @@ func TestDigestFollows(t *testing.T) {
 		{"numbers that begin elsewhere", []block{n(7, "a"), n(8, "b")}, []string{numbered(7), numbered(8)}, "ab", 2, false},
 		{"no numbers", []block{{blockID(0), "a"}, {blockID(1), "b"}}, []string{blockID(0), blockID(1)}, "ab", 2, false},
 		{"one block", []block{n(0, "a")}, []string{numbered(0)}, "a", 0, false},
+		{"in one piece", []block{{wholeBlob, "a"}}, nil, "a", 0, false},
+		{"in one piece, sent again, other bytes", []block{{wholeBlob, "a"}, {wholeBlob, "x"}}, nil, "x", 1, false},
 		{"what could not be read", []block{n(0, "a"), n(1, "b")}, []string{numbered(0), numbered(1)}, "ab", 2, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -77,11 +79,17 @@ func TestDigestFollows(t *testing.T) {
 			url := c.want(200, c.artifact("CreateArtifact", map[string]any{"name": "x", "version": 7})).field("signed_upload_url")
 			store.broken.Store(tt.broken)
 			for _, b := range tt.sent {
-				c.want(201, c.do("PUT", url+"&comp=block&blockid="+b.id, strings.NewReader(b.bytes)))
+				at := url
+				if b.id != wholeBlob {
+					at += "&comp=block&blockid=" + b.id
+				}
+				c.want(201, c.do("PUT", at, strings.NewReader(b.bytes), "x-ms-blob-type", "BlockBlob"))
 				c.x.caughtUp()
 			}
 			store.broken.Store(false)
-			c.want(201, c.do("PUT", url+"&comp=blocklist", strings.NewReader("<BlockList><Latest>"+strings.Join(tt.list, "</Latest><Latest>")+"</Latest></BlockList>")))
+			if tt.list != nil {
+				c.want(201, c.do("PUT", url+"&comp=blocklist", strings.NewReader("<BlockList><Latest>"+strings.Join(tt.list, "</Latest><Latest>")+"</Latest></BlockList>")))
+			}
 			before := store.opened.Load()
 			sum := sha256.Sum256([]byte(tt.want))
 			right := "sha256:" + hex.EncodeToString(sum[:])

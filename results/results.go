@@ -1,7 +1,7 @@
 // Package results is what the actions of a job talk to: the cache service (v1 and v2), the artifact service (v4), the
 // uploads behind both, and the issuer of identity tokens. It speaks GitHub's protocols to GitHub's own clients.
 //
-// A Service keeps everything below one folder: a small SQLite database of what there is, and the bytes by their SHA-256.
+// A Service keeps everything below one folder: a small SQLite database of what there is, and the bytes by their hash.
 // A Session is the services of one job, for as long as it runs: it serves a listener that only this job reaches, and
 // believes only this job's token. Everything that a job sends is hostile: it is bounded and checked, and no name of it
 // ever becomes a path.

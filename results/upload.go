@@ -3,7 +3,6 @@ package results
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/xml"
@@ -14,6 +13,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"github.com/zeebo/blake3"
+	"golang.org/x/sys/unix"
 
 	"github.com/terraphim/tgr"
 )
@@ -90,7 +92,7 @@ func (x *Session) receive(r *http.Request, id int64, block string) error {
 		return tgr.Errorf("results.blob", tgr.Unavailable, "there is no place for an upload: %w", err)
 	}
 	defer os.Remove(f.Name())
-	p, err := x.copy(f, r.Body, left)
+	p, err := x.copy(f, r.Body, left, r.ContentLength)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
@@ -111,21 +113,34 @@ func tooLarge(left int64) error {
 	return tgr.Errorf("results.blob", tgr.Limit, "the upload is too large: %d bytes more are allowed", max(0, left))
 }
 
-// copy writes at most left bytes to f, and says what they were. They are hashed beside, which would cost a third of the
-// time otherwise.
-func (x *Session) copy(f io.Writer, body io.Reader, left int64) (p part, err error) {
-	h := x.s.newHasher()
-	defer func() { p.hash = h.sum() }()
+// roomAhead is how many bytes of the disk an upload gets at a time: so large that the file system is asked seldom, so small
+// that who announces much and sends nothing holds little.
+const roomAhead = 32 << 20
+
+// copy writes a body of at most left bytes to f, and says what they were. announced is how many it should be; -1: unknown.
+func (x *Session) copy(f *os.File, body io.Reader, left, announced int64) (p part, err error) {
+	buf, _ := x.s.buffers.Get().(*[copyBuffer]byte) // to clear fresh ones costs more than a small upload
+	if buf == nil {
+		buf = new([copyBuffer]byte)
+	}
+	defer x.s.buffers.Put(buf)
+	sum := blake3.New()
+	defer func() { p.hash = hex.EncodeToString(sum.Sum(nil)) }()
+	var room int64
 	for {
-		buf := <-h.free
-		n, err := body.Read(buf)
+		if room < min(announced, p.size+copyBuffer) {
+			n := min(announced-room, roomAhead)
+			unix.Fallocate(int(f.Fd()), 0, room, n) // only saves time, and not every file system can
+			room += n
+		}
+		n, err := body.Read(buf[:])
 		if p.size += int64(n); p.size > left {
 			return p, tooLarge(left)
 		}
 		if x.sent.Add(int64(n)) > x.s.cfg.Limits.JobBytes {
 			return p, tgr.Errorf("results.blob", tgr.Limit, "the job has sent more than %d bytes", x.s.cfg.Limits.JobBytes)
 		}
-		h.full <- buf[:n]
+		sum.Write(buf[:n])
 		if _, err := f.Write(buf[:n]); err != nil {
 			return p, tgr.Errorf("results.blob", tgr.Unavailable, "write an upload: %w", err)
 		}
@@ -136,44 +151,6 @@ func (x *Session) copy(f io.Writer, body io.Reader, left int64) (p part, err err
 			return p, tgr.Errorf("results.blob", tgr.Invalid, "the body broke off after %d bytes: %w", p.size, err)
 		}
 	}
-}
-
-// hasher hashes buffers while others are filled. What is in full may still be read.
-type hasher struct {
-	free, full chan []byte
-	done       chan []byte
-	back       func() // keeps the buffers for the next one
-}
-
-// hashBuffers is how many buffers a hasher has: one is filled, one waits, one is hashed.
-const hashBuffers = 3
-
-func (s *Service) newHasher() hasher {
-	all, _ := s.buffers.Get().(*[hashBuffers * copyBuffer]byte) // to clear fresh ones costs more than a small upload
-	if all == nil {
-		all = new([hashBuffers * copyBuffer]byte)
-	}
-	h := hasher{make(chan []byte, hashBuffers), make(chan []byte, hashBuffers), make(chan []byte, 1), func() { s.buffers.Put(all) }}
-	for i := range hashBuffers {
-		h.free <- all[i*copyBuffer : (i+1)*copyBuffer : (i+1)*copyBuffer]
-	}
-	go func() {
-		sum := sha256.New()
-		for b := range h.full {
-			sum.Write(b)
-			h.free <- b[:cap(b)]
-		}
-		h.done <- sum.Sum(nil)
-	}()
-	return h
-}
-
-// sum ends the hasher and returns the hash in hexadecimal. The buffers are not the caller's any more.
-func (h hasher) sum() string {
-	close(h.full)
-	sum := <-h.done
-	h.back()
-	return hex.EncodeToString(sum)
 }
 
 // room checks that a block may be put into a blob of this job, and returns how large it may be, and what the blob is.
