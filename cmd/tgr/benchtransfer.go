@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,6 +25,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/results"
@@ -41,7 +43,7 @@ jobs:
     steps:
       - uses: actions/checkout@v4
       - uses: ./transfer
-        with: {mib: %d, rounds: %d}
+        with: %s
 `
 
 // transferBench is one call of `tgr bench transfer`.
@@ -49,18 +51,23 @@ type transferBench struct {
 	out                  io.Writer
 	mib, rounds, callers int
 	w                    *tabwriter.Writer
+	reserved             string // a folder
+	beside               string // what is said of us and act below the table
 }
 
 func newBenchTransferCmd() *cobra.Command {
 	var b transferBench
 	cmd := &cobra.Command{
 		Use: "transfer", Short: "Measure caches and artifacts: their transfer, act beside us, and many requests at once",
-		Long: `Measure how fast a cache and an artifact are saved and restored: by a client on loopback, and a cache by an action in a job, which goes through
-the agent's port; the same action on the same bytes is measured in act (host mode), with act's own cache server, where
-act is in PATH or in Go's bin folder. Client and server share this machine. The processor time is that of both, for a GB
-saved and restored: it says more than the rates where others use the machine.`,
+		Long: `Measure how fast a cache and an artifact are saved and restored: by a client on loopback, and a cache by an action in a job,
+at the job's own server and, by turns, at that of a job of act's (host mode), where act is in PATH or in Go's bin folder.
+Client and server share this machine. The processor time is that of both, for a GB saved and restored: it says more than
+the rates where others use the machine.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if b.mib < 1 || b.rounds < 1 || b.callers < 1 {
+				return usageError{errors.New("--mib, --rounds and --callers have to be 1 at least")}
+			}
 			b.out = cmd.OutOrStdout()
 			return ours(b.run(cmd.Context()))
 		},
@@ -78,8 +85,19 @@ func (b *transferBench) run(ctx context.Context) error {
 	}
 	defer os.RemoveAll(dir)
 	b.w = tabwriter.NewWriter(b.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(b.w, "%d MiB\tn\tsave, median\trestore, median\tprocessor time\n", b.mib)
-	if err := b.loopback(ctx, filepath.Join(dir, "loopback")); err != nil {
+	fmt.Fprintf(b.w, "%d MiB\tn\tsave, median\tp99\trestore, median\tp99\tprocessor time\n", b.mib)
+	memory := "/dev/shm"
+	if info, err := os.Stat(memory); err != nil || !info.IsDir() {
+		memory = dir
+	}
+	if b.reserved, err = os.MkdirTemp(memory, "tgr-bench-transfer-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.reserved)
+	if err := b.loopback(ctx, filepath.Join(dir, "cache"), "cache v2 on loopback", (*transferClient).save, (*transferClient).restore); err != nil {
+		return err
+	}
+	if err := b.loopback(ctx, filepath.Join(dir, "artifact"), "artifact v4 on loopback", (*transferClient).upload, (*transferClient).download); err != nil {
 		return err
 	}
 	if err := b.inJobs(ctx, dir); err != nil {
@@ -88,17 +106,27 @@ func (b *transferBench) run(ctx context.Context) error {
 	if err := b.w.Flush(); err != nil {
 		return err
 	}
+	fmt.Fprint(b.out, b.beside)
 	return b.manyCallers(ctx, filepath.Join(dir, "callers"))
 }
 
-// row prints medians as megabytes (of a million bytes) a second, and the processor time that all rounds took, also the one
-// that does not count.
-func (b *transferBench) row(name string, save, restore []time.Duration, used time.Duration) {
-	rate := func(d []time.Duration) string {
-		return fmt.Sprintf("%.0f MB/s", float64(b.mib<<20)/1e6/quantile(d, 0.5).Seconds())
+// transfers are what transfers of one kind took.
+type transfers struct {
+	saves, restores []time.Duration
+	used            time.Duration // of the processors, for all transfers, also those that do not count; 0: unknown
+}
+
+// row prints medians, and the rate that one of a hundred falls short of, as megabytes (of a million bytes) a second.
+func (b *transferBench) row(name string, t transfers) {
+	rates := func(d []time.Duration) string {
+		rate := func(q float64) float64 { return float64(b.mib<<20) / 1e6 / quantile(d, q).Seconds() }
+		return fmt.Sprintf("%.0f MB/s\t%.0f", rate(0.5), rate(0.99))
 	}
-	gigabytes := float64(b.mib<<20) / 1e9 * float64(b.rounds+1)
-	fmt.Fprintf(b.w, "%s\t%d\t%s\t%s\t%.1f s/GB\n", name, len(save), rate(save), rate(restore), used.Seconds()/gigabytes)
+	used := "-"
+	if t.used > 0 {
+		used = fmt.Sprintf("%.1f s/GB", t.used.Seconds()/(float64(b.mib<<20)/1e9*float64(b.rounds+1)))
+	}
+	fmt.Fprintf(b.w, "%s\t%d\t%s\t%s\t%s\n", name, len(t.saves), rates(t.saves), rates(t.restores), used)
 }
 
 // transferClient is a job's end of the services, on loopback.
@@ -264,97 +292,210 @@ func (c *transferClient) fetch(url string) error {
 	return c.do(req, http.StatusOK, discard)
 }
 
-// loopback measures the services without a job around them.
-func (b *transferBench) loopback(ctx context.Context, dir string) (err error) {
+// loopback measures how fast bytes get there and back without a job around them. dir is removed.
+func (b *transferBench) loopback(ctx context.Context, dir, what string, save func(c *transferClient, name string, data []byte) error,
+	restore func(c *transferClient, name string) error) (err error) {
 	c, end, err := openTransfer(ctx, dir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, end()) }()
-	if err := b.measure("cache v2 on loopback", c.save, c.restore); err != nil {
+	defer func() { err = errors.Join(err, end(), os.RemoveAll(dir)) }() // or its writing to the disk would be measured with the next
+	if err := b.reserve(ownReserved); err != nil {
 		return err
 	}
-	return b.measure("artifact v4 on loopback", c.upload, c.download)
-}
-
-// measure measures how fast bytes get there and back.
-func (b *transferBench) measure(what string, save func(name string, data []byte) error, restore func(name string) error) error {
 	data := make([]byte, b.mib<<20)
-	var saves, restores []time.Duration
-	var used time.Duration
+	var t transfers
 	for i := range b.rounds + 1 {
 		rand.Read(data)
+		if err := os.Remove(filepath.Join(b.reserved, ownReserved+strconv.Itoa(i))); err != nil {
+			return err
+		}
 		before := processCPU()
 		began := time.Now()
-		if err := save(fmt.Sprint("k", i), data); err != nil {
+		if err := save(c, fmt.Sprint("k", i), data); err != nil {
 			return err
 		}
 		saved := time.Now()
-		if err := restore(fmt.Sprint("k", i)); err != nil {
+		if err := restore(c, fmt.Sprint("k", i)); err != nil {
 			return err
 		}
 		if i > 0 {
-			saves, restores = append(saves, saved.Sub(began)), append(restores, time.Since(saved))
+			t.saves, t.restores = append(t.saves, saved.Sub(began)), append(t.restores, time.Since(saved))
 		}
-		used += processCPU() - before
+		t.used += processCPU() - before
 	}
-	b.row(what, saves, restores, used)
+	b.row(what, t)
 	return nil
 }
 
-var transferLine = regexp.MustCompile(`round (\d+): save (\d+) us, restore (\d+) us`)
+// restoresEach is how often a job restores what it has saved.
+const restoresEach = 5
 
-// inJobs measures an action in a job of ours and in one of act's.
-func (b *transferBench) inJobs(ctx context.Context, dir string) error {
-	repo := filepath.Join(dir, "repo")
-	for name, text := range map[string]string{
-		".github/workflows/t.yml": fmt.Sprintf(transferWorkflow, b.mib, b.rounds), "transfer/index.js": transferAction,
-		"transfer/action.yml": "name: transfer\ninputs: {mib: {required: true}, rounds: {required: true}}\nruns: {using: node20, main: index.js}\n",
-	} {
-		path := filepath.Join(repo, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
-			return err
-		}
-	}
-	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A"}, {"-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-q", "-m", "t"}} {
-		if out, err := exec.CommandContext(ctx, "git", append([]string{"-C", repo}, args...)...).CombinedOutput(); err != nil {
-			return fmt.Errorf("git: %w\n%s", err, out)
-		}
-	}
+// inJobs measures an action in a job of ours. It uses the server of its own job and that of a job of act's by turns: what
+// else goes on on the machine, and in the client, meets both.
+func (b *transferBench) inJobs(ctx context.Context, dir string) (err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	if err := b.inJob(ctx, dir, "an action of tgr run, process", self, "run", "--isolation", "process"); err != nil {
+	j := transferJob{dir: filepath.Join(dir, "job"), argv: []string{self, "run", "--isolation", "process"}, with: map[string]string{
+		"mib": strconv.Itoa(b.mib), "rounds": strconv.Itoa(b.rounds), "restores": strconv.Itoa(restoresEach), "reserved": b.reserved + "/"}}
+	act := findAct()
+	if act != "" {
+		address, end, failed := lendServer(ctx, dir, act)
+		if failed != nil {
+			return failed
+		}
+		defer func() { err = errors.Join(err, end()) }()
+		j.with["other"] = address
+	} else {
+		fmt.Fprintln(b.out, "act is not installed, so there is nothing to compare with: go install github.com/nektos/act@latest")
+	}
+	cmd, err := j.command(ctx)
+	if err := errors.Join(err, b.reserve(ownReserved), b.reserve("other")); err != nil {
 		return err
 	}
-	if act := findAct(); act != "" {
-		return b.inJob(ctx, dir, "the same action of act, host mode", act, "push", "-P", "ubuntu-latest=-self-hosted")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("tgr run: %w:\n%s", err, out)
 	}
-	fmt.Fprintln(b.out, "act is not installed, so there is nothing to compare with: go install github.com/nektos/act@latest")
+	got := map[string][]time.Duration{}
+	for _, m := range transferLine.FindAllStringSubmatch(string(out), -1) {
+		if us, err := strconv.Atoi(m[3]); err == nil && m[1] == "" {
+			got[m[2]] = append(got[m[2]], time.Duration(us)*time.Microsecond)
+		}
+	}
+	names := []string{"an action of tgr run, process"}
+	if act != "" {
+		names = append(names, "the same action at act's server")
+	}
+	for i, server := range []string{"own", "other"}[:len(names)] {
+		t := transfers{saves: got[server+" save"], restores: got[server+" restore"]}
+		if len(t.saves) != b.rounds || len(t.restores) != b.rounds*restoresEach {
+			return fmt.Errorf("%s: it saved %d times and restored %d times, in %d rounds:\n%s", names[i], len(t.saves), len(t.restores), b.rounds, out)
+		}
+		b.row(names[i], t)
+	}
+	if act != "" {
+		b.beside = fmt.Sprintf("\nby turns, pair by pair, in the median: saved %.2f times as fast as at act's server (n=%d), restored %.2f times (n=%d)\n",
+			medianRatio(got["other save"], got["own save"]), b.rounds, medianRatio(got["other restore"], got["own restore"]), b.rounds*restoresEach)
+	}
 	return nil
 }
 
-func (b *transferBench) inJob(ctx context.Context, dir, name string, argv ...string) error {
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Dir = filepath.Join(dir, "repo")
-	cmd.Env = append(os.Environ(), "TGR_DATA_DIR="+filepath.Join(dir, "data"), "XDG_CACHE_HOME="+filepath.Join(dir, "cache"), "XDG_CONFIG_HOME="+dir, "CI=true")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s: %w:\n%s", name, err, out)
+var transferLine = regexp.MustCompile(`(first )?((?:own|other) (?:save|restore)) (\d+) us`)
+
+// medianRatio is the median of a/b, pair by pair: both have as many, and one at least.
+func medianRatio(a, b []time.Duration) float64 {
+	ratios := make([]float64, len(a))
+	for i := range a {
+		ratios[i] = a[i].Seconds() / b[i].Seconds()
 	}
-	var saves, restores []time.Duration
-	for _, m := range transferLine.FindAllStringSubmatch(string(out), -1) {
-		save, err1 := strconv.Atoi(m[2])
-		restore, err2 := strconv.Atoi(m[3])
-		if errors.Join(err1, err2) == nil && m[1] != "0" {
-			saves, restores = append(saves, time.Duration(save)*time.Microsecond), append(restores, time.Duration(restore)*time.Microsecond)
+	slices.Sort(ratios)
+	return ratios[len(ratios)/2]
+}
+
+// transferJob is a job that runs the action.
+type transferJob struct {
+	dir  string // of its own, made
+	argv []string
+	with map[string]string // the action's inputs
+}
+
+// command makes the job's repository, and the command that runs it.
+func (j *transferJob) command(ctx context.Context) (*exec.Cmd, error) {
+	repo := filepath.Join(j.dir, "repo")
+	with, err := json.Marshal(j.with) // YAML too
+	if err != nil {
+		return nil, err
+	}
+	inputs := "{" + strings.Join(slices.Sorted(maps.Keys(j.with)), ": {}, ") + ": {}}"
+	for name, text := range map[string]string{
+		".github/workflows/t.yml": fmt.Sprintf(transferWorkflow, with), "transfer/index.js": transferAction,
+		"transfer/action.yml": "name: transfer\ninputs: " + inputs + "\nruns: {using: node20, main: index.js}\n",
+	} {
+		path := filepath.Join(repo, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			return nil, err
 		}
 	}
-	if len(saves) != b.rounds {
-		return fmt.Errorf("%s measured %d rounds of %d:\n%s", name, len(saves), b.rounds, out)
+	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A"}, {"-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-q", "-m", "t"}} {
+		if out, err := exec.CommandContext(ctx, "git", append([]string{"-C", repo}, args...)...).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("git: %w\n%s", err, out)
+		}
 	}
-	b.row(name, saves, restores, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime()) // also of what it has waited for
+	cmd := exec.CommandContext(ctx, j.argv[0], j.argv[1:]...)
+	cmd.Dir = repo
+	cmd.Env = append(os.Environ(), "TGR_DATA_DIR="+filepath.Join(j.dir, "data"), "XDG_CACHE_HOME="+filepath.Join(j.dir, "cache"), "XDG_CONFIG_HOME="+j.dir, "CI=true")
+	return cmd, nil
+}
+
+// lendServer has a job of act's lend its cache server until end is called. address is the file that says where it is.
+func lendServer(ctx context.Context, dir, act string) (address string, end func() error, err error) {
+	address = filepath.Join(dir, "lent")
+	pipe := filepath.Join(dir, "end")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		return "", nil, err
+	}
+	hold, err := os.OpenFile(pipe, os.O_RDWR, 0) // in both directions, so that nobody waits for another to open his end
+	if err != nil {
+		return "", nil, err
+	}
+	j := transferJob{dir: filepath.Join(dir, "act"), argv: []string{act, "push", "-P", "ubuntu-latest=-self-hosted"}, with: map[string]string{"lend": address, "end": pipe}}
+	cmd, err := j.command(ctx)
+	if err != nil {
+		return "", nil, errors.Join(err, hold.Close())
+	}
+	said := &transcript{lent: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = said, said
+	if err := cmd.Start(); err != nil {
+		return "", nil, errors.Join(err, hold.Close())
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	end = func() error {
+		hold.Close()
+		if err := <-ended; err != nil {
+			return fmt.Errorf("act: %w:\n%s", err, said.text.Bytes())
+		}
+		return nil
+	}
+	select {
+	case <-said.lent:
+		return address, end, nil
+	case err := <-ended:
+		return "", nil, errors.Join(fmt.Errorf("act ended and has lent nothing: %w:\n%s", err, said.text.Bytes()), hold.Close())
+	}
+}
+
+// transcript is what a program prints; lent is closed when the action has said that it lends its server.
+type transcript struct {
+	text bytes.Buffer
+	lent chan struct{}
+	once sync.Once
+}
+
+// Write keeps what is printed.
+func (t *transcript) Write(p []byte) (int, error) {
+	t.text.Write(p)
+	if bytes.Contains(t.text.Bytes(), []byte("| lent\n")) {
+		t.once.Do(func() { close(t.lent) })
+	}
+	return len(p), nil
+}
+
+// ownReserved begins the names of the files that are reserved for our server.
+const ownReserved = "own"
+
+// reserve makes a file of the size of a transfer for each round, in memory where that can be, to be removed just before it:
+// a virtual machine's memory is lent to it when it is first touched, and may be taken back when it is free, which would be
+// measured otherwise. The number of the round follows the name.
+func (b *transferBench) reserve(name string) error {
+	for i := range b.rounds + 1 {
+		if err := os.WriteFile(filepath.Join(b.reserved, name+strconv.Itoa(i)), make([]byte, b.mib<<20), 0o600); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
