@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -103,7 +104,7 @@ func TestHostileAgent(t *testing.T) {
 		reply []byte
 	}{
 		{"huge frame", []byte{byte(kStdout), 0xff, 0xff, 0xff, 0xff}},
-		{"frame one too long", []byte{byte(kStdout), 0, 1, 0, 9}},
+		{"frame one too long", binary.BigEndian.AppendUint32([]byte{byte(kStdout)}, maxFrame+1)},
 		{"unknown frame", frame(200, nil)},
 		{"a host's frame", frame(kRequest, []byte("{}"))},
 		{"no JSON", frame(kExit, []byte("exit"))},

@@ -54,11 +54,19 @@ func (c *muxConn) Write(b []byte) (int, error) {
 	if len(c.held) == 0 {
 		return c.conn.Write(b)
 	}
-	c.held = append(c.held, b...)
-	_, err := c.conn.Write(c.held)
+	var err error
+	if _, local := c.conn.(*net.UnixConn); local && len(b) >= worthGathering {
+		_, err = (&net.Buffers{c.held, b}).WriteTo(c.conn)
+	} else {
+		c.held = append(c.held, b...)
+		_, err = c.conn.Write(c.held)
+	}
 	c.held = c.held[:0]
 	return len(b), err
 }
+
+// worthGathering is how many bytes cost more to copy than to hand over as a second piece, where the kernel takes pieces.
+const worthGathering = 16 << 10
 
 func (c *muxConn) Close() error {
 	c.once.Do(func() {

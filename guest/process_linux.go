@@ -257,6 +257,9 @@ func (p *process) signal(sig syscall.Signal) error {
 // used again while it has members, and the members are looked up each time.
 func (p *process) kill() {
 	for range 100 {
+		if p.s.waits.childless() {
+			return
+		}
 		p.s.waits.alive(p.pid, func() { unix.Kill(-p.pid, unix.SIGKILL) })
 		pids := sessionOf(p.pid)
 		if len(pids) == 0 {
@@ -348,14 +351,18 @@ func (k *callee) follow(p *process, from uint64) error {
 		p.ring.stop(c)
 		finished <- done
 	}()
-	buf := k.s.buffers.get()
-	defer k.s.buffers.put(buf)
+	small := k.s.buffers.get()
+	defer k.s.buffers.put(small)
+	buf := small[:]
 	for {
 		kind, seq, b, ok := p.ring.next(c)
 		if !ok {
 			break
 		}
-		header(buf[:], kind, seqSize+len(b))
+		if headerSize+seqSize+len(b) > len(buf) {
+			buf = make([]byte, headerSize+seqSize+maxOutput)
+		}
+		header(buf, kind, seqSize+len(b))
 		binary.BigEndian.PutUint64(buf[headerSize:], seq)
 		n := copy(buf[headerSize+seqSize:], b)
 		if err := k.out.send(buf[:headerSize+seqSize+n]); err != nil {

@@ -38,14 +38,18 @@ func newPump(f *os.File, k kind, r *ring, buffers *buffers) (*pump, error) {
 func (u *pump) run() {
 	defer u.file.Close()
 	defer u.finish()
-	buf := u.buffers.get()
-	defer u.buffers.put(buf)
+	small := u.buffers.get()
+	defer u.buffers.put(small)
+	buf := small[:maxData]
 	for {
-		n, err := u.read(buf[:maxData])
+		n, err := u.read(buf)
 		if err != nil || n == 0 {
 			return
 		}
 		b := buf[:n]
+		if n == len(buf) && n < maxOutput { // few processes print so much that a larger buffer pays
+			buf = make([]byte, maxOutput)
+		}
 		u.mu.Lock()
 		limit, left := u.limit, u.last-u.inRng
 		u.mu.Unlock()

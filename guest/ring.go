@@ -38,7 +38,7 @@ func newRing() *ring {
 	return r
 }
 
-// write adds b, of at most maxData bytes, and blocks while the host is a window behind.
+// write adds b, of at most maxOutput bytes, and blocks while the host is a window behind.
 func (r *ring) write(k kind, b []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -101,7 +101,7 @@ func (r *ring) from(seq uint64) (*cursor, error) {
 	return &cursor{seq: seq}, nil
 }
 
-// next returns the bytes at the cursor, at most maxData of one stream, and moves it past them. It blocks until
+// next returns the bytes at the cursor, at most maxOutput of one stream, and moves it past them. It blocks until
 // there are some; ok is false at the end of the output, and when the cursor was stopped.
 func (r *ring) next(c *cursor) (k kind, seq uint64, b []byte, ok bool) {
 	r.mu.Lock()
@@ -119,7 +119,7 @@ func (r *ring) next(c *cursor) (k kind, seq uint64, b []byte, ok bool) {
 	}
 	ch := r.chunks[i]
 	b = ch.data[c.seq-ch.seq:]
-	b = b[:min(len(b), maxData)]
+	b = b[:min(len(b), maxOutput)]
 	seq = c.seq
 	c.seq += uint64(len(b))
 	return ch.kind, seq, b, true

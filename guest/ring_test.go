@@ -17,7 +17,7 @@ func TestRing(t *testing.T) {
 			data []byte
 		}
 		writes := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) write {
-			n := rapid.SampledFrom([]int{0, 1, 7, 4095, 4096, 4097, maxData}).Draw(t, "size")
+			n := rapid.SampledFrom([]int{0, 1, 7, 4095, 4096, 4097, maxOutput}).Draw(t, "size")
 			return write{rapid.SampledFrom([]kind{kStdout, kStderr}).Draw(t, "kind"), bytes.Repeat([]byte{byte(n)}, n)}
 		}), 1, 100).Draw(t, "writes")
 		breaks := rapid.SliceOfN(rapid.IntRange(1, 20), 0, 5).Draw(t, "breaks")
@@ -27,7 +27,7 @@ func TestRing(t *testing.T) {
 		writer.Go(func() {
 			for i, w := range writes {
 				w.data = append(w.data, byte(i))
-				r.write(w.kind, w.data[:min(len(w.data), maxData)])
+				r.write(w.kind, w.data[:min(len(w.data), maxOutput)])
 			}
 			r.close()
 		})
@@ -66,7 +66,7 @@ func TestRing(t *testing.T) {
 		var want [2]bytes.Buffer
 		for i, w := range writes {
 			w.data = append(w.data, byte(i))
-			want[w.kind-kStdout].Write(w.data[:min(len(w.data), maxData)])
+			want[w.kind-kStdout].Write(w.data[:min(len(w.data), maxOutput)])
 		}
 		for i := range want {
 			if !bytes.Equal(got[i].Bytes(), want[i].Bytes()) {
@@ -79,11 +79,11 @@ func TestRing(t *testing.T) {
 // What the host has acked is kept for a while, and what is needed no more makes room.
 func TestRingHistory(t *testing.T) {
 	r := newRing()
-	chunk := make([]byte, maxData)
+	chunk := make([]byte, maxOutput)
 	total := uint64(0)
-	for range 3 * ringSize / maxData {
+	for range 3 * ringSize / maxOutput {
 		r.write(kStdout, chunk)
-		total += maxData
+		total += maxOutput
 		r.ack(total)
 	}
 	if r.cost > ringSize {
@@ -116,6 +116,6 @@ func TestRingSmall(t *testing.T) {
 	}
 	r.discard()
 	for range 10 {
-		r.write(kStdout, make([]byte, maxData)) // does not block
+		r.write(kStdout, make([]byte, maxOutput)) // does not block
 	}
 }

@@ -102,6 +102,12 @@ func (w *waiter) alive(pid int, f func()) bool {
 	return true
 }
 
+// childless reports whether nothing descends from this process, as the kernel says: who inherits orphans need not look at
+// every process of the machine then.
+func (w *waiter) childless() bool {
+	return w.all && unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil) == unix.ECHILD
+}
+
 // close waits until every process that was started has ended.
 func (w *waiter) close() {
 	close(w.stop)

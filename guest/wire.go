@@ -18,10 +18,11 @@ const Protocol = 1
 
 // Bounds of the wire. Whoever exceeds one loses the session.
 const (
-	maxData    = 64 << 10 // bytes of output, input or tar in one frame
-	maxReply   = 64 << 10 // bytes of JSON from the agent
-	maxRequest = 4 << 20  // bytes of JSON from the host: Linux takes 2 MiB of arguments and environment
-	maxFrame   = maxData + seqSize
+	maxData    = 64 << 10  // bytes of output, input or tar in one frame
+	maxOutput  = 256 << 10 // bytes of output in one, of a process that prints faster than it is followed
+	maxReply   = 64 << 10  // bytes of JSON from the agent
+	maxRequest = 4 << 20   // bytes of JSON from the host: Linux takes 2 MiB of arguments and environment
+	maxFrame   = maxOutput + seqSize
 
 	headerSize = 5 // kind, length
 	seqSize    = 8 // a sequence number before output
