@@ -269,7 +269,11 @@ func (s *scenario) show(res runner.Result, err error) string {
 			header = header && l.Text != "##[endgroup]"
 		}
 	}
-	text := strings.ReplaceAll(b.String(), s.base, "$BASE")
+	text := b.String()
+	if s.config.Dirs.Commands != "" { // elsewhere than below the base, where they are otherwise
+		text = strings.ReplaceAll(text, s.config.Dirs.Commands, s.base+"/temp/_runner_file_commands")
+	}
+	text = strings.ReplaceAll(text, s.base, "$BASE")
 	return commandFile.ReplaceAllString(strings.ReplaceAll(text, "\r", `\r`), "_runner_file_commands/N")
 }
 

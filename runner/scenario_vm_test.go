@@ -3,8 +3,6 @@ package runner_test
 import (
 	"context"
 	"errors"
-	"hash/fnv"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,12 +17,8 @@ import (
 	"github.com/terraphim/tgr/vm/qemu"
 )
 
-// vmShare is how many of the scenarios TestScenariosVM runs where TGR_SCENARIOS is not "all": one in so many. Under
-// software emulation a step takes ten times as long.
-const vmShare = 10
-
-// TestScenariosVM runs scenarios in a virtual machine that was restored from a snapshot: they must print there what they
-// print on a machine that is a process. They share the machine, each with folders of its own. TGR_SCENARIOS=all runs all.
+// TestScenariosVM runs the scenarios in a virtual machine that was restored from a snapshot: they must print there what they
+// print on a machine that is a process. They share the machine, each with folders of its own.
 func TestScenariosVM(t *testing.T) {
 	if testing.Short() {
 		t.Skip("restores a virtual machine")
@@ -34,13 +28,8 @@ func TestScenariosVM(t *testing.T) {
 		t.Fatalf("no scenarios: %v", err)
 	}
 	m := restoredMachine(t)
-	ran := 0
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".txtar")
-		if os.Getenv("TGR_SCENARIOS") != "all" && !chosen(name) {
-			continue
-		}
-		ran++
 		t.Run(name, func(t *testing.T) {
 			a, err := txtar.ParseFile(file)
 			if err != nil {
@@ -56,14 +45,6 @@ func TestScenariosVM(t *testing.T) {
 			}
 		})
 	}
-	t.Logf("%d of %d scenarios; TGR_SCENARIOS=all runs the others too", ran, len(files))
-}
-
-// chosen picks the same scenarios every time, whatever others there are.
-func chosen(name string) bool {
-	h := fnv.New32a()
-	h.Write([]byte(name))
-	return h.Sum32()%vmShare == 0
 }
 
 // cutLine finds the line of a comment that begins with a prefix.
