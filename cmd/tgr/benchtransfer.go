@@ -51,7 +51,6 @@ type transferBench struct {
 	out                  io.Writer
 	mib, rounds, callers int
 	w                    *tabwriter.Writer
-	reserved             string // a folder
 	beside               string // what is said of us and act below the table
 }
 
@@ -86,14 +85,6 @@ func (b *transferBench) run(ctx context.Context) error {
 	defer os.RemoveAll(dir)
 	b.w = tabwriter.NewWriter(b.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(b.w, "%d MiB\tn\tsave, median\tp99\trestore, median\tp99\tprocessor time\n", b.mib)
-	memory := "/dev/shm"
-	if info, err := os.Stat(memory); err != nil || !info.IsDir() {
-		memory = dir
-	}
-	if b.reserved, err = os.MkdirTemp(memory, "tgr-bench-transfer-"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(b.reserved)
 	if err := b.loopback(ctx, filepath.Join(dir, "cache"), "cache v2 on loopback", (*transferClient).save, (*transferClient).restore); err != nil {
 		return err
 	}
@@ -292,44 +283,47 @@ func (c *transferClient) fetch(url string) error {
 	return c.do(req, http.StatusOK, discard)
 }
 
-// loopback measures how fast bytes get there and back without a job around them. dir is removed.
+// loopback measures how fast bytes get there and back without a job around them.
 func (b *transferBench) loopback(ctx context.Context, dir, what string, save func(c *transferClient, name string, data []byte) error,
-	restore func(c *transferClient, name string) error) (err error) {
-	c, end, err := openTransfer(ctx, dir)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, end(), os.RemoveAll(dir)) }() // or its writing to the disk would be measured with the next
-	if err := b.reserve(ownReserved); err != nil {
-		return err
-	}
+	restore func(c *transferClient, name string) error) error {
 	data := make([]byte, b.mib<<20)
 	var t transfers
+	unix.Sync() // what others have written
 	for i := range b.rounds + 1 {
 		rand.Read(data)
-		if err := os.Remove(filepath.Join(b.reserved, ownReserved+strconv.Itoa(i))); err != nil {
-			return err
-		}
-		before := processCPU()
-		began := time.Now()
-		if err := save(c, fmt.Sprint("k", i), data); err != nil {
-			return err
-		}
-		saved := time.Now()
-		if err := restore(c, fmt.Sprint("k", i)); err != nil {
+		saved, restored, used, err := b.round(ctx, dir, data, save, restore)
+		if err != nil {
 			return err
 		}
 		if i > 0 {
-			t.saves, t.restores = append(t.saves, saved.Sub(began)), append(t.restores, time.Since(saved))
+			t.saves, t.restores = append(t.saves, saved), append(t.restores, restored)
 		}
-		t.used += processCPU() - before
+		t.used += used
 	}
 	b.row(what, t)
 	return nil
 }
 
+// round is one round of loopback, at a server of its own. What it has kept is removed, and the next round gets its memory: a
+// virtual machine's is lent to it when it is first touched, which would be measured otherwise.
+func (b *transferBench) round(ctx context.Context, dir string, data []byte, save func(c *transferClient, name string, data []byte) error,
+	restore func(c *transferClient, name string) error) (saved, restored, used time.Duration, err error) {
+	c, end, err := openTransfer(ctx, dir)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	defer func() { err = errors.Join(err, end(), os.RemoveAll(dir)) }()
+	before, began := processCPU(), time.Now()
+	if err := save(c, "k", data); err != nil {
+		return 0, 0, 0, err
+	}
+	saved = time.Since(began)
+	err = restore(c, "k")
+	return saved, time.Since(began) - saved, processCPU() - before, err
+}
+
 // restoresEach is how often a job restores what it has saved.
-const restoresEach = 5
+const restoresEach = 6
 
 // inJobs measures an action in a job of ours. It uses the server of its own job and that of a job of act's by turns: what
 // else goes on on the machine, and in the client, meets both.
@@ -339,7 +333,7 @@ func (b *transferBench) inJobs(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	j := transferJob{dir: filepath.Join(dir, "job"), argv: []string{self, "run", "--isolation", "process"}, with: map[string]string{
-		"mib": strconv.Itoa(b.mib), "rounds": strconv.Itoa(b.rounds), "restores": strconv.Itoa(restoresEach), "reserved": b.reserved + "/"}}
+		"mib": strconv.Itoa(b.mib), "rounds": strconv.Itoa(b.rounds), "restores": strconv.Itoa(restoresEach), "reserved": dir + "/reserved-"}}
 	act := findAct()
 	if act != "" {
 		address, end, failed := lendServer(ctx, dir, act)
@@ -352,7 +346,7 @@ func (b *transferBench) inJobs(ctx context.Context, dir string) (err error) {
 		fmt.Fprintln(b.out, "act is not installed, so there is nothing to compare with: go install github.com/nektos/act@latest")
 	}
 	cmd, err := j.command(ctx)
-	if err := errors.Join(err, b.reserve(ownReserved), b.reserve("other")); err != nil {
+	if err := errors.Join(err, b.reserve(dir+"/reserved-own"), b.reserve(dir+"/reserved-other")); err != nil {
 		return err
 	}
 	out, err := cmd.CombinedOutput()
@@ -484,18 +478,15 @@ func (t *transcript) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// ownReserved begins the names of the files that are reserved for our server.
-const ownReserved = "own"
-
-// reserve makes a file of the size of a transfer for each round, in memory where that can be, to be removed just before it:
-// a virtual machine's memory is lent to it when it is first touched, and may be taken back when it is free, which would be
-// measured otherwise. The number of the round follows the name.
+// reserve makes a file of the size of a transfer for each round, which the action removes just before it, so that there is
+// memory for the transfer that was touched before. The number of the round follows the name.
 func (b *transferBench) reserve(name string) error {
 	for i := range b.rounds + 1 {
-		if err := os.WriteFile(filepath.Join(b.reserved, name+strconv.Itoa(i)), make([]byte, b.mib<<20), 0o600); err != nil {
+		if err := os.WriteFile(name+strconv.Itoa(i), make([]byte, b.mib<<20), 0o600); err != nil {
 			return err
 		}
 	}
+	unix.Sync()
 	return nil
 }
 
