@@ -17,7 +17,7 @@ func TestRing(t *testing.T) {
 			data []byte
 		}
 		writes := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) write {
-			n := rapid.SampledFrom([]int{0, 1, 7, 4095, 4096, 4097, maxOutput}).Draw(t, "size")
+			n := rapid.SampledFrom([]int{0, 1, 7, 4095, 4096, 4097, maxData, maxOutput}).Draw(t, "size")
 			return write{rapid.SampledFrom([]kind{kStdout, kStderr}).Draw(t, "kind"), bytes.Repeat([]byte{byte(n)}, n)}
 		}), 1, 100).Draw(t, "writes")
 		breaks := rapid.SliceOfN(rapid.IntRange(1, 20), 0, 5).Draw(t, "breaks")

@@ -18,8 +18,8 @@ const Protocol = 1
 
 // Bounds of the wire. Whoever exceeds one loses the session.
 const (
-	maxData    = 64 << 10  // bytes of output, input or tar in one frame
-	maxOutput  = 256 << 10 // bytes of output in one, of a process that prints faster than it is followed
+	maxData    = 64 << 10  // bytes of input, tar or a connection in one frame
+	maxOutput  = 256 << 10 // bytes of output in one; a process gets so much room when it fills maxData
 	maxReply   = 64 << 10  // bytes of JSON from the agent
 	maxRequest = 4 << 20   // bytes of JSON from the host: Linux takes 2 MiB of arguments and environment
 	maxFrame   = maxOutput + seqSize

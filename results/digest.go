@@ -43,6 +43,7 @@ type followers struct {
 }
 
 // blockNumber is the number that ends a block's id, if it is of the kind that GitHub's clients make: twelve digits.
+// What came in one piece is the first block.
 func blockNumber(id string) (int, bool) {
 	if id == wholeBlob {
 		return 0, true

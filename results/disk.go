@@ -9,8 +9,9 @@ import (
 	"path/filepath"
 )
 
-// Blobs keeps bytes by their BLAKE3 hash of 256 bits, in hexadecimal: twice as fast as SHA-256, and no easier to forge. Its methods are called concurrently. Put and Remove of one hash
-// never overlap in a way that loses bytes: whoever calls them sees to it.
+// Blobs keeps bytes by their BLAKE3 hash of 256 bits, in hexadecimal: twice as fast as SHA-256, and no easier to forge. What
+// older servers kept has its SHA-256 for a name. Its methods are called concurrently. Put and Remove of one hash never
+// overlap in a way that loses bytes: whoever calls them sees to it.
 type Blobs interface {
 	// Put keeps the bytes of a file of ours, which it may move away. Putting what is there already is no error.
 	Put(ctx context.Context, hash, file string) error

@@ -137,22 +137,30 @@ func (b *bench) containers() int {
 	return b.n
 }
 
-// trivialJob times whole programs, in turn, on the same repository.
-func (b *bench) trivialJob(ctx context.Context, dir string) error {
-	repo := filepath.Join(dir, "trivial")
-	if err := os.MkdirAll(filepath.Join(repo, workflowDir), 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(repo, workflowDir, "trivial.yml"), []byte(trivialWorkflow), 0o644); err != nil {
-		return err
+// benchRepo makes a repository with one commit of these files, by their paths.
+func benchRepo(ctx context.Context, repo string, files map[string]string) error {
+	for name, text := range files {
+		path := filepath.Join(repo, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			return err
+		}
 	}
 	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A"},
-		{"-c", "user.name=tgr", "-c", "user.email=tgr@localhost", "commit", "-q", "-m", "trivial"}} {
+		{"-c", "user.name=tgr", "-c", "user.email=tgr@localhost", "commit", "-q", "-m", "bench"}} {
 		cmd := exec.CommandContext(ctx, "git", args...)
 		cmd.Dir = repo
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("git %s: %w: %s", args[0], err, out)
 		}
+	}
+	return nil
+}
+
+// trivialJob times whole programs, in turn, on the same repository.
+func (b *bench) trivialJob(ctx context.Context, dir string) error {
+	repo := filepath.Join(dir, "trivial")
+	if err := benchRepo(ctx, repo, map[string]string{workflowDir + "/trivial.yml": trivialWorkflow}); err != nil {
+		return err
 	}
 	self, err := os.Executable()
 	if err != nil {

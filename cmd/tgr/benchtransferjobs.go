@@ -55,12 +55,15 @@ func (b *transferBench) inJobs(ctx context.Context, dir string) (err error) {
 			return failed
 		}
 		defer func() { err = errors.Join(err, end()) }()
+		if err := b.reserve(dir + "/reserved-other"); err != nil {
+			return err
+		}
 		j.with["other"] = address
 	} else {
 		fmt.Fprintln(b.out, "act is not installed, so there is nothing to compare with: go install github.com/nektos/act@latest")
 	}
 	cmd, err := j.command(ctx)
-	if err := errors.Join(err, b.reserve(dir+"/reserved-own"), b.reserve(dir+"/reserved-other")); err != nil {
+	if err := errors.Join(err, b.reserve(dir+"/reserved-own")); err != nil {
 		return err
 	}
 	out, err := cmd.CombinedOutput()
@@ -118,19 +121,12 @@ func (j *transferJob) command(ctx context.Context) (*exec.Cmd, error) {
 		return nil, err
 	}
 	inputs := "{" + strings.Join(slices.Sorted(maps.Keys(j.with)), ": {}, ") + ": {}}"
-	for name, text := range map[string]string{
-		".github/workflows/t.yml": fmt.Sprintf(transferWorkflow, with), "transfer/index.js": transferAction,
+	err = benchRepo(ctx, repo, map[string]string{
+		workflowDir + "/t.yml": fmt.Sprintf(transferWorkflow, with), "transfer/index.js": transferAction,
 		"transfer/action.yml": "name: transfer\ninputs: " + inputs + "\nruns: {using: node20, main: index.js}\n",
-	} {
-		path := filepath.Join(repo, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
-			return nil, err
-		}
-	}
-	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A"}, {"-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-q", "-m", "t"}} {
-		if out, err := exec.CommandContext(ctx, "git", append([]string{"-C", repo}, args...)...).CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("git: %w\n%s", err, out)
-		}
+	})
+	if err != nil {
+		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, j.argv[0], j.argv[1:]...)
 	cmd.Dir = repo
