@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/guest"
 	"github.com/terraphim/tgr/runner"
 	"github.com/terraphim/tgr/workflow"
 )
@@ -92,10 +93,11 @@ type hostPorts struct{}
 
 // Listen implements Forwarder. Whoever is on this host reaches the port, and nobody else: what it serves asks for a token.
 func (hostPorts) Listen(ctx context.Context, addr string) (net.Listener, error) {
-	if at, err := netip.ParseAddrPort(addr); err != nil || !at.Addr().IsLoopback() {
+	at, err := netip.ParseAddrPort(addr)
+	if err != nil || !at.Addr().IsLoopback() {
 		return nil, fmt.Errorf("listen on %q: it is no loopback address with a port", addr)
 	}
-	return new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	return guest.ListenPort(ctx, at)
 }
 
 // grant says what a job may ask of the services. A pull request from a fork gets no identity tokens.

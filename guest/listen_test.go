@@ -12,6 +12,8 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -53,6 +55,52 @@ func dialed(t *testing.T, l net.Listener) (inside *net.TCPConn, host net.Conn) {
 	}
 	t.Cleanup(func() { h.Close() })
 	return c.(*net.TCPConn), h
+}
+
+// What a loopback port accepts has nothing to pace, whatever the host's default is.
+func TestListenPort(t *testing.T) {
+	for _, test := range []struct{ addr, want string }{
+		{"127.0.0.1:0", "reno"},
+		{"[::1]:0", "reno"},
+		{"0.0.0.0:0", defaultCongestion(t)},
+	} {
+		l, err := ListenPort(t.Context(), netip.MustParseAddrPort(test.addr))
+		if err != nil {
+			if strings.HasPrefix(test.addr, "[") && errors.Is(err, unix.EADDRNOTAVAIL) {
+				t.Logf("no IPv6 here: %v", err)
+				continue
+			}
+			t.Fatal(err)
+		}
+		defer l.Close()
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		s, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		raw, err := s.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got string
+		raw.Control(func(fd uintptr) { got, err = unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION) })
+		if err != nil || got != test.want {
+			t.Errorf("a connection to %s: %q, %v, want %q", test.addr, got, err, test.want)
+		}
+	}
+}
+
+func defaultCongestion(t *testing.T) string {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
 }
 
 // A server on the host serves what connects inside the machine, many at once, both ways.

@@ -10,8 +10,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/terraphim/tgr"
+	"github.com/terraphim/tgr/guest"
 	"github.com/terraphim/tgr/results"
 )
 
@@ -119,7 +120,7 @@ func openTransfer(ctx context.Context, dir string) (c *transferClient, end func(
 	if err != nil {
 		return nil, nil, errors.Join(err, s.Close())
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := guest.ListenPort(ctx, netip.MustParseAddrPort("127.0.0.1:0"))
 	if err != nil {
 		return nil, nil, errors.Join(err, x.Close(), s.Close())
 	}
