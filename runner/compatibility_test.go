@@ -16,9 +16,13 @@ const compatibilityHead = `# Compatibility
 
 What jobs can count on, with the scenario that shows it: each is a workflow and what it must print, in
 ` + "`runner/testdata`" + `, and is run by ` + "`go test ./runner -run TestScenarios`" + ` without isolation, and by ` + "`TestScenariosVM`" + ` in a virtual
-machine. The columns of act (0.2.89), Gitea (1.27 with runner 3.3) and the official runner say what is established of
-them. "no" under tgr is a feature that is refused, with a reason, and never
-ignored.
+machine. "no" under tgr is a feature that is refused, with a reason, and never ignored.
+
+The column of act is measured, with version 0.2.89 in host mode, by
+` + "`TGR_ACT=~/go/bin/act go test ./runner -run TestAct`" + `: "yes" is for a job that ends as
+ours and whose steps print the same, "partly" for one that differs in something that is not the point. What act has no place
+for, such as annotations, is "no". The columns of Gitea (1.27 with runner 3.3) and of the official runner say what is
+established of them, and were not measured.
 
 This page is made of the scenarios: ` + "`go test ./runner -run TestCompatibility -update`" + `.
 `
