@@ -43,9 +43,9 @@ func (k *callee) openPort(req *request) error {
 	return nil
 }
 
-// ListenPort listens on a TCP address of this host. What a loopback address accepts sends unpaced: the host's default may
-// be BBR, which keeps to a rate that it guesses, and takes a third longer where no link is between the two ends
-// (tcp(7), TCP_CONGESTION).
+// ListenPort listens on a TCP address of this host. What a loopback address accepts sends unpaced (tcp(7),
+// TCP_CONGESTION): the host's default may be BBR, which keeps to a rate that it guesses, and takes up to twice as long
+// where there is no link between the two ends. The caller closes the listener.
 func ListenPort(ctx context.Context, addr netip.AddrPort) (net.Listener, error) {
 	var c net.ListenConfig
 	if addr.Addr().IsLoopback() {
