@@ -54,7 +54,7 @@ async function timed(what, work) {
 async function measure() {
   const servers = other ? [mine, {...JSON.parse(fs.readFileSync(other)), name: 'other'}] : [mine];
   const data = Buffer.alloc(size), run = crypto.randomUUID();
-  const inOrder = n => n % 2 ? servers.toReversed() : servers; // nobody always follows the other
+  const inOrder = n => n % 2 ? [...servers].reverse() : servers; // nobody always follows the other
   for (let i = 0; i <= rounds; i++) {
     const key = `bench-${run}-${i}`, counts = i > 0 ? '' : 'first ';
     for (const s of inOrder(i)) {
