@@ -102,7 +102,8 @@ func (a *activator) run(s *Server) error {
 
 // start starts the program among the job's processes.
 func (a *activator) start(s *Server, ended chan<- end) error {
-	s.shortages.group.admit(&a.cmd)
+	begun := s.shortages.group.admit(&a.cmd)
+	defer begun()
 	err := s.waits.start(a.cmd.path, a.cmd.args, &a.cmd.attr, func(int) {}, func(e end) { ended <- e })
 	if err != nil {
 		return fmt.Errorf("%s: %w", strings.Join(a.cmd.args, " "), err)

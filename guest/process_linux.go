@@ -181,8 +181,9 @@ func (p *process) fork(cmd *command) error {
 		return fmt.Errorf("%d processes run: %w", len(s.processes), ErrRefused)
 	}
 	p.begin = time.Now()
-	s.shortages.group.admit(cmd)
+	begun := s.shortages.group.admit(cmd)
 	err := s.waits.start(cmd.path, cmd.args, &cmd.attr, func(pid int) { p.pid = pid }, func(e end) { p.ended <- e })
+	begun()
 	if g := s.shortages.group; g != nil && errors.Is(err, unix.EAGAIN) {
 		return &startError{statusNotExecutable, fmt.Sprintf("%s: the machine has room for %d processes, and as many run", p.name, g.most)}
 	}

@@ -33,6 +33,8 @@ type jobGroup struct {
 	dir  *os.File
 	most int
 	log  *slog.Logger
+
+	ending sync.RWMutex // locked while the kernel ends the group, who joins it meanwhile included; read to start a process
 }
 
 // makeJobGroup makes the group below the mounted hierarchy of version 2 at root.
@@ -73,11 +75,14 @@ func openJobGroup(root string, log *slog.Logger) *jobGroup {
 	return &jobGroup{dir: dir, most: most, log: log}
 }
 
-// admit has a process begin in the group.
-func (g *jobGroup) admit(cmd *command) {
-	if g != nil {
-		cmd.attr.Sys.UseCgroupFD, cmd.attr.Sys.CgroupFD = true, int(g.dir.Fd())
+// admit has a process begin in the group, once that is not being ended. The caller says when the process has begun.
+func (g *jobGroup) admit(cmd *command) (begun func()) {
+	if g == nil {
+		return func() {}
 	}
+	g.ending.RLock()
+	cmd.attr.Sys.UseCgroupFD, cmd.attr.Sys.CgroupFD = true, int(g.dir.Fd())
+	return g.ending.RUnlock
 }
 
 // refused is how many times a process was refused.
@@ -101,6 +106,8 @@ func (g *jobGroup) full() bool {
 
 // kill ends everything that runs in the group.
 func (g *jobGroup) kill() error {
+	g.ending.Lock()
+	defer g.ending.Unlock()
 	return os.WriteFile(filepath.Join(g.dir.Name(), "cgroup.kill"), []byte("1"), 0)
 }
 
