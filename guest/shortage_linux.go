@@ -24,6 +24,8 @@ const (
 	// goes on to ask for more, which no program that has other work does.
 	maxStrikes  = 3
 	strikeEvery = time.Second
+
+	killWithin = 10 * time.Second // from a group's first killed process to its last
 )
 
 // jobGroup is the control group of what the host asked for. It bounds the number of processes, and all of them together
@@ -104,11 +106,44 @@ func (g *jobGroup) full() bool {
 	return err == nil && n >= g.most/4*3
 }
 
-// kill ends everything that runs in the group.
+// kill ends everything that runs in the group, and returns when nothing does any more. It does not write cgroup.kill: with
+// Debian's Linux 6.1.176 the next that is started into the group by clone3 is killed as it begins.
 func (g *jobGroup) kill() error {
 	g.ending.Lock()
 	defer g.ending.Unlock()
-	return os.WriteFile(filepath.Join(g.dir.Name(), "cgroup.kill"), []byte("1"), 0)
+	freeze := filepath.Join(g.dir.Name(), "cgroup.freeze")
+	if err := os.WriteFile(freeze, []byte("1"), 0); err != nil { // who forks now has a child that stands still, too
+		return err
+	}
+	err := g.killAll(time.Now().Add(killWithin))
+	return errors.Join(err, os.WriteFile(freeze, []byte("0"), 0))
+}
+
+func (g *jobGroup) killAll(until time.Time) error {
+	changes, err := unix.Open(filepath.Join(g.dir.Name(), "cgroup.events"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cgroup.events: %w", err)
+	}
+	defer unix.Close(changes)
+	for {
+		b, err := os.ReadFile(filepath.Join(g.dir.Name(), "cgroup.procs"))
+		pids := strings.Fields(string(b))
+		switch {
+		case err != nil:
+			return err
+		case len(pids) == 0:
+			return nil
+		case time.Now().After(until):
+			return fmt.Errorf("%d processes run on after %v", len(pids), killWithin)
+		}
+		for _, text := range pids {
+			if pid, err := strconv.Atoi(text); err == nil && pid > 0 {
+				unix.Kill(pid, unix.SIGKILL) // ESRCH: it has ended
+			}
+		}
+		unix.Pread(changes, make([]byte, 64), 0) // what was read is what changes are told from
+		unix.Poll([]unix.PollFd{{Fd: int32(changes), Events: unix.POLLPRI}}, 50)
+	}
 }
 
 // events opens the file that changes when a process is refused.
