@@ -36,7 +36,7 @@ type jobGroup struct {
 	most int
 	log  *slog.Logger
 
-	ending sync.RWMutex // locked while the kernel ends the group, who joins it meanwhile included; read to start a process
+	ending sync.RWMutex // locked while what is in the group is ended, who joins it meanwhile included; read to start a process
 }
 
 // makeJobGroup makes the group below the mounted hierarchy of version 2 at root.

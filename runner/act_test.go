@@ -26,31 +26,20 @@ func TestAct(t *testing.T) {
 	if act == "" {
 		t.Skip("TGR_ACT is not set: the path of act 0.2.89 (go install github.com/nektos/act@v0.2.89)")
 	}
-	files, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scenarios: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			t.Parallel()
-			a, err := txtar.ParseFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			said := ""
-			if m := saidOfAct.FindSubmatch(a.Comment); m != nil {
-				said = string(m[1])
-			}
-			want, got := outcomeOf(string(find(a, "want"))), newActRun(t, act, a).outcome(t)
-			diff := cmp.Diff(want, got)
-			switch {
-			case diff != "" && (said == "" || said == "yes"):
-				t.Errorf("the scenario says %q of act, which differs: -want +act:\n%s", said, diff)
-			case diff == "" && said == "" && len(want.Lines) > 0:
-				t.Error("the scenario says nothing of act, which does the same")
-			}
-		})
-	}
+	eachScenario(t, func(t *testing.T, _ string, a *txtar.Archive) {
+		said := ""
+		if m := saidOfAct.FindSubmatch(a.Comment); m != nil {
+			said = string(m[1])
+		}
+		want, got := outcomeOf(string(find(a, "want"))), newActRun(t, act, a).outcome(t)
+		diff := cmp.Diff(want, got)
+		switch {
+		case diff != "" && (said == "" || said == "yes"):
+			t.Errorf("the scenario says %q of act, which differs: -want +act:\n%s", said, diff)
+		case diff == "" && said == "" && len(want.Lines) > 0:
+			t.Error("the scenario says nothing of act, which does the same")
+		}
+	})
 }
 
 var saidOfAct = regexp.MustCompile(`(?m)^peers.* act=(\w+)`)

@@ -49,6 +49,25 @@ var update = flag.Bool("update", false, "rewrite the expected results of the sce
 // peers NAME=yes|no|partly and refused (for docs/compatibility.md), process-only REASON
 // (TestScenariosVM leaves it out).
 func TestScenarios(t *testing.T) {
+	eachScenario(t, func(t *testing.T, file string, a *txtar.Archive) {
+		got := runScenario(t, a)
+		want := find(a, "want")
+		if *update {
+			setFile(a, "want", got)
+			if err := os.WriteFile(file, txtar.Format(a), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		if diff := cmp.Diff(string(want), got); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	})
+}
+
+// eachScenario runs a subtest for each testdata/*.txtar, some at a time.
+func eachScenario(t *testing.T, test func(t *testing.T, file string, a *txtar.Archive)) {
+	t.Helper()
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no scenarios: %v", err)
@@ -60,18 +79,7 @@ func TestScenarios(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := runScenario(t, a)
-			want := find(a, "want")
-			if *update {
-				setFile(a, "want", got)
-				if err := os.WriteFile(file, txtar.Format(a), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Errorf("-want +got:\n%s", diff)
-			}
+			test(t, file, a)
 		})
 	}
 }
