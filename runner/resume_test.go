@@ -8,7 +8,6 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,44 +28,34 @@ import (
 // and of what it logs, and goes on with the job from what outlived it: the result and the log are those of a server that
 // was not killed. TGR_KILLS is how often each is killed.
 func TestScenariosResumed(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scenarios: %v", err)
-	}
 	kills, err := strconv.Atoi(cmp.Or(os.Getenv("TGR_KILLS"), "1"))
 	if err != nil {
 		t.Fatalf("TGR_KILLS: %v", err)
 	}
-	var resumed, spoilt atomic.Int64
+	var all, resumed, spoilt atomic.Int64
 	t.Run("all", func(t *testing.T) {
-		for _, file := range files {
-			t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-				t.Parallel()
-				a, err := txtar.ParseFile(file)
-				if err != nil {
-					t.Fatal(err)
+		eachScenario(t, func(t *testing.T, file string, a *txtar.Archive) {
+			all.Add(1)
+			if strings.Contains(string(a.Comment), "\ncancel ") || strings.HasPrefix(string(a.Comment), "cancel ") {
+				t.Skip("what the test cancels is not resumed")
+			}
+			seed := fnv.New64a()
+			seed.Write([]byte(file))
+			random := rand.New(rand.NewPCG(seed.Sum64(), 1))
+			for range kills {
+				outcome := runKilled(t, a, random)
+				switch {
+				case outcome == errSpoilt:
+					spoilt.Add(1)
+				case outcome == nil:
+					resumed.Add(1)
 				}
-				if strings.Contains(string(a.Comment), "\ncancel ") || strings.HasPrefix(string(a.Comment), "cancel ") {
-					t.Skip("what the test cancels is not resumed")
-				}
-				seed := fnv.New64a()
-				seed.Write([]byte(file))
-				random := rand.New(rand.NewPCG(seed.Sum64(), 1))
-				for range kills {
-					outcome := runKilled(t, a, random)
-					switch {
-					case outcome == errSpoilt:
-						spoilt.Add(1)
-					case outcome == nil:
-						resumed.Add(1)
-					}
-				}
-			})
-		}
+			}
+		})
 	})
 	t.Logf("%d jobs went on, %d could not", resumed.Load(), spoilt.Load())
-	if resumed.Load() < int64(len(files)/3) {
-		t.Errorf("only %d jobs of %d scenarios went on", resumed.Load(), len(files))
+	if resumed.Load() < all.Load()/3 {
+		t.Errorf("only %d jobs of %d scenarios went on", resumed.Load(), all.Load())
 	}
 }
 
