@@ -184,6 +184,23 @@ func trees(roots []Process) (alive, below []Process, err error) {
 	return alive, below, nil
 }
 
+// Children returns the processes, dead ones that nobody has waited for included, whose parent has this pid now.
+func Children(pid int) ([]Process, error) {
+	all, err := children()
+	if err != nil {
+		return nil, err
+	}
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	var list []Process
+	for _, s := range all[pid] {
+		list = append(list, Process{PID: s.pid, Start: s.start, Boot: boot})
+	}
+	return list, nil
+}
+
 // children maps each pid to the processes whose parent it is.
 func children() (map[int][]stat, error) {
 	proc, err := os.Open("/proc")

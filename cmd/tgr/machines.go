@@ -127,7 +127,7 @@ func openProcesses(c machineConfig, log *slog.Logger) (*machines, error) {
 		agent = append(agent, "-orphans", "3s")
 	}
 	log.Warn("NO ISOLATION: jobs run as processes of this host and of this user; use it only for code that you trust")
-	p := process.New(process.Config{Agent: agent, Dir: c.dir, Volatile: c.mortal, Scratch: memoryFolder()})
+	p := process.New(process.Config{Agent: agent, Dir: c.dir, Volatile: c.mortal, Guard: c.mortal, Scratch: memoryFolder()})
 	return &machines{
 		Machines: &dispatch.Local{Provider: p, Size: c.size, Log: log, Place: processPlace, Shared: true, Host: true}, labels: c.labels, egress: c.egress,
 		close: func() error { return nil },

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -44,12 +45,17 @@ type Config struct {
 	Scratch string
 	// Volatile is the journal's: nothing in Dir has to outlive a power failure.
 	Volatile bool
+	// Guard says that the machines are of no use when this process has ended. Then it becomes the subreaper that inherits
+	// what an agent leaves when a job kills it; otherwise each agent runs below a process of its own that does, and that
+	// takes as long to start as the agent. All other children of this process must share its session.
+	Guard bool
 }
 
 // Provider starts processes as machines. It is safe for concurrent use.
 type Provider struct {
 	cfg     Config
 	journal vm.Journal
+	flock   flock
 }
 
 var (
@@ -80,9 +86,12 @@ func (p *Provider) Start(ctx context.Context, s vm.Spec) (vm.VM, error) {
 		return nil, &vm.InfraError{Op: "start machine " + s.ID, Err: err}
 	}
 	m := &Machine{id: s.ID, record: record, died: make(chan struct{})}
+	if p.cfg.Guard {
+		m.flock = &p.flock
+	}
 	err = m.makeScratch(p.cfg.Scratch)
 	if err == nil {
-		err = m.start(p.cfg.Agent)
+		err = m.start(p.cfg)
 	}
 	if err != nil {
 		close(m.died)
@@ -99,6 +108,7 @@ type Machine struct {
 	boot    time.Duration
 	pid     int
 	agent   *os.Process // nil: it was not started
+	flock   *flock      // nil: the agent has a guard of its own
 
 	died chan struct{} // closed when err is set
 	err  error         // how the agent ended, nil for status 0
@@ -122,7 +132,7 @@ func (m *Machine) makeScratch(dir string) error {
 }
 
 // start makes the machine's files and the socket that the agent listens on, then the agent.
-func (m *Machine) start(argv []string) error {
+func (m *Machine) start(cfg Config) error {
 	begin := time.Now()
 	if err := os.Mkdir(m.Home(), 0o700); err != nil {
 		return err
@@ -138,13 +148,16 @@ func (m *Machine) start(argv []string) error {
 	}
 	defer listener.Close()
 
-	cmd := exec.Command(argv[0], append(argv[1:len(argv):len(argv)], "-fd", "3")...)
+	cmd := exec.Command(cfg.Agent[0], append(slices.Clone(cfg.Agent[1:]), "-fd", "3")...)
+	if m.flock != nil {
+		cmd.Args = append(cmd.Args, "-child")
+	}
 	cmd.Dir = m.Home()
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + m.Home(), m.record.Env()}
 	cmd.Stdout, cmd.Stderr = console, console // a file: nobody needs to read it for the agent to go on
 	cmd.ExtraFiles = []*os.File{listener}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if err := m.flock.add(cmd); err != nil {
 		return err
 	}
 	m.pid, m.agent = cmd.Process.Pid, cmd.Process
@@ -156,6 +169,7 @@ func (m *Machine) start(argv []string) error {
 	}
 	go func() {
 		m.err = cmd.Wait()
+		m.flock.remove(m.pid)
 		close(m.died)
 	}()
 	return nil
@@ -243,6 +257,12 @@ func (m *Machine) Close() error {
 		return &vm.InfraError{Op: "free machine " + m.id, Err: err}
 	}
 	<-m.died
+	if m.err == nil {
+		return nil
+	}
+	if err := m.flock.endStrays(ctx); err != nil {
+		return &vm.InfraError{Op: "free machine " + m.id, Err: err}
+	}
 	return nil
 }
 

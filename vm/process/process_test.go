@@ -196,14 +196,80 @@ func TestMachine(t *testing.T) {
 }
 
 func TestConformance(t *testing.T) {
-	dir := t.TempDir()
-	vmtest.Run(t, vmtest.Factory{
-		Provider: process.New(process.Config{Agent: []string{agentPath}, Dir: dir}),
-		Dir:      dir,
-		Temp:     filepath.Join(t.TempDir(), "vmtest"),
-		Crash:    "kill -9 $PPID",
-		Cycles:   100,
-	})
+	for _, guard := range []bool{false, true} {
+		t.Run(fmt.Sprintf("guard=%v", guard), func(t *testing.T) {
+			dir := t.TempDir()
+			vmtest.Run(t, vmtest.Factory{
+				Provider: process.New(process.Config{Agent: []string{agentPath}, Dir: dir, Guard: guard}),
+				Dir:      dir,
+				Temp:     filepath.Join(t.TempDir(), "vmtest"),
+				Crash:    "kill -9 $PPID",
+				Cycles:   100,
+			})
+		})
+	}
+}
+
+// What a job leaves when it kills its agent goes with its machine, though nothing tells of whom it is, and what another
+// machine's job has started stays.
+func TestGuard(t *testing.T) {
+	for _, guard := range []bool{false, true} {
+		t.Run(fmt.Sprintf("guard=%v", guard), func(t *testing.T) {
+			ctx := context.Background()
+			p := process.New(process.Config{Agent: []string{agentPath}, Dir: t.TempDir(), Guard: guard})
+			var left [2]vm.Process
+			var machines [2]vm.VM
+			for i := range machines {
+				m, err := p.Start(ctx, vm.Spec{ID: fmt.Sprint("machine-", i)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { m.Close() })
+				machines[i], left[i] = m, orphan(t, m)
+			}
+			_, err := connect(t, machines[0]).Exec(ctx, guest.Cmd{Args: []string{"/bin/sh", "-c", "kill -9 $PPID"}}, nil)
+			if err == nil {
+				t.Error("a command ended well with its agent killed")
+			}
+			if err := machines[0].Close(); err != nil {
+				t.Fatal(err)
+			}
+			if left[0].Alive() {
+				t.Error("what the job left is alive")
+			}
+			if !left[1].Alive() {
+				t.Error("what the other machine's job left is dead")
+			}
+			if err := machines[1].Close(); err != nil {
+				t.Fatal(err)
+			}
+			if left[1].Alive() {
+				t.Error("what the other machine's job left outlived the machine")
+			}
+		})
+	}
+}
+
+// orphan starts a process in a session and an environment of its own, whose parent has ended.
+func orphan(t *testing.T, m vm.VM) vm.Process {
+	t.Helper()
+	var out bytes.Buffer
+	exit, err := connect(t, m).Exec(context.Background(), guest.Cmd{
+		Args: []string{"/bin/sh", "-c", "(setsid env -i /bin/sh -c 'echo $$; exec sleep 1000 >/dev/null 2>&1' &)"},
+		Env:  []string{"PATH=/usr/bin:/bin"},
+	}, &out)
+	if err != nil || !exit.Success() {
+		t.Fatalf("%+v, %v", exit, err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(out.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := vm.FindProcess(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 // start starts a machine and connects to it.
