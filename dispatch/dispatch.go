@@ -121,10 +121,11 @@ type Adopter interface {
 // Place is what a job has to know of the inside of a machine.
 type Place struct {
 	Dirs    runner.Dirs
-	Nodes   map[string]string // "node20": path of node
-	Engines []string          // container engines that jobs may use, if the machine has them; nil: none
-	Env     map[string]string // the machine's own environment
-	User    string            // that steps run as; "": the agent's own
+	Nodes   map[string]string                                               // "node20": path of node
+	Node    func(ctx context.Context, name string) (path string, err error) // runner.Config.Node
+	Engines []string                                                        // container engines that jobs may use, if the machine has them; nil: none
+	Env     map[string]string                                               // the machine's own environment
+	User    string                                                          // that steps run as; "": the agent's own
 }
 
 // Logs keeps what jobs print.

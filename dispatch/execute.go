@@ -184,7 +184,7 @@ func (d *Dispatcher) notes(m *Machine, token Token, job runner.Job) []string {
 // runnerConfig is what a job runs with on its machine.
 func (d *Dispatcher) runnerConfig(l *Lease, m *Machine, s *sink, p provided, w *witness, log *slog.Logger) runner.Config {
 	c := runner.Config{
-		Machine: m.Machine, Before: before(m, s), Dirs: m.Dirs, Nodes: m.Nodes, Engines: m.Engines, Env: m.Env, ActionEnv: p.ActionEnv, InputEnv: p.InputEnv, User: m.User, Sink: s,
+		Machine: m.Machine, Before: before(m, s), Dirs: m.Dirs, Nodes: m.Nodes, Node: m.Node, Engines: m.Engines, Env: m.Env, ActionEnv: p.ActionEnv, InputEnv: p.InputEnv, User: m.User, Sink: s,
 		Checkout: d.c.Source.Checkout(l.Run.Event, w.job.Token), Actions: d.c.Source.Actions(l.Run.Event, w.job.Token),
 		Runner: runner.RunnerInfo{Name: m.ID, Notes: p.Notes},
 		Now:    d.c.Now, Log: log.With("vm", m.ID),

@@ -94,8 +94,8 @@ func (p NPM) fetch(ctx context.Context, registry, path string, progress Progress
 	return nil
 }
 
-// unpackInto copies the package's files from its tarball into a root file system's archive, owned by root.
-func (p NPM) unpackInto(w *rootTar, tgz io.Reader) error {
+// unpack gives put the package's files from its tarball, one after the other, with their names in the root.
+func (p NPM) unpack(tgz io.Reader, put func(name string, mode, size int64, r io.Reader) error) error {
 	zr, err := gzip.NewReader(tgz)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", p.Name, p.Version, err)
@@ -123,7 +123,7 @@ func (p NPM) unpackInto(w *rootTar, tgz io.Reader) error {
 		if h.Mode&0o111 != 0 || strings.HasSuffix(name, "-cli.js") { // npm marks its own programs only when it installs them
 			mode = 0o755
 		}
-		if err := w.copy(path.Join(p.Dir, name), mode, h.Size, tr); err != nil {
+		if err := put(path.Join(p.Dir, name), mode, h.Size, tr); err != nil {
 			return fmt.Errorf("%s %s: %w", p.Name, p.Version, err)
 		}
 		files++

@@ -101,7 +101,7 @@ func unpacked(t *testing.T, p NPM, tgz []byte) (map[string]string, error) {
 	t.Helper()
 	var b bytes.Buffer
 	w := newRootTar(&b)
-	if err := p.unpackInto(w, bytes.NewReader(tgz)); err != nil {
+	if err := p.unpack(bytes.NewReader(tgz), w.copy); err != nil {
 		return nil, err
 	}
 	w.Close()

@@ -172,7 +172,7 @@ func unpackFile(p NPM, w *rootTar, tgz string) error {
 		return err
 	}
 	defer f.Close()
-	if err := p.unpackInto(w, f); err != nil {
+	if err := p.unpack(f, w.copy); err != nil {
 		return err
 	}
 	return os.Remove(tgz)

@@ -1,10 +1,13 @@
 package runner
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"strings"
 
+	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/workflow"
 )
 
@@ -69,7 +72,11 @@ func (r *run) nodeFor(u *unit) (string, error) {
 		wanted = []string{using, "node24"}
 	}
 	for _, name := range wanted {
-		if file := r.config.Nodes[name]; file != "" {
+		file, err := r.nodeOf(u, name)
+		if err != nil {
+			return "", err
+		}
+		if file != "" {
 			if name != using {
 				r.debug(u.rec, using+" is not on this machine; the action runs on "+name)
 			}
@@ -77,4 +84,23 @@ func (r *run) nodeFor(u *unit) (string, error) {
 		}
 	}
 	return "", workflowError(u.action.file(), workflow.Pos{}, "runs.using: this machine has no %s", excerpt(using))
+}
+
+// nodeOf finds the node runtime of a name, "" if the machine has none.
+func (r *run) nodeOf(u *unit, name string) (file string, err error) {
+	if file = r.config.Nodes[name]; file != "" || r.config.Node == nil {
+		return file, nil
+	}
+	ctx, done := r.clock.cancellable(u.limit, u.survives)
+	defer done()
+	r.unlocked(func() { file, err = r.config.Node(ctx, name) })
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil
+	case err != nil && ctx.Err() != nil:
+		return "", interrupted(ctx)
+	case err != nil:
+		return "", &tgr.Error{Op: "job.run", Code: tgr.Unavailable, Message: name + ", which the action runs on, could not be fetched", Err: err}
+	}
+	return file, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
@@ -407,5 +408,40 @@ func TestShellFallback(t *testing.T) {
 		if !strings.Contains(log, want) {
 			t.Errorf("no %q in:\n%s", want, log)
 		}
+	}
+}
+
+// A machine without runtimes is given the one that an action asks for, when it does.
+func TestNodeFetched(t *testing.T) {
+	for name, tc := range map[string]struct {
+		node       func(ctx context.Context, name string) (string, error)
+		conclusion tgr.Conclusion
+		blame      tgr.Blame
+		says       string
+	}{
+		"there":     {func(context.Context, string) (string, error) { return "/bin/echo", nil }, tgr.Success, "", "actions/act/a/v1/main.js"},
+		"none such": {func(context.Context, string) (string, error) { return "", fs.ErrNotExist }, tgr.Failure, tgr.BlameWorkflow, "this machine has no node20"},
+		"offline":   {func(context.Context, string) (string, error) { return "", errors.New("the net is down") }, tgr.Failure, tgr.BlameOurs, "could not be fetched"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScenario(t, txtar.Parse([]byte("-- workflow.yml --\non: push\njobs:\n  j:\n    runs-on: x\n    steps:\n      - run: echo 1\n      - uses: act/a@v1\n"+
+				"-- actions/act/a@v1/action.yml --\nname: a\nruns: {using: node20, main: main.js}\n-- actions/act/a@v1/main.js --\n-- end --\n")))
+			s.config.Nodes = nil
+			var asked []string
+			s.config.Node = func(ctx context.Context, name string) (string, error) {
+				asked = append(asked, name)
+				return tc.node(ctx, name)
+			}
+			res, err := runner.Run(s.ctx, s.config, s.job)
+			if res.Conclusion != tc.conclusion || tgr.BlameOf(err) == tgr.BlameOurs != (tc.blame == tgr.BlameOurs) {
+				t.Errorf("%+v, %v", res, err)
+			}
+			if text := fmt.Sprint(s.sink.lines, res, err); !strings.Contains(text, tc.says) {
+				t.Errorf("%q is not in %s", tc.says, text)
+			}
+			if len(asked) == 0 || asked[0] != "node20" {
+				t.Errorf("asked for %q", asked)
+			}
+		})
 	}
 }

@@ -96,13 +96,16 @@ type Config struct {
 	Machine Machine
 	// Before, if not nil, is called before each step of the job that runs, with its number and name, while nothing of
 	// the job runs in the foreground. Its time counts for the job, not for the step.
-	Before    func(ctx context.Context, number int, name string)
-	Sink      Sink
-	Dirs      Dirs
-	Checkout  CheckoutSource    // nil: actions/checkout fails and says why
-	Actions   ActionSource      // nil: remote actions fail and say why
-	Engines   []string          // container engines of the machine that jobs may use, the preferred one first: podman, docker; nil: none
-	Nodes     map[string]string // path in the machine of each node runtime: "node20": "/opt/node20/bin/node"
+	Before   func(ctx context.Context, number int, name string)
+	Sink     Sink
+	Dirs     Dirs
+	Checkout CheckoutSource    // nil: actions/checkout fails and says why
+	Actions  ActionSource      // nil: remote actions fail and say why
+	Engines  []string          // container engines of the machine that jobs may use, the preferred one first: podman, docker; nil: none
+	Nodes    map[string]string // path in the machine of each node runtime: "node20": "/opt/node20/bin/node"
+	// Node, if not nil, finds the runtimes of a machine without Nodes, and may take long. The error wraps fs.ErrNotExist
+	// if there is none of that name, and is a fault of ours otherwise.
+	Node      func(ctx context.Context, name string) (path string, err error)
 	Env       map[string]string // the machine's own environment: PATH, LANG, …; PATH and HOME have defaults
 	ActionEnv map[string]string // more of it for actions only: ACTIONS_RUNTIME_URL, ACTIONS_RUNTIME_TOKEN, …
 	// InputEnv, if not nil, says what an action is told because of its inputs, whose names are in lower case. It wins over all else.

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -127,9 +126,10 @@ func openProcesses(c machineConfig, log *slog.Logger) (*machines, error) {
 		agent = append(agent, "-orphans", "3s")
 	}
 	log.Warn("NO ISOLATION: jobs run as processes of this host and of this user; use it only for code that you trust")
+	nodes := newHostNodes(log)
 	p := process.New(process.Config{Agent: agent, Dir: c.dir, Volatile: c.mortal, Guard: c.mortal, Scratch: memoryFolder()})
 	return &machines{
-		Machines: &dispatch.Local{Provider: p, Size: c.size, Log: log, Place: processPlace, Shared: true, Host: true}, labels: c.labels, egress: c.egress,
+		Machines: &dispatch.Local{Provider: p, Size: c.size, Log: log, Place: func(m vm.VM) dispatch.Place { return processPlace(m, nodes) }, Shared: true, Host: true}, labels: c.labels, egress: c.egress,
 		close: func() error { return nil },
 		ready: func(context.Context) error { return nil },
 	}, nil
@@ -166,17 +166,11 @@ func memoryFolder() string {
 }
 
 // processPlace keeps a job inside the folder of its machine, as far as it cares to stay there.
-func processPlace(m vm.VM) dispatch.Place {
+func processPlace(m vm.VM, nodes *hostNodes) dispatch.Place {
 	home, scratch := m.(*process.Machine).Home(), m.(*process.Machine).Scratch()
-	nodes := map[string]string{}
-	if node, err := exec.LookPath("node"); err == nil {
-		for _, name := range []string{"node12", "node16", "node20", "node24"} {
-			nodes[name] = node
-		}
-	}
 	return dispatch.Place{
-		Dirs:  runner.Dirs{Home: home, Tools: filepath.Join(home, "tools"), Commands: scratch},
-		Nodes: nodes,
-		Env:   map[string]string{"PATH": os.Getenv("PATH"), "LANG": "C.UTF-8", "SHELL": "/bin/bash"},
+		Dirs: runner.Dirs{Home: home, Tools: filepath.Join(home, "tools"), Commands: scratch},
+		Node: nodes.path,
+		Env:  map[string]string{"PATH": os.Getenv("PATH"), "LANG": "C.UTF-8", "SHELL": "/bin/bash"},
 	}
 }

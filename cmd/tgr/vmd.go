@@ -200,6 +200,9 @@ func backends(host *machines, log *slog.Logger) func(context.Context, []string) 
 		}
 		return vmapi.Backend{Provider: connected{local.Provider, host.egress(tgr.Run{}), log}, Size: local.Size, Shared: local.Shared, Place: func(m vm.VM) vmapi.Place {
 			p := local.Place(m)
+			if p.Node != nil { // which cannot be asked from afar
+				p.Nodes = allNodes(ctx, p.Node, log)
+			}
 			return vmapi.Place{Home: p.Dirs.Home, Tools: p.Dirs.Tools, Nodes: p.Nodes, Env: p.Env, User: p.User, Engines: p.Engines}
 		}}, nil
 	}
