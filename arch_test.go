@@ -32,6 +32,7 @@ var rooms = map[string][]string{
 	"runner":                 {".", "expr", "workflow", "guest"},
 	"dispatch":               {".", "workflow", "runner", "guest", "vm", "image"},
 	"store":                  {"."},
+	"store/storetest":        {},             // a PostgreSQL server for the tests of two rooms
 	"vault":                  {".", "store"}, // alone has the key of the secrets, which the database must not have
 	"results":                {"."},          // caches, artifacts and identity tokens: what a job's actions talk to
 	"joblog":                 {"."},          // logs are too many and too large for SQL, and have one owner

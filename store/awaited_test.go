@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -169,10 +168,13 @@ func fire(t *testing.T, e *env) {
 
 // Two servers on one database, and several claims of each: every time is an event once.
 func TestFireRace(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "tgr.db")
-	e := newEnv(t)
-	e.Store = openers["sqlite"](t, store.Config{Path: path, Now: e.clock.now})
-	stores := []*store.Store{e.Store, openers["sqlite"](t, store.Config{Path: path, Now: e.clock.now})}
+	each(t, fireRace)
+}
+
+func fireRace(t *testing.T, e *env) {
+	first := e.Store
+	e.open(store.Config{})
+	stores := []*store.Store{first, e.Store}
 	e.accept("1")
 	e.learns(e.claim(), tgr.Schedule{File: "a.yml", Cron: "0 * * * *", Next: e.at(1, 0)})
 	const rounds, claims = 20, 4

@@ -18,13 +18,20 @@ import (
 // A delivery that was acknowledged is there after the process was killed, with its run and its plan job, and so is
 // every claim: kill -9 at a random moment of a busy server loses nothing.
 func TestKilled(t *testing.T) {
-	if path := os.Getenv("STORE_TEST_PATH"); path != "" {
-		acceptForever(path)
+	if path, url := os.Getenv("STORE_TEST_PATH"), os.Getenv("STORE_TEST_URL"); path+url != "" {
+		acceptForever(store.Config{Path: path, URL: url})
 	}
+	each(t, killed)
+}
+
+func killed(t *testing.T, e *env) {
 	for round := range 3 {
-		path := filepath.Join(t.TempDir(), "tgr.db")
+		at := e.where
+		if round > 0 {
+			at = databases[filepath.Base(t.Name())](t)
+		}
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
-		cmd.Env = append(os.Environ(), "STORE_TEST_PATH="+path)
+		cmd.Env = append(os.Environ(), "STORE_TEST_PATH="+at.Path, "STORE_TEST_URL="+at.URL)
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -44,7 +51,7 @@ func TestKilled(t *testing.T) {
 			}
 		}
 		cmd.Wait()
-		s := openers["sqlite"](t, store.Config{Path: path})
+		s := open(t, at)
 		ctx := context.Background()
 		for id := range acked {
 			if _, err := s.Delivery(ctx, tgr.DeliveryID(id)); err != nil {
@@ -71,9 +78,9 @@ func TestKilled(t *testing.T) {
 }
 
 // acceptForever accepts from several callers at once, and prints each delivery that it may acknowledge.
-func acceptForever(path string) {
+func acceptForever(at store.Config) {
 	ctx := context.Background()
-	s := must(store.Open(ctx, store.Config{Path: path}))
+	s := must(store.Open(ctx, at))
 	must(0, s.Ping(ctx))
 	var mu sync.Mutex
 	var wg sync.WaitGroup

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"time"
 
 	"database/sql"
 
 	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
 	"github.com/terraphim/tgr"
 )
 
@@ -21,8 +23,38 @@ var migrations embed.FS
 // CONFLICT, RETURNING, partial indexes, savepoints.
 type dialect struct {
 	name        goose.Dialect
-	folder      string           // of its migrations
-	unavailable func(error) bool // the database does not answer, or has no room: trying again may help
+	folder      string                             // of its migrations
+	unavailable func(error) bool                   // the database does not answer, or has no room: trying again may help
+	begin       string                             // each write transaction's first statement; "": none
+	limit       time.Duration                      // of a write transaction; 0: none
+	arg         func(any) any                      // what a value is to the database; nil: itself
+	locker      func() (lock.SessionLocker, error) // keeps servers that start at once from migrating at once; nil: not needed
+}
+
+// args makes of values what they are to the database.
+func (d dialect) args(values []any) []any {
+	if d.arg != nil {
+		for i, v := range values {
+			values[i] = d.arg(v)
+		}
+	}
+	return values
+}
+
+// reader is the pool of connections that read.
+type reader struct {
+	*sql.DB
+	d dialect
+}
+
+// QueryContext is sql.DB's.
+func (r reader) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return r.DB.QueryContext(ctx, query, r.d.args(args)...)
+}
+
+// QueryRowContext is sql.DB's.
+func (r reader) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return r.DB.QueryRowContext(ctx, query, r.d.args(args)...)
 }
 
 // migrate brings the schema of db up to date.
@@ -31,7 +63,15 @@ func (d dialect) migrate(ctx context.Context, db *sql.DB, log *slog.Logger) erro
 	if err != nil {
 		return err
 	}
-	p, err := goose.NewProvider(d.name, db, dir, goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
+	options := []goose.ProviderOption{goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger())}
+	if d.locker != nil {
+		locker, err := d.locker()
+		if err != nil {
+			return err
+		}
+		options = append(options, goose.WithSessionLocker(locker))
+	}
+	p, err := goose.NewProvider(d.name, db, dir, options...)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"time"
 
 	"github.com/terraphim/tgr"
 )
@@ -30,3 +31,6 @@ func (s *Store) ExplainClaim(ctx context.Context, kinds ...tgr.JobKind) ([]strin
 	}
 	return out, rows.Err()
 }
+
+// Impatient shortens how long Keep waits for what is left of a broken connection.
+func (s *Store) Impatient(d time.Duration) { s.alone.within = d }

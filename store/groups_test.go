@@ -187,10 +187,11 @@ func TestGroupsNeverShared(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, open := range openers {
+	for name, fresh := range databases {
 		t.Run(name, func(t *testing.T) {
 			e := newEnv(t)
-			e.Store = open(t, store.Config{Now: e.clock.now})
+			e.where = fresh(t)
+			e.open(store.Config{})
 			n := 0
 			rapid.Check(t, func(rt *rapid.T) {
 				n++

@@ -2,9 +2,7 @@ package store_test
 
 import (
 	"errors"
-	"flag"
 	"fmt"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -17,13 +15,6 @@ import (
 
 // TestMain makes the model take fewer walks than rapid's hundred, because SQLite is some twenty times slower under the
 // race detector; -rapid.checks asks for more.
-func TestMain(m *testing.M) {
-	if err := flag.Set("rapid.checks", "40"); err != nil {
-		panic(err)
-	}
-	os.Exit(m.Run())
-}
-
 // modelJob is a job as the model has it: what a stranger would expect of a queue with leases.
 type modelJob struct {
 	id         tgr.JobID
@@ -94,10 +85,11 @@ func (m *model) agree(op string, held bool, err error) {
 
 // Model and store go through the same operations and must agree after each.
 func TestModel(t *testing.T) {
-	for name, open := range openers {
+	for name, fresh := range databases {
 		t.Run(name, func(t *testing.T) {
 			e := newEnv(t)
-			e.Store = open(t, store.Config{Now: e.clock.now})
+			e.where = fresh(t)
+			e.open(store.Config{})
 			n := 0
 			rapid.Check(t, func(rt *rapid.T) {
 				n++

@@ -12,10 +12,11 @@ import (
 
 // The outputs of a run's jobs have a bound together, in UTF-16: who comes with more fails, and keeps none.
 func TestOutputsOfARun(t *testing.T) {
-	for name, open := range openers {
+	for name, fresh := range databases {
 		t.Run(name, func(t *testing.T) {
 			e := newEnv(t)
-			e.Store = open(t, store.Config{Now: e.clock.now, MaxOutputs: 5000})
+			e.where = fresh(t)
+			e.open(store.Config{MaxOutputs: 5000})
 			outputsOfARun(t, e)
 		})
 	}

@@ -211,7 +211,7 @@ func environments(ctx context.Context, q querier, tail string, args ...any) ([]t
 // RepoID is the id of a repository of which a webhook has arrived, by the name that it had last; 0 if none has.
 func (s *Store) RepoID(ctx context.Context, fullName string) (int64, error) {
 	var id int64
-	err := s.r.QueryRowContext(ctx, "SELECT repo_id FROM runs WHERE repo = $1 COLLATE NOCASE ORDER BY id DESC LIMIT 1", fullName).Scan(&id)
+	err := s.r.QueryRowContext(ctx, "SELECT repo_id FROM runs WHERE LOWER(repo) = LOWER($1) ORDER BY id DESC LIMIT 1", fullName).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil
 	}

@@ -25,11 +25,17 @@ const MaxTries = 3
 // maxPlans is how often an event is planned before a fault of ours becomes its run's conclusion.
 const maxPlans = 10
 
-// Config says where the database is. Path is required.
+// Config says where the database is: in a file, or on a server. Path or URL is required.
 type Config struct {
-	Path string           // the SQLite file. Its folder is made with mode 0700, the file with 0600; ":memory:" is refused
-	Now  func() time.Time // nil: time.Now
-	Log  *slog.Logger     // nil: nothing is logged
+	tgr.Redacted
+
+	Path string // the SQLite file. Its folder is made with mode 0700, the file with 0600; ":memory:" is refused
+	URL  string // the PostgreSQL database, if not "": postgres://user:password@host/database, or key=value pairs
+	// Waiting, if not nil, says that this is a server: it has a PostgreSQL database to itself, so that Open returns when no
+	// other one uses it, and calls Waiting if it has to wait for one. The caller runs Keep.
+	Waiting func()
+	Now     func() time.Time // nil: time.Now
+	Log     *slog.Logger     // nil: nothing is logged
 
 	// MaxOutputs is how many bytes the outputs of all jobs of an attempt of a run may have, about as their UTF-16 does.
 	// 0: 50 MiB, https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-syntax#jobsjob_idoutputs
@@ -56,8 +62,9 @@ type Store struct {
 	cfg     Config
 	dialect dialect
 	w       *sql.DB // one connection: used by the writer goroutine alone
-	r       *sql.DB // read only
+	r       reader
 	writer  *writer
+	alone   *alone // nil: nobody is kept off
 
 	bodies bodies // of the reports that are durable; the writer's own
 
@@ -77,23 +84,33 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.MaxOutputs <= 0 {
 		cfg.MaxOutputs = 50 << 20
 	}
-	d := sqliteDialect()
-	w, r, err := openSQLite(ctx, cfg.Path)
+	d, openDB, at := sqliteDialect(), openSQLite, cfg.Path
+	if cfg.URL != "" {
+		d, openDB, at = postgresDialect(), openPostgres, cfg.URL
+	}
+	w, r, err := openDB(ctx, at)
 	if err != nil {
 		return nil, d.fault("open", err)
 	}
-	if err := d.migrate(ctx, w, cfg.Log); err != nil {
-		return nil, d.fault("open", errors.Join(err, r.Close(), w.Close()))
+	var only *alone
+	if cfg.URL != "" && cfg.Waiting != nil { // before the schema changes below the server that there is
+		if only, err = takeAlone(ctx, cfg.URL, cfg.Waiting); err != nil {
+			return nil, d.fault("open", errors.Join(err, r.Close(), w.Close()))
+		}
 	}
-	s := &Store{cfg: cfg, dialect: d, w: w, r: r, nudged: map[tgr.RunID]bool{}, bodies: bodies{}}
+	if err := d.migrate(ctx, w, cfg.Log); err != nil {
+		return nil, d.fault("open", errors.Join(err, only.close(), r.Close(), w.Close()))
+	}
+	s := &Store{alone: only, cfg: cfg, dialect: d, w: w, r: reader{r, d}, nudged: map[tgr.RunID]bool{}, bodies: bodies{}}
 	s.writer = newWriter(s)
 	return s, nil
 }
 
-// Close waits for the writes that were begun, refuses later ones, and closes the database. It may be called twice.
+// Close waits for the writes that were begun, refuses later ones, and closes the database. It may be called twice, and not
+// while Keep runs.
 func (s *Store) Close() error {
 	s.writer.close()
-	return errors.Join(s.r.Close(), s.w.Close())
+	return errors.Join(s.r.Close(), s.w.Close(), s.alone.close())
 }
 
 // committed tells of what a transaction did, now that it is durable.

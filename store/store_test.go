@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,43 +18,83 @@ import (
 
 	"github.com/terraphim/tgr"
 	"github.com/terraphim/tgr/store"
+	"github.com/terraphim/tgr/store/storetest"
 )
 
-// openers are the databases that the contract is tested on.
-var openers = map[string]func(t testing.TB, cfg store.Config) *store.Store{
-	"sqlite": func(t testing.TB, cfg store.Config) *store.Store {
-		if cfg.Path == "" {
-			cfg.Path = filepath.Join(t.TempDir(), "tgr.db")
+// databases are those that the contract is tested on: each makes an empty one.
+var databases = map[string]func(t testing.TB) store.Config{
+	"sqlite": func(t testing.TB) store.Config {
+		return store.Config{Path: filepath.Join(t.TempDir(), "tgr.db")}
+	},
+	"postgres": func(t testing.TB) store.Config {
+		s, err := postgres()
+		if errors.Is(err, storetest.ErrNone) {
+			t.Skip("NOT TESTED:", err)
+		} else if err != nil {
+			t.Fatal(err)
 		}
-		s, err := store.Open(context.Background(), cfg)
+		url, err := s.Database(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() {
-			if err := s.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		return s
+		return store.Config{URL: url}
 	},
+}
+
+// postgres is the server of all tests, which TestMain stops.
+var postgres = sync.OnceValues(func() (*storetest.Server, error) { return storetest.Start(context.Background()) })
+
+func TestMain(m *testing.M) {
+	if err := flag.Set("rapid.checks", "40"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	if s, err := postgres(); err == nil {
+		s.Stop()
+	}
+	os.Exit(code)
+}
+
+// open opens the database of cfg for the length of the test.
+func open(t testing.TB, cfg store.Config) *store.Store {
+	t.Helper()
+	s, err := store.Open(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
 }
 
 // each runs a test of the contract on every database.
 func each(t *testing.T, fn func(t *testing.T, e *env)) {
-	for name, open := range openers {
+	for name, fresh := range databases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
-			e.Store = open(t, store.Config{Now: e.clock.now, Reports: e.hook, Follow: e.follow})
+			e.where = fresh(t)
+			e.open(store.Config{Reports: e.hook, Follow: e.follow})
 			fn(t, e)
 		})
 	}
+}
+
+// open opens the test's database, with what cfg says of the rest.
+func (e *env) open(cfg store.Config) {
+	e.t.Helper()
+	cfg.Path, cfg.URL, cfg.Now = e.where.Path, e.where.URL, e.clock.now
+	e.Store = open(e.t, cfg)
 }
 
 // env is a store with a clock that stands still and a record of what was reported.
 type env struct {
 	*store.Store
 	t     testing.TB
+	where store.Config // the database
 	clock *clock
 	ctx   context.Context
 	hooks func(run tgr.Run, jobs []tgr.Job) []store.Outgoing // nil: reports nothing
@@ -244,7 +285,7 @@ func TestOpenRefusesWhatIsNotOurs(t *testing.T) {
 
 func TestOpenRefusesANewerSchema(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.db")
-	openers["sqlite"](t, store.Config{Path: path})
+	open(t, store.Config{Path: path})
 	db, err := sql.Open("sqlite", path)
 	if err != nil {
 		t.Fatal(err)

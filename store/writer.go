@@ -37,6 +37,7 @@ type op struct {
 // tx is a write transaction at one moment of the clock.
 type tx struct {
 	*sql.Tx
+	ctx context.Context // ends with the time that the transaction has
 	s   *Store
 	now time.Time
 
@@ -138,34 +139,80 @@ func (w *writer) commit(ops []*op) {
 // run returns an error where none of ops is durable; errs gets those of single ops. An op that was abandoned is
 // passed over.
 func (w *writer) run(ops []*op, errs []error) error {
-	ctx := context.Background()
+	d := w.s.dialect
+	ctx, done := context.Background(), func() {}
+	if d.limit > 0 {
+		ctx, done = context.WithTimeoutCause(ctx, d.limit, errTooLong)
+	}
+	defer done()
 	begun, err := w.s.w.BeginTx(ctx, nil)
 	if err != nil {
-		return err
+		return timeLimit(ctx, err)
 	}
-	t := &tx{Tx: begun, s: w.s, now: w.s.cfg.Now().UTC(), bodies: bodies{}, touched: map[tgr.RunID]bool{}, nudged: map[tgr.RunID]bool{}}
+	if d.begin != "" {
+		if _, err := begun.ExecContext(ctx, d.begin); err != nil {
+			return timeLimit(ctx, errors.Join(err, begun.Rollback()))
+		}
+	}
+	t := &tx{Tx: begun, ctx: ctx, s: w.s, now: w.s.cfg.Now().UTC(), bodies: bodies{}, touched: map[tgr.RunID]bool{}, nudged: map[tgr.RunID]bool{}}
 	for i, o := range ops {
 		if !o.taken.CompareAndSwap(false, true) {
 			continue
 		}
 		if _, err := t.Exec("SAVEPOINT op"); err != nil {
-			return errors.Join(err, t.Rollback())
+			return timeLimit(ctx, errors.Join(err, t.Rollback()))
 		}
 		if errs[i] = call(o.fn, t); errs[i] != nil {
 			w.s.bodies, t.bodies = bodies{}, bodies{} // nobody knows which of them are undone
 			if _, err := t.Exec("ROLLBACK TO SAVEPOINT op"); err != nil {
-				return errors.Join(errs[i], err, t.Rollback())
+				return timeLimit(ctx, errors.Join(errs[i], err, t.Rollback()))
 			}
 		}
 		if _, err := t.Exec("RELEASE SAVEPOINT op"); err != nil {
-			return errors.Join(err, t.Rollback())
+			return timeLimit(ctx, errors.Join(err, t.Rollback()))
 		}
 	}
 	if err := t.Commit(); err != nil {
-		return err
+		return timeLimit(ctx, err)
 	}
 	w.s.committed(t)
 	return nil
+}
+
+// errTooLong is what became of a transaction that was given up.
+var errTooLong = &tgr.Error{Op: "store.write", Code: tgr.Unavailable, Message: "the database did not answer in time"}
+
+// timeLimit says that a transaction failed because its time was over.
+func timeLimit(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), errTooLong) {
+		return fmt.Errorf("%w: %w", errTooLong, err)
+	}
+	return err
+}
+
+// Exec is sql.Tx's, within the time that the transaction has, as are the next.
+func (t *tx) Exec(query string, args ...any) (sql.Result, error) {
+	return t.ExecContext(t.ctx, query, t.s.dialect.args(args)...)
+}
+
+// Query is sql.Tx's.
+func (t *tx) Query(query string, args ...any) (*sql.Rows, error) {
+	return t.Tx.QueryContext(t.ctx, query, t.s.dialect.args(args)...)
+}
+
+// QueryRow is sql.Tx's.
+func (t *tx) QueryRow(query string, args ...any) *sql.Row {
+	return t.Tx.QueryRowContext(t.ctx, query, t.s.dialect.args(args)...)
+}
+
+// QueryContext implements querier.
+func (t *tx) QueryContext(_ context.Context, query string, args ...any) (*sql.Rows, error) {
+	return t.Query(query, args...)
+}
+
+// QueryRowContext implements querier.
+func (t *tx) QueryRowContext(_ context.Context, query string, args ...any) *sql.Row {
+	return t.QueryRow(query, args...)
 }
 
 // call makes a panic of fn, which may be another room's function, that op's error: other writes share its goroutine.

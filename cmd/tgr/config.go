@@ -55,6 +55,7 @@ func settings() []setting {
 		{Key: "schedules", Env: "TGR_SCHEDULES", Default: "true", Help: "false: workflows are not started at the times of their on.schedule"},
 		{Key: "secrets-key-file", Env: "TGR_SECRETS_KEY_FILE", Help: "file with the key of the secrets in the database; default: secrets.key below the data folder"},
 		{Key: "data-dir", Env: "TGR_DATA_DIR", Default: defaultDataDir(), Help: "folder for the database, logs and machines"},
+		{Key: "database-url", Env: "TGR_DATABASE_URL", Secret: true, Help: "PostgreSQL database for deliveries, runs and jobs: postgres://user:password@host/name; default: SQLite, tgr.db below the data folder"},
 		{Key: "results-dir", Env: "TGR_RESULTS_DIR", Help: "folder for caches and artifacts; default: results below the data folder"},
 		{Key: "cache-size", Env: "TGR_CACHE_SIZE", Default: "10240", Help: "caches of one repository, MiB; the least recently used go first"},
 		{Key: "artifact-size", Env: "TGR_ARTIFACT_SIZE", Default: "10240", Help: "artifacts of one run, MiB"},

@@ -266,7 +266,7 @@ func openHistory(ctx context.Context, c *config, log *slog.Logger) (history, fun
 		return history{}, nil, fmt.Errorf("%w; stop it first", err)
 	}
 	closeAll := func() { s.close() }
-	st, err := store.Open(ctx, store.Config{Path: filepath.Join(dir, "tgr.db"), Log: log})
+	st, err := store.Open(ctx, databaseOf(c, log))
 	if err != nil {
 		closeAll()
 		return history{}, nil, err

@@ -85,7 +85,8 @@ type server struct {
 	web      *web.Server
 	results  *results.Service
 	advice   *advisor
-	learner  *learner               // nil: off
+	learner  *learner // nil: off
+	listener net.Listener
 	tapes    *dispatch.Tapes        // nil: jobs end with this server
 	resume   []*dispatch.Resumption // jobs of the server before
 	leave    func() bool            // machines that run go on, for the next server
@@ -109,16 +110,24 @@ func serve(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer l.Close()
-	s := &server{c: c, log: log, metrics: web.NewMetrics(version()), url: c.get("public-url"), leave: func() bool { return followed(ctx) }}
+	s := &server{c: c, log: log, metrics: web.NewMetrics(version()), url: c.get("public-url"), leave: func() bool { return followed(ctx) }, listener: l}
 	if s.url == "" {
 		s.url = "http://" + l.Addr().String()
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 	if err := s.open(ctx, secrets); err != nil {
+		if ctx.Err() != nil { // while it waited
+			return nil
+		}
 		return err
 	}
 	log.Info("listening", "url", "http://"+l.Addr().String(), "webhook", "http://"+l.Addr().String()+"/webhook", "version", version())
 	return s.run(ctx, l)
+}
+
+// databaseOf says where the database is.
+func databaseOf(c *config, log *slog.Logger) store.Config {
+	return store.Config{Path: filepath.Join(c.get("data-dir"), "tgr.db"), URL: c.get("database-url"), Log: log}
 }
 
 // webhookSecrets are the accepted secrets; without any the server does not start.
@@ -148,11 +157,16 @@ func (s *server) open(ctx context.Context, secrets [][]byte) error {
 	if s.reports, err = newReports(s.c, s.log, s.url); err != nil {
 		return err
 	}
-	if s.store, err = store.Open(ctx, store.Config{Path: filepath.Join(dir, "tgr.db"), Log: s.log,
-		Reports: s.reports.of, Follow: s.follow, Changed: s.watch.changed}); err != nil {
+	at := databaseOf(s.c, s.log)
+	at.Reports, at.Follow, at.Changed = s.reports.of, s.follow, s.watch.changed
+	standby, end := s.standBy()
+	defer end()
+	at.Waiting = standby
+	if s.store, err = store.Open(ctx, at); err != nil {
 		return err
 	}
 	s.closers = append(s.closers, s.store.Close)
+	end()
 	if err := s.openVault(ctx); err != nil {
 		return err
 	}
@@ -174,6 +188,9 @@ func (s *server) open(ctx context.Context, secrets [][]byte) error {
 	}
 	// The lock on the data folder makes sure that no other server of this name lives.
 	owner := host + ":" + dir
+	if s.c.get("database-url") != "" {
+		owner = "server" // the only one, wherever it is: it takes back at once what the one before has left
+	}
 	if err := s.openTapes(ctx, owner); err != nil {
 		return err
 	}
@@ -290,6 +307,42 @@ func (s *server) openWeb(secrets [][]byte, machines *machines) error {
 // issuerPath is where the keys of identity tokens are published, below the server's address.
 const issuerPath = "/oidc"
 
+// standBy returns what answers requests while another server has the database: that it is not this one's turn. end gives
+// the listener back, and may be called twice.
+func (s *server) standBy() (begin, end func()) {
+	var srv *http.Server
+	ended := make(chan struct{})
+	begin = func() {
+		s.log.Info("another server uses the database: this one takes over when it ends")
+		srv = &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/healthz" {
+				fmt.Fprintln(w, "standby")
+				return
+			}
+			w.Header().Set("Retry-After", "5")
+			http.Error(w, "standby: another server has the database", http.StatusServiceUnavailable)
+		})}
+		go func() {
+			defer close(ended)
+			srv.Serve(lent{s.listener})
+		}()
+	}
+	return begin, func() {
+		if srv != nil {
+			srv.Close()
+			<-ended
+			s.listener.(*net.TCPListener).SetDeadline(time.Time{})
+			srv = nil
+		}
+	}
+}
+
+// lent is a listener that outlives the server that closes it.
+type lent struct{ net.Listener }
+
+// Close ends Accept.
+func (l lent) Close() error { return l.Listener.(*net.TCPListener).SetDeadline(time.Unix(1, 0)) }
+
 // lock makes this the only server on its data folder.
 func (s *server) lock(path string) error {
 	f, err := lockFile(path)
@@ -308,6 +361,7 @@ func (s *server) run(ctx context.Context, l net.Listener) error {
 	defer stop(nil)
 	var wg sync.WaitGroup
 	for name, part := range map[string]func(context.Context) error{
+		"database": s.store.Keep,
 		"dispatch": s.dispatch.Run,
 		"clock":    s.clock,
 		"reports":  s.reports.run,

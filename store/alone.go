@@ -1,0 +1,153 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/terraphim/tgr"
+)
+
+// serverLock is the advisory lock of the server that a database has.
+const serverLock = 0x7467725f73 // "tgr_s"
+
+// aloneEvery is between two looks at the lock, at one's own and at that of another.
+const aloneEvery = 2 * time.Second
+
+// aloneWithin is for how long a connection that broke may keep its lock: see alone.open.
+const aloneWithin = 40 * time.Second
+
+// Keep keeps other servers off a database that was opened with Config.Waiting. It returns nil when ctx ends, and an error
+// of [tgr.Conflict] where another server has the database, because the connection to it was lost for too long: then
+// this one has to end. A file is kept by who locks its folder.
+func (s *Store) Keep(ctx context.Context) error {
+	if s.alone == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return s.alone.keep(ctx)
+}
+
+// takeAlone returns when no other server uses the database, after a call of waiting if it has to wait for one.
+func takeAlone(ctx context.Context, url string, waiting func()) (*alone, error) {
+	a := &alone{url: url, within: aloneWithin}
+	for told := false; ; {
+		got, err := a.take(ctx)
+		if err != nil {
+			return nil, errors.Join(err, a.close())
+		}
+		if got {
+			return a, nil
+		}
+		if !told {
+			told = true
+			waiting()
+		}
+		if err := pause(ctx, aloneEvery); err != nil {
+			return nil, errors.Join(err, a.close())
+		}
+	}
+}
+
+// alone holds the lock, on a connection of its own: the lock goes with it. It is not safe for concurrent use.
+type alone struct {
+	url    string
+	within time.Duration // aloneWithin
+	db     *sql.DB
+	conn   *sql.Conn
+}
+
+// open connects. The database notices within half a minute that the other end is gone: until then the lock would be held
+// by a server whose host has lost its power.
+func (a *alone) open(ctx context.Context) error {
+	cfg, err := pgx.ParseConfig(a.url)
+	if err != nil {
+		return err
+	}
+	for name, value := range map[string]string{"application_name": "tgr alone", "tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5",
+		"tcp_keepalives_count": "3", "tcp_user_timeout": "25000"} {
+		cfg.RuntimeParams[name] = value
+	}
+	a.db = stdlib.OpenDB(*cfg)
+	a.conn, err = a.db.Conn(ctx) // nil after an error
+	return err
+}
+
+func (a *alone) close() error {
+	if a == nil || a.db == nil {
+		return nil
+	}
+	if a.conn != nil {
+		a.conn.Close()
+	}
+	err := a.db.Close()
+	a.db, a.conn = nil, nil
+	return err
+}
+
+// take tries to get the lock.
+func (a *alone) take(ctx context.Context) (got bool, err error) {
+	ctx, done := context.WithTimeout(ctx, writeWithin)
+	defer done()
+	if a.conn == nil {
+		if err := errors.Join(a.close(), a.open(ctx)); err != nil {
+			return false, err
+		}
+	}
+	err = a.conn.QueryRowContext(ctx, "SELECT pg_try_advisory_lock($1)", int64(serverLock)).Scan(&got)
+	return got, err
+}
+
+// keep looks whether the connection lives, and gets the lock again where it does not.
+func (a *alone) keep(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := pause(ctx, aloneEvery); err != nil {
+			return nil
+		}
+		limit, done := context.WithTimeout(ctx, writeWithin)
+		err := a.conn.PingContext(limit)
+		done()
+		if err != nil && ctx.Err() == nil {
+			if err := a.again(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// again gets the lock on a new connection. While there is none, nobody else can have got it; what refuses it may at first be
+// what is left of the old one.
+func (a *alone) again(ctx context.Context) error {
+	var refused time.Time
+	for {
+		a.close()
+		got, err := a.take(ctx)
+		switch {
+		case got:
+			return nil
+		case err == nil && refused.IsZero():
+			refused = time.Now()
+		case err == nil && time.Since(refused) > a.within:
+			return tgr.Errorf("store.alone", tgr.Conflict, "another server has taken over the database, while the connection to it was lost")
+		}
+		if err := pause(ctx, aloneEvery); err != nil {
+			return nil
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}
