@@ -43,13 +43,21 @@ func TestMain(m *testing.M) {
 
 // What a job puts into sessions of its own and orphans twice over goes with its machine.
 func TestDaemon(t *testing.T) {
-	ctx := context.Background()
 	_, m, c := start(t)
+	daemon := started(t, c, "setsid sh -c 'setsid sh -c \"echo \\$\\$; exec sleep 1000\" & exit' & wait; sleep 0.1")
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if daemon.Alive() {
+		t.Error("the daemon is alive")
+	}
+}
+
+// started is the process whose number a script prints.
+func started(t *testing.T, c *guest.Client, script string) vm.Process {
+	t.Helper()
 	var out bytes.Buffer
-	exit, err := c.Exec(ctx, guest.Cmd{
-		Args: []string{"/bin/sh", "-c", "setsid sh -c 'setsid sh -c \"echo \\$\\$; exec sleep 1000\" & exit' & wait; sleep 0.1"},
-		Env:  []string{"PATH=/usr/bin:/bin"},
-	}, &out)
+	exit, err := c.Exec(context.Background(), guest.Cmd{Args: []string{"/bin/sh", "-c", script}, Env: []string{"PATH=/usr/bin:/bin"}}, &out)
 	if err != nil || !exit.Success() {
 		t.Fatalf("%+v, %v", exit, err)
 	}
@@ -57,16 +65,11 @@ func TestDaemon(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	daemon, err := vm.FindProcess(pid)
+	p, err := vm.FindProcess(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if daemon.Alive() {
-		t.Error("the daemon is alive")
-	}
+	return p
 }
 
 // The agent buries the orphans that it inherits.
@@ -253,23 +256,7 @@ func TestGuard(t *testing.T) {
 // orphan starts a process in a session and an environment of its own, whose parent has ended.
 func orphan(t *testing.T, m vm.VM) vm.Process {
 	t.Helper()
-	var out bytes.Buffer
-	exit, err := connect(t, m).Exec(context.Background(), guest.Cmd{
-		Args: []string{"/bin/sh", "-c", "(setsid env -i /bin/sh -c 'echo $$; exec sleep 1000 >/dev/null 2>&1' &)"},
-		Env:  []string{"PATH=/usr/bin:/bin"},
-	}, &out)
-	if err != nil || !exit.Success() {
-		t.Fatalf("%+v, %v", exit, err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(out.String()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := vm.FindProcess(pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
+	return started(t, connect(t, m), "(setsid env -i /bin/sh -c 'echo $$; exec sleep 1000 >/dev/null 2>&1' &)")
 }
 
 // start starts a machine and connects to it.
