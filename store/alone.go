@@ -18,12 +18,9 @@ const serverLock = 0x7467725f73 // "tgr_s"
 // aloneEvery is between two looks at the lock, at one's own and at that of another.
 const aloneEvery = 2 * time.Second
 
-// aloneWithin is for how long a connection that broke may keep its lock: see alone.open.
-const aloneWithin = 40 * time.Second
-
 // Keep keeps other servers off a database that was opened with Config.Waiting. It returns nil when ctx ends, and an error
-// of [tgr.Conflict] where another server has the database, because the connection to it was lost for too long: then
-// this one has to end. A file is kept by who locks its folder.
+// of [tgr.Conflict] where another server has taken over, because the connection to the database was lost for too long: then
+// this one has to end, and every write of it is refused. A file is kept by who locks its folder.
 func (s *Store) Keep(ctx context.Context) error {
 	if s.alone == nil {
 		<-ctx.Done()
@@ -32,9 +29,33 @@ func (s *Store) Keep(ctx context.Context) error {
 	return s.alone.keep(ctx)
 }
 
+// claim has the database know the server as the one that writes.
+func (a *alone) claim(ctx context.Context, w *sql.DB) error {
+	if a == nil {
+		return nil
+	}
+	_, err := w.ExecContext(ctx, "INSERT INTO server (id, token) VALUES (1, $1) ON CONFLICT (id) DO UPDATE SET token = excluded.token", a.token)
+	return err
+}
+
+// check fails where another server has taken over. It is called in each transaction that writes.
+func (a *alone) check(ctx context.Context, q querier) error {
+	if a == nil {
+		return nil
+	}
+	var token string
+	if err := q.QueryRowContext(ctx, "SELECT token FROM server").Scan(&token); err != nil {
+		return err
+	}
+	if token != a.token {
+		return tgr.Errorf("store.alone", tgr.Conflict, "another server has taken over the database")
+	}
+	return nil
+}
+
 // takeAlone returns when no other server uses the database, after a call of waiting if it has to wait for one.
 func takeAlone(ctx context.Context, url string, waiting func()) (*alone, error) {
-	a := &alone{url: url, within: aloneWithin}
+	a := &alone{url: url, token: tgr.NewToken()}
 	for told := false; ; {
 		got, err := a.take(ctx)
 		if err != nil {
@@ -53,12 +74,13 @@ func takeAlone(ctx context.Context, url string, waiting func()) (*alone, error) 
 	}
 }
 
-// alone holds the lock, on a connection of its own: the lock goes with it. It is not safe for concurrent use.
+// alone holds the lock, on a connection of its own: the lock goes with it. That says who is next; the token in the database
+// says who may write, to the last transaction.
 type alone struct {
-	url    string
-	within time.Duration // aloneWithin
-	db     *sql.DB
-	conn   *sql.Conn
+	url   string
+	token string
+	db    *sql.DB
+	conn  *sql.Conn
 }
 
 // open connects. The database notices within half a minute that the other end is gone: until then the lock would be held
@@ -120,20 +142,18 @@ func (a *alone) keep(ctx context.Context) error {
 	return nil
 }
 
-// again gets the lock on a new connection. While there is none, nobody else can have got it; what refuses it may at first be
-// what is left of the old one.
+// again gets the lock on a new connection. What refuses it is another server, or what is left of the old connection.
 func (a *alone) again(ctx context.Context) error {
-	var refused time.Time
 	for {
 		a.close()
 		got, err := a.take(ctx)
-		switch {
-		case got:
+		if got {
 			return nil
-		case err == nil && refused.IsZero():
-			refused = time.Now()
-		case err == nil && time.Since(refused) > a.within:
-			return tgr.Errorf("store.alone", tgr.Conflict, "another server has taken over the database, while the connection to it was lost")
+		}
+		if err == nil {
+			if err = a.check(ctx, a.conn); tgr.CodeOf(err) == tgr.Conflict {
+				return err
+			}
 		}
 		if err := pause(ctx, aloneEvery); err != nil {
 			return nil

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"time"
 
 	"github.com/terraphim/tgr"
 )
@@ -31,6 +30,3 @@ func (s *Store) ExplainClaim(ctx context.Context, kinds ...tgr.JobKind) ([]strin
 	}
 	return out, rows.Err()
 }
-
-// Impatient shortens how long Keep waits for what is left of a broken connection.
-func (s *Store) Impatient(d time.Duration) { s.alone.within = d }

@@ -185,7 +185,6 @@ func TestAlone(t *testing.T) {
 	at := databases["postgres"](t)
 	at.Waiting = func() { t.Error("the first server waits") }
 	first := open(t, at)
-	first.Impatient(time.Millisecond)
 	waits := make(chan struct{})
 	second := make(chan *store.Store)
 	go func() {
@@ -216,6 +215,9 @@ func TestAlone(t *testing.T) {
 	// Nobody looks after the lock yet: the second server gets it, sooner or later.
 	disconnect()
 	s := <-second
+	if err := first.Ping(t.Context()); tgr.CodeOf(err) != tgr.Conflict {
+		t.Errorf("a write of a server that was taken over from: %v, want %s", err, tgr.Conflict)
+	}
 	go func() { kept <- first.Keep(t.Context()) }()
 	if err := <-kept; tgr.CodeOf(err) != tgr.Conflict {
 		t.Errorf("Keep of a server that lost the database to another = %v, want %s", err, tgr.Conflict)
@@ -229,6 +231,9 @@ func TestAlone(t *testing.T) {
 		err := admin.QueryRow("SELECT COUNT(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE locktype = 'advisory' AND granted AND application_name = 'tgr alone' AND datname = current_database()").Scan(&n)
 		return err == nil && n == 1
 	})
+	if err := s.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
 	stop()
 	if err := <-kept; err != nil {
 		t.Errorf("Keep of a server that ends = %v", err)

@@ -101,6 +101,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := d.migrate(ctx, w, cfg.Log); err != nil {
 		return nil, d.fault("open", errors.Join(err, only.close(), r.Close(), w.Close()))
 	}
+	if err := only.claim(ctx, w); err != nil {
+		return nil, d.fault("open", errors.Join(err, only.close(), r.Close(), w.Close()))
+	}
 	s := &Store{alone: only, cfg: cfg, dialect: d, w: w, r: reader{r, d}, nudged: map[tgr.RunID]bool{}, bodies: bodies{}}
 	s.writer = newWriter(s)
 	return s, nil

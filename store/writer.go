@@ -154,6 +154,9 @@ func (w *writer) run(ops []*op, errs []error) error {
 			return timeLimit(ctx, errors.Join(err, begun.Rollback()))
 		}
 	}
+	if err := w.s.alone.check(ctx, begun); err != nil {
+		return timeLimit(ctx, errors.Join(err, begun.Rollback()))
+	}
 	t := &tx{Tx: begun, ctx: ctx, s: w.s, now: w.s.cfg.Now().UTC(), bodies: bodies{}, touched: map[tgr.RunID]bool{}, nudged: map[tgr.RunID]bool{}}
 	for i, o := range ops {
 		if !o.taken.CompareAndSwap(false, true) {

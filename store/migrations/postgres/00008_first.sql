@@ -135,6 +135,12 @@ CREATE TABLE pings (
   at BIGINT NOT NULL
 );
 
+-- One row: the token of the server that has the database. Who has another one writes nothing.
+CREATE TABLE server (
+  id    BIGINT PRIMARY KEY CHECK (id = 1),
+  token TEXT   COLLATE "C" NOT NULL
+);
+
 -- Secrets, variables and environments. Names of scopes are in lower case, those of settings in upper case.
 CREATE TABLE settings (
   kind        TEXT   COLLATE "C" NOT NULL CHECK (kind IN ('secret', 'variable')),
