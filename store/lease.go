@@ -71,23 +71,26 @@ func next(ctx context.Context, q querier, kinds []tgr.JobKind, now time.Time) (t
 }
 
 // nextQuery asks for the job to claim. It goes from repository to repository of those that have queued jobs, by the index
-// jobs_queue, and takes the head of each queue: how many wait behind it costs nothing.
+// jobs_queue, and takes the head of each queue: how many wait behind it costs nothing. It says ORDER BY and LIMIT where
+// MIN would do, and has subqueries instead of a join, so that PostgreSQL has no other way even where it knows nothing of the tables yet.
 func nextQuery(kinds []tgr.JobKind, now time.Time) (string, []any) {
 	first, args := make([]string, len(kinds)), []any{nanos(now)}
 	for i, k := range kinds {
-		first[i] = fmt.Sprintf("SELECT $%[1]d, (SELECT MIN(repo_id) FROM jobs WHERE status = 'queued' AND kind = $%[1]d)", i+2)
+		first[i] = fmt.Sprintf("SELECT $%[1]d, (SELECT repo_id FROM jobs WHERE status = 'queued' AND kind = $%[1]d ORDER BY repo_id LIMIT 1)", i+2)
 		args = append(args, k)
 	}
 	return `WITH RECURSIVE queues (kind, repo_id) AS (` + strings.Join(first, " UNION ALL ") + `
-			UNION ALL SELECT q.kind, (SELECT MIN(n.repo_id) FROM jobs n WHERE n.status = 'queued' AND n.kind = q.kind AND n.repo_id > q.repo_id)
-			FROM queues q WHERE q.repo_id IS NOT NULL)
-		SELECT j.id FROM queues q JOIN jobs j ON j.id = (
+			UNION ALL SELECT q.kind, (SELECT n.repo_id FROM jobs n WHERE n.status = 'queued' AND n.kind = q.kind AND n.repo_id > q.repo_id ORDER BY n.repo_id LIMIT 1)
+			FROM queues q WHERE q.repo_id IS NOT NULL),
+		heads (kind, repo_id, id) AS MATERIALIZED (SELECT q.kind, q.repo_id, (
 			SELECT c.id FROM jobs c WHERE c.status = 'queued' AND c.kind = q.kind AND c.repo_id = q.repo_id AND c.not_before <= $1
 			AND NOT EXISTS (SELECT 1 FROM members m WHERE m.run_id = c.run_id AND m.job_id = 0 AND m.waiting = 1)
 			AND (c.max_parallel = 0 OR c.max_parallel > (SELECT COUNT(*) FROM jobs o WHERE o.status = 'in_progress'
 				AND o.kind = c.kind AND o.repo_id = c.repo_id AND o.run_id = c.run_id AND o.attempt = c.attempt AND o.key = c.key))
-			ORDER BY c.queued, c.id LIMIT 1)
-		ORDER BY (SELECT COUNT(*) FROM jobs r WHERE r.status = 'in_progress' AND r.kind = q.kind AND r.repo_id = q.repo_id), j.queued, j.id
+			ORDER BY c.queued, c.id LIMIT 1) FROM queues q)
+		SELECT h.id FROM heads h WHERE h.id IS NOT NULL
+		ORDER BY (SELECT COUNT(*) FROM jobs r WHERE r.status = 'in_progress' AND r.kind = h.kind AND r.repo_id = h.repo_id),
+			(SELECT j.queued FROM jobs j WHERE j.id = h.id), h.id
 		LIMIT 1`, args
 }
 

@@ -76,6 +76,7 @@ func openPostgres(ctx context.Context, url string) (w, r *sql.DB, err error) {
 		}
 	}
 	setDefault("application_name", "tgr")
+	setDefault("jit", "off") // it compiles for a second what runs for a millisecond
 	setDefault("statement_timeout", fmt.Sprint(writeWithin.Milliseconds()))
 	// A server that was stopped in the middle of a transaction must not keep the others from writing.
 	setDefault("idle_in_transaction_session_timeout", fmt.Sprint(writeWithin.Milliseconds()))
