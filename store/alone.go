@@ -15,8 +15,11 @@ import (
 // serverLock is the advisory lock of the server that a database has.
 const serverLock = 0x7467725f73 // "tgr_s"
 
-// aloneEvery is between two looks at the lock, at one's own and at that of another.
-const aloneEvery = 2 * time.Second
+const (
+	keepEvery = time.Second     // between two looks at one's own lock
+	takeEvery = 2 * time.Second // between two looks at that of another server
+	takeAfter = 3 * time.Second // that a server whose connection broke has to get the lock again
+)
 
 // Keep keeps other servers off a database that was opened with Config.Waiting. It returns nil when ctx ends, and an error
 // of [tgr.Conflict] where another server has taken over, because the connection to the database was lost for too long: then
@@ -27,6 +30,26 @@ func (s *Store) Keep(ctx context.Context) error {
 		return nil
 	}
 	return s.alone.keep(ctx)
+}
+
+// release makes known that nobody will come back: who is next need not wait for it.
+func (a *alone) release(ctx context.Context, w *sql.DB) error {
+	if a == nil {
+		return nil
+	}
+	_, err := w.ExecContext(ctx, "DELETE FROM server WHERE token = $1", a.token)
+	return err
+}
+
+// broken reports whether the last server has ended without release.
+func (a *alone) broken(ctx context.Context) (bool, error) {
+	var tables, servers int
+	err := a.conn.QueryRowContext(ctx, "SELECT COUNT(*) FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'server'").Scan(&tables)
+	if err != nil || tables == 0 {
+		return false, err
+	}
+	err = a.conn.QueryRowContext(ctx, "SELECT COUNT(*) FROM server").Scan(&servers)
+	return servers > 0, err
 }
 
 // claim has the database know the server as the one that writes.
@@ -56,19 +79,30 @@ func (a *alone) check(ctx context.Context, q querier) error {
 // takeAlone returns when no other server uses the database, after a call of waiting if it has to wait for one.
 func takeAlone(ctx context.Context, url string, waiting func()) (*alone, error) {
 	a := &alone{url: url, token: tgr.NewToken()}
-	for told := false; ; {
+	for told, waited := false, false; ; {
 		got, err := a.take(ctx)
 		if err != nil {
 			return nil, errors.Join(err, a.close())
 		}
+		every := takeEvery
 		if got {
-			return a, nil
-		}
-		if !told {
+			broken, err := a.broken(ctx)
+			if err != nil {
+				return nil, errors.Join(err, a.close())
+			}
+			if waited || !broken {
+				return a, nil
+			}
+			if _, err := a.conn.ExecContext(ctx, "SELECT pg_advisory_unlock($1)", int64(serverLock)); err != nil {
+				return nil, errors.Join(err, a.close())
+			}
+			every = takeAfter
+		} else if !told {
 			told = true
 			waiting()
 		}
-		if err := pause(ctx, aloneEvery); err != nil {
+		waited = got
+		if err := pause(ctx, every); err != nil {
 			return nil, errors.Join(err, a.close())
 		}
 	}
@@ -127,7 +161,7 @@ func (a *alone) take(ctx context.Context) (got bool, err error) {
 // keep looks whether the connection lives, and gets the lock again where it does not.
 func (a *alone) keep(ctx context.Context) error {
 	for ctx.Err() == nil {
-		if err := pause(ctx, aloneEvery); err != nil {
+		if err := pause(ctx, keepEvery); err != nil {
 			return nil
 		}
 		limit, done := context.WithTimeout(ctx, writeWithin)
@@ -155,7 +189,7 @@ func (a *alone) again(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := pause(ctx, aloneEvery); err != nil {
+		if err := pause(ctx, keepEvery); err != nil {
 			return nil
 		}
 	}

@@ -25,6 +25,7 @@ type dialect struct {
 	name        goose.Dialect
 	folder      string                             // of its migrations
 	unavailable func(error) bool                   // the database does not answer, or has no room: trying again may help
+	broken      func(error) bool                   // the connection is no more: another one may do; nil: there is no such thing
 	begin       string                             // each write transaction's first statement; "": none
 	limit       time.Duration                      // of a write transaction; 0: none
 	arg         func(any) any                      // what a value is to the database; nil: itself
@@ -41,20 +42,35 @@ func (d dialect) args(values []any) []any {
 	return values
 }
 
+// gone reports whether the connection that gave the error is no more.
+func (d dialect) gone(err error) bool { return d.broken != nil && d.broken(err) }
+
 // reader is the pool of connections that read.
 type reader struct {
 	*sql.DB
 	d dialect
 }
 
-// QueryContext is sql.DB's.
-func (r reader) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return r.DB.QueryContext(ctx, query, r.d.args(args)...)
+// QueryContext is sql.DB's. Connections that have broken since they were last used are passed over.
+func (r reader) QueryContext(ctx context.Context, query string, args ...any) (rows *sql.Rows, err error) {
+	args = r.d.args(args)
+	for range readers + 1 {
+		if rows, err = r.DB.QueryContext(ctx, query, args...); err == nil || ctx.Err() != nil || !r.d.gone(err) {
+			break
+		}
+	}
+	return rows, err
 }
 
-// QueryRowContext is sql.DB's.
-func (r reader) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	return r.DB.QueryRowContext(ctx, query, r.d.args(args)...)
+// QueryRowContext is sql.DB's, with connections as for QueryContext.
+func (r reader) QueryRowContext(ctx context.Context, query string, args ...any) (row *sql.Row) {
+	args = r.d.args(args)
+	for range readers + 1 {
+		if row = r.DB.QueryRowContext(ctx, query, args...); row.Err() == nil || ctx.Err() != nil || !r.d.gone(row.Err()) {
+			break
+		}
+	}
+	return row
 }
 
 // migrate brings the schema of db up to date.

@@ -31,7 +31,7 @@ const writeWithin = 30 * time.Second
 // postgresDialect is PostgreSQL's.
 func postgresDialect() dialect {
 	return dialect{
-		name: goose.DialectPostgres, folder: "migrations/postgres", unavailable: postgresUnavailable,
+		name: goose.DialectPostgres, folder: "migrations/postgres", unavailable: postgresUnavailable, broken: postgresBroken,
 		// A statement sees what was committed before it: after the lock, all that others have written.
 		begin: fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", int64(writersLock)), limit: writeWithin, arg: postgresArg,
 		locker: func() (lock.SessionLocker, error) { return lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300)) },
@@ -42,17 +42,26 @@ func postgresDialect() dialect {
 func postgresUnavailable(err error) bool {
 	var e *pgconn.PgError
 	if !errors.As(err, &e) {
-		var network net.Error
-		var connect *pgconn.ConnectError
-		lost := []error{pgconn.ErrConnClosed, sql.ErrConnDone, driver.ErrBadConn, net.ErrClosed, io.EOF, io.ErrUnexpectedEOF}
-		return errors.As(err, &network) || errors.As(err, &connect) || pgconn.SafeToRetry(err) ||
-			slices.ContainsFunc(lost, func(l error) bool { return errors.Is(err, l) })
+		return postgresBroken(err)
 	}
 	switch e.Code[:min(2, len(e.Code))] {
 	case "08", "40", "53", "55", "57", "58": // connection, rollback, resources, locks, operator, system
 		return true
 	}
 	return e.Code == "25006" // read only: a replica, until it is promoted
+}
+
+// postgresBroken reports whether the connection is no more.
+func postgresBroken(err error) bool {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return strings.HasPrefix(e.Code, "57P") // the database was shut down, or has crashed
+	}
+	var network net.Error
+	var connect *pgconn.ConnectError
+	lost := []error{pgconn.ErrConnClosed, sql.ErrConnDone, driver.ErrBadConn, net.ErrClosed, io.EOF, io.ErrUnexpectedEOF}
+	return errors.As(err, &network) || errors.As(err, &connect) || pgconn.SafeToRetry(err) ||
+		slices.ContainsFunc(lost, func(l error) bool { return errors.Is(err, l) })
 }
 
 // postgresArg makes text of what SQLite takes for text and PostgreSQL does not.

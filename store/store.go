@@ -113,6 +113,11 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 // while Keep runs.
 func (s *Store) Close() error {
 	s.writer.close()
+	ctx, done := context.WithTimeout(context.Background(), 5*time.Second)
+	defer done()
+	if err := s.alone.release(ctx, s.w); err != nil {
+		s.cfg.Log.Warn("the next server will wait for this one", "error", err)
+	}
 	return errors.Join(s.r.Close(), s.w.Close(), s.alone.close())
 }
 

@@ -145,17 +145,12 @@ func (w *writer) run(ops []*op, errs []error) error {
 		ctx, done = context.WithTimeoutCause(ctx, d.limit, errTooLong)
 	}
 	defer done()
-	begun, err := w.s.w.BeginTx(ctx, nil)
+	begun, err := w.begin(ctx)
+	if err != nil && ctx.Err() == nil && d.gone(err) {
+		begun, err = w.begin(ctx) // the connection has broken since it was last used
+	}
 	if err != nil {
 		return timeLimit(ctx, err)
-	}
-	if d.begin != "" {
-		if _, err := begun.ExecContext(ctx, d.begin); err != nil {
-			return timeLimit(ctx, errors.Join(err, begun.Rollback()))
-		}
-	}
-	if err := w.s.alone.check(ctx, begun); err != nil {
-		return timeLimit(ctx, errors.Join(err, begun.Rollback()))
 	}
 	t := &tx{Tx: begun, ctx: ctx, s: w.s, now: w.s.cfg.Now().UTC(), bodies: bodies{}, touched: map[tgr.RunID]bool{}, nudged: map[tgr.RunID]bool{}}
 	for i, o := range ops {
@@ -180,6 +175,24 @@ func (w *writer) run(ops []*op, errs []error) error {
 	}
 	w.s.committed(t)
 	return nil
+}
+
+// begin begins a transaction when it is its turn.
+func (w *writer) begin(ctx context.Context) (*sql.Tx, error) {
+	t, err := w.s.w.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	if first := w.s.dialect.begin; first != "" {
+		_, err = t.ExecContext(ctx, first)
+	}
+	if err == nil {
+		err = w.s.alone.check(ctx, t)
+	}
+	if err != nil {
+		return nil, errors.Join(err, t.Rollback())
+	}
+	return t, nil
 }
 
 // errTooLong is what became of a transaction that was given up.
