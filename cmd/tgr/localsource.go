@@ -34,6 +34,7 @@ type localSource struct {
 	branch string // that is checked out, or a guess
 	ref    string // what a push of HEAD would be to
 	head   string // "" in a folder that is not a repository, or has no commit
+	isRepo bool
 	commit commit
 	only   []string // workflow files to look at; nil: all
 	log    *slog.Logger
@@ -76,7 +77,7 @@ func (s *localSource) look(ctx context.Context) bool {
 		return false // there is none yet, or the repository is another user's
 	}
 	s.commit = parseCommit(out)
-	s.dir, s.head, s.ref = plain.top, s.commit.sha, plain.ref
+	s.dir, s.head, s.ref, s.isRepo = plain.top, s.commit.sha, plain.ref, true
 	s.branch = strings.TrimPrefix(s.ref, "refs/heads/")
 	s.setRepo(plain.origin, plain.refs)
 	return true
@@ -113,7 +114,7 @@ func (s *localSource) setRepo(origin, refs string) {
 func (s *localSource) place(ctx context.Context, out string, err error) error {
 	lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
 	if err == nil && len(lines) == 3 {
-		s.dir, s.head, s.ref = lines[0], lines[1], lines[2]
+		s.dir, s.head, s.ref, s.isRepo = lines[0], lines[1], lines[2], true
 		if s.ref == "HEAD" {
 			s.ref = s.detached(ctx)
 		}
@@ -126,7 +127,7 @@ func (s *localSource) place(ctx context.Context, out string, err error) error {
 	}
 	s.branch = "main"
 	if err == nil { // a repository without a commit
-		s.dir = strings.TrimSuffix(top, "\n")
+		s.dir, s.isRepo = strings.TrimSuffix(top, "\n"), true
 		if name, err := s.git(ctx, nil, "symbolic-ref", "--short", "HEAD"); err == nil {
 			s.branch = strings.TrimSpace(name)
 		}
@@ -410,17 +411,21 @@ func (s *localSource) commitTree(ctx context.Context) (repo, sha string, err err
 		return "", "", err
 	}
 	tmpIndex := filepath.Join(s.tmp, "index")
-	if s.head != "" {
+	env := []string{"GIT_INDEX_FILE=" + tmpIndex,
+		"GIT_AUTHOR_NAME=tgr", "GIT_AUTHOR_EMAIL=tgr@localhost", "GIT_COMMITTER_NAME=tgr", "GIT_COMMITTER_EMAIL=tgr@localhost"}
+	own := append(env[:len(env):len(env)], "GIT_DIR="+repo, "GIT_WORK_TREE="+s.dir)
+	yours := own
+	if s.isRepo {
 		if err := s.borrow(ctx, repo, tmpIndex); err != nil {
 			return "", "", err
 		}
+		// The user's repository says what is ignored and which filters there are; what git writes goes to the other.
+		yours = append(env[:len(env):len(env)], "GIT_OBJECT_DIRECTORY="+filepath.Join(repo, "objects"))
 	}
-	env := []string{"GIT_DIR=" + repo, "GIT_WORK_TREE=" + s.dir, "GIT_INDEX_FILE=" + tmpIndex,
-		"GIT_AUTHOR_NAME=tgr", "GIT_AUTHOR_EMAIL=tgr@localhost", "GIT_COMMITTER_NAME=tgr", "GIT_COMMITTER_EMAIL=tgr@localhost"}
-	if _, err := s.git(ctx, env, "add", "-A"); err != nil {
-		return "", "", err
+	if _, err := s.git(ctx, yours, "-c", "core.splitIndex=false", "-c", "core.fsmonitor=false", "-c", "core.sparseCheckout=false", "add", "-A"); err != nil {
+		return "", "", tgr.Errorf("source.tree", tgr.Invalid, "the working tree cannot be committed: %w", err)
 	}
-	tree, err := s.git(ctx, env, "write-tree")
+	tree, err := s.git(ctx, yours, "write-tree")
 	if err != nil {
 		return "", "", err
 	}
@@ -430,30 +435,38 @@ func (s *localSource) commitTree(ctx context.Context) (repo, sha string, err err
 		if s.head != "" {
 			args = append(args, "-p", s.head)
 		}
-		if sha, err = s.git(ctx, env, args...); err != nil {
+		if sha, err = s.git(ctx, own, args...); err != nil {
 			return "", "", err
 		}
 		sha = strings.TrimSpace(sha)
 	}
-	_, err = s.git(ctx, env, "update-ref", "refs/heads/"+s.branch, sha)
+	_, err = s.git(ctx, own, "update-ref", "refs/heads/"+s.branch, sha)
 	return repo, sha, err
 }
 
-// borrow lets a repository use the objects of the user's, and copies the user's index.
+// borrow lets a repository use the objects of the user's, as far as their history goes, and copies the user's index.
 func (s *localSource) borrow(ctx context.Context, repo, index string) error {
-	paths, err := s.git(ctx, nil, "rev-parse", "--path-format=absolute", "--git-path", "objects", "--git-path", "index")
+	paths, err := s.git(ctx, nil, "rev-parse", "--path-format=absolute", "--git-path", "objects", "--git-path", "shallow", "--git-path", "index")
 	if err != nil {
 		return err
 	}
-	objects, from, _ := strings.Cut(strings.TrimSuffix(paths, "\n"), "\n")
-	if err := os.WriteFile(filepath.Join(repo, "objects", "info", "alternates"), []byte(objects+"\n"), 0o600); err != nil {
+	lines := strings.SplitN(strings.TrimSuffix(paths, "\n"), "\n", 3)
+	if len(lines) < 3 {
+		return fmt.Errorf("git rev-parse in %s said %q", s.dir, paths)
+	}
+	if err := os.WriteFile(filepath.Join(repo, "objects", "info", "alternates"), []byte(lines[0]+"\n"), 0o600); err != nil {
 		return err
 	}
-	data, err := os.ReadFile(from)
-	if err != nil {
-		return nil // git's cache of what is unchanged: without it everything is read
+	for i, to := range []string{filepath.Join(repo, "shallow"), index} {
+		data, err := os.ReadFile(lines[i+1])
+		if err != nil {
+			continue // all history is there; or git's cache of what is unchanged is not, and everything is read
+		}
+		if err := os.WriteFile(to, data, 0o600); err != nil {
+			return err
+		}
 	}
-	return os.WriteFile(index, data, 0o600)
+	return nil
 }
 
 // git runs git in the working tree and returns what it prints.
@@ -465,6 +478,9 @@ func (s *localSource) git(ctx context.Context, env []string, args ...string) (st
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
+		for args[0] == "-c" {
+			args = args[2:]
+		}
 		return "", fmt.Errorf("git %s in %s: %w: %s", args[0], s.dir, err, strings.TrimSpace(stderr.String()))
 	}
 	return string(out), nil
