@@ -216,7 +216,7 @@ func (s *localSource) listed() string {
 	}
 	var names []string
 	for _, e := range entries {
-		if ext := filepath.Ext(e.Name()); ext == ".yml" || ext == ".yaml" {
+		if ext := filepath.Ext(e.Name()); !e.IsDir() && (ext == ".yml" || ext == ".yaml") {
 			names = append(names, e.Name())
 		}
 	}
@@ -241,7 +241,7 @@ func (s *localSource) Workflows(context.Context, tgr.Event) ([]dispatch.File, er
 			return nil, err
 		}
 		for _, e := range entries {
-			if isWorkflow(path.Join(workflowDir, e.Name())) {
+			if !e.IsDir() && isWorkflow(path.Join(workflowDir, e.Name())) { // a folder may have any name
 				paths = append(paths, filepath.Join(s.dir, workflowDir, e.Name()))
 			}
 		}
