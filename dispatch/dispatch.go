@@ -66,6 +66,8 @@ type Source interface {
 	Workflow(ctx context.Context, ev tgr.Event, repo, ref, path string) (w workflow.Loaded, err error)
 	// Changed lists the paths that the event changed.
 	Changed(ctx context.Context, ev tgr.Event) ([]string, error)
+	// Message is the commit message of the event's HeadSHA; tgr.NotFound if it is gone.
+	Message(ctx context.Context, ev tgr.Event) (string, error)
 	// Checkout serves actions/checkout for a job of this event that has this token of its own.
 	Checkout(ev tgr.Event, token string) runner.CheckoutSource
 	// Actions serves remote actions likewise; nil: there are none.

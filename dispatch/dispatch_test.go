@@ -78,6 +78,13 @@ func (f files) Workflow(_ context.Context, _ tgr.Event, repo, ref, path string) 
 	return workflow.Loaded{}, tgr.Errorf("source.workflow", tgr.NotFound, "there is no %s", name)
 }
 
+func (f files) Message(context.Context, tgr.Event) (string, error) {
+	if f["message/"] == "" {
+		return "", tgr.Errorf("source.fetch", tgr.NotFound, "the head is gone")
+	}
+	return f["message/"], nil
+}
+
 func (f files) Changed(context.Context, tgr.Event) ([]string, error) { return nil, nil }
 func (f files) Checkout(tgr.Event, string) runner.CheckoutSource     { return nil }
 func (f files) Actions(tgr.Event, string) runner.ActionSource        { return nil }
@@ -280,6 +287,52 @@ func TestSkipCI(t *testing.T) {
 	runs, jobs := h.await(nil)
 	if runs[0].Conclusion != tgr.Skipped || !strings.Contains(runs[0].Reason, "[skip ci]") || len(ends(runs, jobs)) != 0 {
 		t.Errorf("run %s: %q, jobs %v; want it skipped, for that reason", runs[0].Conclusion, runs[0].Reason, ends(runs, jobs))
+	}
+}
+
+// The head commit of a pull request keeps its workflows from running as well, but for those of pull_request_target.
+func TestSkipCIOfPulls(t *testing.T) {
+	for _, tt := range []struct{ message, on, want string }{
+		{"docs [skip ci]", "[pull_request, pull_request_target]", "pull_request_target"},
+		{"docs [skip ci]", "pull_request", "the commit's message says [skip ci]: nothing runs"},
+		{"docs", "pull_request", "pull_request"},
+		{"", "pull_request", "pull_request"}, // it was not found
+	} {
+		source := files{"ci.yml": workOn(tt.on), "message/": tt.message}
+		d := New(Config{Source: source, Target: true})
+		p, err := d.compileAll(t.Context(), onMain("pull_request"), d.newSink(&Lease{}, &capture{}, slog.New(slog.DiscardHandler)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := p.Reason
+		for _, r := range p.Runs {
+			if got = "pull_request"; r.Event != nil {
+				got = r.Event.Name
+			}
+		}
+		if got != tt.want || len(p.Runs) > 1 {
+			t.Errorf("%q, on %s: %d runs, %q; want %q", tt.message, tt.on, len(p.Runs), got, tt.want)
+		}
+	}
+}
+
+func TestSkipMark(t *testing.T) {
+	for message, want := range map[string]string{
+		"":                                    "",
+		"fix":                                 "",
+		"fix [ci skip] it":                    "[ci skip]",
+		"fix\n\nlong text [actions skip]\n":   "[actions skip]",
+		"fix\n\n\nskip-checks: true\n":        "skip-checks: true",
+		"fix\r\n\r\n\r\nskip-checks:true\r\n": "skip-checks:true",
+		"fix\n\n\nSigned-off-by: a\nskip-checks: true": "skip-checks: true",
+		"fix\n\n\nskip-checks: true\nSigned-off-by: a": "",
+		"fix\n\nskip-checks: true":                     "",
+		"skip-checks: true":                            "",
+		"fix\n\n\nskip-checks: false":                  "",
+	} {
+		if got := skipMark(message); got != want {
+			t.Errorf("%q: %q, want %q", message, got, want)
+		}
 	}
 }
 

@@ -186,6 +186,15 @@ func (d *Dispatcher) compileEvent(ctx context.Context, ev tgr.Event, s *sink) (P
 		}
 		p.Runs = append(p.Runs, *run)
 	}
+	if len(p.Runs) > 0 && ev.Name == "pull_request" { // the event does not say, and to ask costs a fetch
+		switch message, err := d.c.Source.Message(ctx, ev); {
+		case err != nil && tgr.CodeOf(err) != tgr.NotFound:
+			return Planned{}, err
+		case skipMark(message) != "":
+			p.Runs, p.Reason = nil, skippedBy(skipMark(message))
+			return p, nil
+		}
+	}
 	distinguish(p.Runs)
 	switch {
 	case len(files) == 0:
@@ -211,8 +220,6 @@ func distinguish(runs []PlannedRun) {
 }
 
 // skipReason is why nothing runs of a pushed commit whose message says so; "" for all others.
-//
-// https://docs.github.com/en/actions/how-tos/manage-workflow-runs/skip-workflow-runs
 func skipReason(ev tgr.Event) string {
 	var p struct {
 		Head struct {
@@ -222,10 +229,29 @@ func skipReason(ev tgr.Event) string {
 	if ev.Name != "push" || json.Unmarshal(ev.Payload, &p) != nil {
 		return ""
 	}
+	if mark := skipMark(p.Head.Message); mark != "" {
+		return skippedBy(mark)
+	}
+	return ""
+}
+
+func skippedBy(mark string) string { return "the commit's message says " + mark + ": nothing runs" }
+
+// skipMark is what a commit's message says that keeps workflows of push and pull_request from running, or "".
+//
+// https://docs.github.com/en/actions/how-tos/manage-workflow-runs/skip-workflow-runs
+func skipMark(message string) string {
 	for _, mark := range []string{"[skip ci]", "[ci skip]", "[no ci]", "[skip actions]", "[actions skip]"} {
-		if strings.Contains(p.Head.Message, mark) {
-			return "the commit's message says " + mark + ": nothing runs"
+		if strings.Contains(message, mark) {
+			return mark
 		}
+	}
+	// The last of the trailers, before which are two empty lines.
+	message = strings.TrimSpace(strings.ReplaceAll(message, "\r\n", "\n"))
+	trailers := message[strings.LastIndex(message, "\n\n")+1:]
+	last := trailers[strings.LastIndex(trailers, "\n")+1:]
+	if strings.HasSuffix(strings.TrimSuffix(message, trailers), "\n\n") && (last == "skip-checks: true" || last == "skip-checks:true") {
+		return last
 	}
 	return ""
 }

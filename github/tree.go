@@ -88,6 +88,22 @@ func (c *clone) treeOf(ctx context.Context, sha string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
+// Message returns the message of a commit that Fetch has returned.
+func (s *Source) Message(ctx context.Context, repo tgr.Repo, sha string) (string, error) {
+	c, err := s.clone(repo)
+	if err != nil {
+		return "", err
+	}
+	if !shaPattern().MatchString(sha) {
+		return "", tgr.Errorf("source.message", tgr.Invalid, "%q is not a SHA", clip(sha, 100))
+	}
+	out, err := c.git(ctx, "log", "-1", "--format=%B", "--end-of-options", sha)
+	if err != nil {
+		return "", c.fail("read", "the message of "+sha, err)
+	}
+	return string(out), nil
+}
+
 // RemoteFile returns one file of another repository at a branch, a tag or a SHA, as Action does: with the full name of
 // the ref, and the commit that it is now.
 func (s *Source) RemoteFile(ctx context.Context, r Reader, name, ref, file string) (full, sha string, data []byte, err error) {

@@ -113,6 +113,19 @@ func (s gitSource) lend(ctx context.Context, ev tgr.Event) (token func(context.C
 		}
 }
 
+// Message implements dispatch.Source.
+func (s gitSource) Message(ctx context.Context, ev tgr.Event) (string, error) {
+	ref := "" // of its own the head of a fork is in none
+	if pull, ok := strings.CutSuffix(ev.Ref, "/merge"); ok && strings.HasPrefix(ev.Ref, "refs/pull/") {
+		ref = pull + "/head"
+	}
+	sha, err := s.Source.Fetch(ctx, ev.Repo, ev.HeadSHA, ref)
+	if err != nil {
+		return "", err
+	}
+	return s.Source.Message(ctx, ev.Repo, sha)
+}
+
 // isWorkflow reports whether GitHub would take a path for a workflow: YAML, and not in a folder below.
 func isWorkflow(p string) bool {
 	return path.Dir(p) == workflowDir && (strings.HasSuffix(p, ".yml") || strings.HasSuffix(p, ".yaml"))

@@ -307,6 +307,11 @@ func (s *localSource) Changed(ctx context.Context, ev tgr.Event) ([]string, erro
 	return nulls(diff + untracked), err
 }
 
+// Message implements dispatch.Source.
+func (s *localSource) Message(context.Context, tgr.Event) (string, error) {
+	return s.commit.message, nil
+}
+
 // nulls splits what git -z prints.
 func nulls(s string) []string {
 	return slices.DeleteFunc(strings.Split(s, "\x00"), func(p string) bool { return p == "" })

@@ -557,6 +557,18 @@ jobs:
 	if list := s.tgr(newRunsCmd(), "", "list", "--event", "pull_request_target"); strings.Count(list, "\n") != 4 {
 		t.Errorf("runs of pull_request_target:\n%s", list)
 	}
+
+	// What the head commit says is for the workflows of the pull request alone. It is in no webhook.
+	if _, err := fork.Commit("topic", "docs [skip ci]", map[string]string{"c": "2"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := pull.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	skipped := s.completed(s.send("pull_request", pull.Event("synchronize")))
+	if len(skipped) != 1 || skipped[0].WorkflowName != "Both" || skipped[0].Event.Name != "pull_request_target" {
+		t.Errorf("[skip ci]: %+v", skipped)
+	}
 }
 
 // A payload with the id of one repository and the name of another does not bring the one's secrets to the other's code, and one
