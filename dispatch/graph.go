@@ -203,12 +203,10 @@ func (g *graph) queued(f *frame, j *workflow.Job, row tgr.Job, in settled) tgr.J
 		panic(err) // it is plain data: a bug, if it cannot be written
 	}
 	status, group := tgr.Queued, tgr.Group{Name: in.ConcurrencyKey, CancelOther: in.CancelOther, QueueMax: in.QueueMax}
+	gated, reason := in.Environment != "", ""
 	if g.only.refuse(&in.Instance) != nil {
-		status, group = tgr.Pending, tgr.Group{} // it fails in the next round, alone among its matrix
-	}
-	gated := in.Environment != "" && status == tgr.Queued
-	reason := ""
-	if gated {
+		status, gated = tgr.Pending, true // it fails in the next round, alone among its matrix and before it is in its group
+	} else if gated {
 		reason = "waits for the environment " + in.Environment // until gate says more, in the next round
 	}
 	return tgr.Job{

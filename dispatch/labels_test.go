@@ -99,7 +99,7 @@ jobs:
 	}
 	want := []string{
 		"test (ubuntu-latest) queued g-ubuntu-latest",
-		`test (macos-14) pending  ci.yml:5:14: runs-on: no machine here has the label "macos-14": all run Linux`,
+		`test (macos-14) pending g-macos-14 ci.yml:5:14: runs-on: no machine here has the label "macos-14": all run Linux`,
 		`grouped pending  ci.yml:9:22: runs-on: no machine here has the label "farm"`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -99,7 +99,7 @@ func HoldForks(policy string) func(tgr.Event) string {
 
 // gate decides on a job that waits for what its environment asks for.
 func (g *graph) gate(row tgr.Job) {
-	if g.only.environment == nil {
+	if g.only.environment == nil || row.Environment == "" { // of the latter a re-run waits, for labels that it has now
 		g.change.Queue[row.ID] = time.Time{}
 		return
 	}

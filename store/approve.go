@@ -70,7 +70,7 @@ func (t *tx) waiting(run tgr.Run) ([]string, error) {
 	}
 	var out []string
 	for _, j := range jobs {
-		if j.Gated && j.Status == tgr.Pending && run.Approval(j.Environment) == nil &&
+		if j.Gated && j.Environment != "" && j.Status == tgr.Pending && run.Approval(j.Environment) == nil &&
 			!slices.ContainsFunc(out, func(w string) bool { return strings.EqualFold(w, j.Environment) }) {
 			out = append(out, j.Environment)
 		}

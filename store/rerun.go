@@ -170,11 +170,12 @@ func (j *job) anew(now time.Time) *job {
 	}}
 }
 
-// again is the expanded job in the next attempt, to be run once more. One with an environment is gated as before.
+// again is the expanded job in the next attempt, to be run once more. One with an environment is gated as before, and so
+// is one that failed without a try, as no machine has its labels: whether one has them now is for Settle to see.
 func (j *job) again(now time.Time) *job {
 	n := j.anew(now)
 	n.Name, n.Index, n.Total, n.Instance, n.Labels, n.ContinueOnError = j.Name, j.Index, j.Total, j.Instance, j.Labels, j.ContinueOnError
-	n.MaxParallel, n.Group, n.Environment, n.Gated = j.MaxParallel, j.Group, j.Environment, j.Environment != ""
+	n.MaxParallel, n.Group, n.Environment, n.Gated = j.MaxParallel, j.Group, j.Environment, j.Environment != "" || j.Kind == tgr.WorkJob && j.Tries == 0 && j.Conclusion == tgr.Failure
 	if n.queued = now; n.Group.Name == "" && !n.Gated { // else it waits
 		n.Status = tgr.Queued
 	}

@@ -235,7 +235,7 @@ func Waiting(run tgr.Run, jobs []tgr.Job) []string {
 	var out []string
 	seen := map[string]bool{}
 	for _, j := range jobs {
-		if j.Gated && j.Attempt == run.Attempt && run.Approval(j.Environment) == nil && !seen[j.Environment] {
+		if j.Gated && j.Environment != "" && j.Attempt == run.Attempt && run.Approval(j.Environment) == nil && !seen[j.Environment] {
 			seen[j.Environment] = true
 			out = append(out, j.Environment)
 		}

@@ -338,3 +338,41 @@ func TestServeMaxJobMinutes(t *testing.T) {
 		t.Errorf("run %s, whose log has no %q:\n%s", d.Conclusion, want, log)
 	}
 }
+
+// Whether a machine has a job's labels is seen again when the job runs again, and its group is still its own.
+func TestRerunOfARefusedJob(t *testing.T) {
+	s := openSite(t)
+	repo := s.repo("acme/farm", map[string]string{"README.md": "x"})
+	delivery := s.push(repo, map[string]string{".github/workflows/ci.yml": `
+on: push
+jobs:
+  test:
+    strategy: {fail-fast: false, matrix: {on: [ubuntu-latest, barn]}}
+    concurrency: g-${{ matrix.on }}
+    runs-on: ${{ matrix.on }}
+    steps: [{run: echo here}]
+`})
+	refused := []string{"completed failure", "test (barn) completed failure", "test (ubuntu-latest) completed success"}
+	d := s.completed(delivery)[0]
+	if diff := cmp.Diff(refused, outcomes(d)); diff != "" {
+		t.Fatalf("at first (-want +got):\n%s", diff)
+	}
+	s.tgr(newRunsCmd(), "", "rerun", d.ID.String(), "--failed")
+	d = s.completed(delivery)[0]
+	if diff := cmp.Diff(refused, outcomes(d)); diff != "" || d.Attempt != 2 {
+		t.Errorf("attempt %d (-want +got):\n%s", d.Attempt, diff)
+	}
+	for _, j := range d.Jobs {
+		if j.Conclusion.Failed() && (j.Blame != tgr.BlameWorkflow || j.Tries != 0 || !strings.Contains(j.Reason, `the label "barn"`) || j.Group.Name != "g-barn") {
+			t.Errorf("%s after %d tries, in the group %q, blame %q: %s", j.Name, j.Tries, j.Group.Name, j.Blame, j.Reason)
+		}
+	}
+	s.stop()
+	s.env = append(s.env, "TGR_LABELS=barn=")
+	s.start()
+	s.tgr(newRunsCmd(), "", "rerun", d.ID.String(), "--failed")
+	d = s.completed(delivery)[0]
+	if got := outcomes(d); got[0] != "completed success" || d.Attempt != 3 {
+		t.Errorf("with a machine that has the label: attempt %d, %q", d.Attempt, got)
+	}
+}
