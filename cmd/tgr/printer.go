@@ -22,9 +22,10 @@ type printer struct {
 	armed bool
 	json  bool
 	color bool
-	quiet bool // no log lines
-	wordy bool // also what a step is given: its script, inputs and environment
-	many  bool // several jobs: each line says whose it is
+	quiet bool                 // no log lines
+	wordy bool                 // also what a step is given: its script, inputs and environment
+	many  bool                 // several jobs: each line says whose it is
+	flows map[tgr.RunID]string // several workflows, and their jobs may have the same names: each line says of which it is
 	steps map[tgr.JobID][]tgr.Step
 	given map[tgr.JobID]heading
 	ours  map[tgr.JobID]tgr.Step // a step that no workflow names, of which nothing was shown yet
@@ -309,7 +310,11 @@ func (p *printer) prefix(j tgr.Job) string {
 	if !p.many {
 		return ""
 	}
-	return p.paint(34, "["+printable(j.Name)+"] ")
+	name := j.Name
+	if flow := p.flows[j.Run]; flow != "" {
+		name = flow + " / " + name
+	}
+	return p.paint(34, "["+printable(name)+"] ")
 }
 
 func (p *printer) mark(c tgr.Conclusion) string {

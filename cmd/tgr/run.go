@@ -215,6 +215,12 @@ func (l *localRun) settled(tgr.RunID) {
 	if l.shown == nil {
 		l.shown, l.begun = map[tgr.JobID]bool{}, map[tgr.JobID]int{}
 	}
+	if len(runs) > 1 && l.out.flows == nil {
+		l.out.flows = map[tgr.RunID]string{}
+		for _, r := range runs {
+			l.out.flows[r.ID] = r.WorkflowName
+		}
+	}
 	var show []func()
 	open := false
 	for _, r := range runs {
