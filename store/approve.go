@@ -52,6 +52,7 @@ func (s *Store) Approve(ctx context.Context, id tgr.RunID, a tgr.Approval) (envi
 			return err
 		}
 		if requested {
+			t.enterRun(run)
 			if err := t.follow(&run, "requested"); err != nil {
 				return err
 			}

@@ -47,6 +47,14 @@ func (t *tx) enter(run tgr.RunID, job tgr.JobID, g tgr.Group) {
 	}
 }
 
+// enterRun has a run enter its group, once nobody has to approve it any more: what a stranger proposes neither holds up nor
+// cancels what was let go on.
+func (t *tx) enterRun(run tgr.Run) {
+	if run.Hold == "" {
+		t.enter(run.ID, 0, run.Group)
+	}
+}
+
 // enterJobs has the jobs of a run's current attempt that were expanded before enter their groups.
 func (t *tx) enterJobs(run tgr.Run) error {
 	jobs, err := work(context.Background(), t, run.ID, run.Attempt)

@@ -123,6 +123,45 @@ func (e *env) nothingBut(run tgr.RunID) {
 	must(e.OwnerGone(e.ctx, "node-1"))
 }
 
+// A run on hold comes to its group when it is approved, and not before: strangers hold up nobody, and cancel nothing.
+func TestGroupOfARunOnHold(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		g := tgr.Group{Name: "ci", CancelOther: true}
+		held := func(id string) tgr.RunID {
+			e.accept(id)
+			l := e.claim(tgr.PlanJob)
+			return must(e.Planned(e.ctx, l.Job.ID, l.Token, store.Planned{Runs: []store.PlannedRun{{
+				WorkflowFile: "ci.yml", Group: g, Jobs: []tgr.Job{work("a")}, Hold: "a fork",
+			}}}))[0]
+		}
+		stranger := held("1")
+		known := e.grouped("2", tgr.Group{Name: "ci"}, nil)
+		if !e.start(known, tgr.Group{}) {
+			t.Fatal("a run waits for one that nobody has approved")
+		}
+		l := e.claim()
+		rejected := held("3")
+		must(e.Approve(e.ctx, rejected, tgr.Approval{By: "ada"}))
+		e.start(rejected, tgr.Group{})
+		must(e.Rerun(e.ctx, rejected, store.Again{}))
+		if r := must(e.Run(e.ctx, known)); r.CancelReason != "" {
+			t.Errorf("a run was cancelled for one that nobody has approved: %s", r.CancelReason)
+		}
+		e.Nudged()
+		must(e.Approve(e.ctx, stranger, tgr.Approval{Approved: true, By: "ada"}))
+		if r := must(e.Run(e.ctx, known)); r.CancelReason != `superseded by run 1 in the concurrency group "ci"` {
+			t.Errorf("approved: the other's reason is %q", r.CancelReason)
+		}
+		if e.start(stranger, tgr.Group{}) {
+			t.Error("approved: it goes on beside the one that it has cancelled")
+		}
+		e.finish(l, tgr.Cancelled)
+		if !e.start(stranger, tgr.Group{}) || !slices.Contains(e.Nudged(), stranger) {
+			t.Error("approved: it does not go on when its group is free")
+		}
+	})
+}
+
 func TestJobGroups(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		queue := tgr.Group{Name: "db", QueueMax: true}

@@ -194,6 +194,6 @@ func (t *tx) plan(run *tgr.Run, p PlannedRun) error {
 			return err
 		}
 	}
-	t.enter(run.ID, 0, run.Group)
+	t.enterRun(*run)
 	return t.fold(run.ID)
 }

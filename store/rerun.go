@@ -62,7 +62,7 @@ func (s *Store) Rerun(ctx context.Context, id tgr.RunID, again Again) (attempt i
 				return err
 			}
 		}
-		t.enter(id, 0, run.Group)
+		t.enterRun(run)
 		return t.fold(id)
 	})
 	if err != nil {
