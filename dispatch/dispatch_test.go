@@ -414,6 +414,30 @@ jobs:
 	}
 }
 
+// What waits for a job that was cancelled before it ran is decided on at once, however many wait for each other, and not
+// when the server next looks at all its runs.
+func TestCancelOfAChain(t *testing.T) {
+	h := open(t, files{"ci.yml": `
+on: push
+jobs:
+  a: {runs-on: x, steps: [{run: "echo started; sleep 600"}]}
+  b: {needs: a, runs-on: x, steps: [{run: "true"}]}
+  c: {needs: b, if: failure(), runs-on: x, steps: [{run: "true"}]}
+  d: {needs: c, runs-on: x, steps: [{run: "true"}]}
+`}, nil, nil)
+	h.push(func([]tgr.Run, map[tgr.RunID][]tgr.Job) bool { return h.log.has("started") })
+	h.stop() // a is queued again, and nobody but us settles
+	h.memory.Cancel("by ada")
+	if err := h.d.Settle(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	runs, jobs := h.memory.All()
+	want := []string{"a cancelled", "b cancelled", "c cancelled", "d cancelled"}
+	if diff := cmp.Diff(want, slices.Sorted(slices.Values(ends(runs, jobs)))); diff != "" || runs[0].Conclusion != tgr.Cancelled {
+		t.Errorf("the run is %s %s (-want +got):\n%s", runs[0].Status, runs[0].Conclusion, diff)
+	}
+}
+
 // A server that stops puts its jobs back, and the next one runs them.
 func TestShutdown(t *testing.T) {
 	source := files{"ci.yml": "on: push\njobs:\n  a: {runs-on: x, steps: [{run: 'echo started; [ -e " + filepath.Join(t.TempDir(), "go") + " ] || sleep 600'}]}\n"}

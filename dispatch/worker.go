@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -164,12 +165,15 @@ func (d *Dispatcher) Settle(ctx context.Context, id tgr.RunID) error {
 func (d *Dispatcher) settleOne(ctx context.Context, id tgr.RunID) error {
 	for changed := true; changed; {
 		cancels := false
-		// A job that is skipped or fails without running may free others: go on until nothing changes.
+		// A job that is skipped, cancelled or fails without running may free others: go on until nothing changes.
 		changed = false
 		err := d.c.Runs.Settle(ctx, id, func(run tgr.Run, jobs []tgr.Job) (Change, error) {
 			c, err := d.change(run, jobs)
 			cancels = len(c.Cancel) > 0
-			changed = len(c.Expand)+len(c.Begin)+len(c.Skip)+len(c.End)+len(c.Queue) > 0
+			changed = len(c.Expand)+len(c.Begin)+len(c.Skip)+len(c.End)+len(c.Queue) > 0 || slices.ContainsFunc(jobs, func(j tgr.Job) bool {
+				_, ends := c.Cancel[j.ID]
+				return ends && j.Status != tgr.InProgress // that is only marked, and ends when it has wound up
+			})
 			return c, err
 		})
 		if err != nil {
