@@ -107,7 +107,7 @@ func (v *Vault) set(ctx context.Context, kind string, s tgr.Scope, name, value s
 	case value == "":
 		return tgr.Errorf("vault.set", tgr.Invalid, "the value of %s is empty", name)
 	case len(value) > MaxValue:
-		return tgr.Errorf("vault.set", tgr.Limit, "the value of %s has %d bytes, and may have %d", name, len(value), MaxValue)
+		return tgr.Errorf("vault.set", tgr.Invalid, "the value of %s has %d bytes, and may have %d", name, len(value), MaxValue)
 	case !utf8.ValidString(value) || strings.ContainsRune(value, 0):
 		return tgr.Errorf("vault.set", tgr.Invalid, "the value of %s is not text: encode it first, for example with base64", name)
 	}

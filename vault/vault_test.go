@@ -124,7 +124,7 @@ func TestRefusals(t *testing.T) {
 		{repo, "GITHUB_TOKEN", "x", tgr.Invalid}, {repo, "github_x", "x", tgr.Invalid}, {repo, "1A", "x", tgr.Invalid}, {repo, "A-B", "x", tgr.Invalid},
 		{repo, "Ä", "x", tgr.Invalid}, {repo, "A B", "x", tgr.Invalid}, {repo, "", "x", tgr.Invalid}, {repo, strings.Repeat("A", 256), "x", tgr.Invalid},
 		{repo, "A\n", "x", tgr.Invalid},
-		{repo, "A", "", tgr.Invalid}, {repo, "A", "a\x00b", tgr.Invalid}, {repo, "A", "\xff", tgr.Invalid}, {repo, "A", strings.Repeat("x", MaxValue+1), tgr.Limit},
+		{repo, "A", "", tgr.Invalid}, {repo, "A", "a\x00b", tgr.Invalid}, {repo, "A", "\xff", tgr.Invalid}, {repo, "A", strings.Repeat("x", MaxValue+1), tgr.Invalid},
 		{tgr.Scope{}, "A", "x", tgr.Invalid}, {tgr.Scope{Owner: "ada", Repo: "ada/engine"}, "A", "x", tgr.Invalid},
 		{tgr.Scope{Owner: "ada", Environment: "prod"}, "A", "x", tgr.Invalid}, {tgr.Scope{Owner: "ada/engine"}, "A", "x", tgr.Invalid},
 		{tgr.Scope{Repo: "no/where"}, "A", "x", tgr.NotFound},
