@@ -190,7 +190,12 @@ func (v *runsVerbs) showCmd() *cobra.Command {
 		}
 		if v.json {
 			err = v.print(cmd, d)
-		} else {
+		}
+		if attempt > 0 && attempt < d.Attempt { // the run is as its latest attempt is
+			d.Attempt, d.Started, d.Finished, d.Reason, d.CancelReason, d.Hold, d.Notes = attempt, time.Time{}, time.Time{}, "", "", "", nil
+			d.Status, d.Conclusion = tgr.FoldJobs(d.Jobs)
+		}
+		if !v.json {
 			v.detail(cmd.OutOrStdout(), d)
 		}
 		if err == nil && status && (!d.Status.Done() || d.Conclusion.Failed()) {

@@ -375,4 +375,16 @@ jobs:
 	if got := outcomes(d); got[0] != "completed success" || d.Attempt != 3 {
 		t.Errorf("with a machine that has the label: attempt %d, %q", d.Attempt, got)
 	}
+
+	// What is shown of an earlier attempt is how that one ended.
+	id := d.ID.String()
+	if out := s.tgr(newRunsCmd(), "", "show", id, "--attempt", "2"); !strings.Contains(out, "attempt 2)") || !strings.Contains(out, "push by ada\n✗ failure\n") {
+		t.Errorf("attempt 2 is shown as\n%s", out)
+	}
+	if _, code := s.tries(newRunsCmd(), "", "show", id, "--attempt", "2", "--exit-status"); code != 1 {
+		t.Errorf("attempt 2: exit status %d", code)
+	}
+	if page := s.get("/runs/" + id + "?attempt=2"); !strings.Contains(page, "Attempt 2 of 3; the latest: ") {
+		t.Error("the page of attempt 2 does not say whose the state is")
+	}
 }
