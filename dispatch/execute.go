@@ -106,8 +106,8 @@ func (d *Dispatcher) runJob(server, work context.Context, l *Lease, from *Resump
 	asked := d.c.Now()
 	m, release, err := d.acquire(server, work, l, job.Job, from)
 	if err != nil {
-		if errors.Is(context.Cause(work), errCancelled) {
-			return JobResult{Conclusion: tgr.Cancelled, Reason: context.Cause(work).Error()}, nil
+		if cancel := new(CancelError); errors.As(context.Cause(work), &cancel) {
+			return JobResult{Conclusion: tgr.Cancelled, Reason: cancel.Reason}, nil
 		}
 		return result, fmt.Errorf("get a machine: %w", err)
 	}

@@ -33,6 +33,7 @@ func (d *Dispatcher) plan(ctx context.Context, l *Lease) {
 
 	record, done := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer done()
+	var cancel *CancelError
 	switch code := tgr.CodeOf(err); {
 	case err == nil:
 		log.Info("planned", "workflows", len(planned.Runs), "reason", planned.Reason, "took", d.c.Now().Sub(began))
@@ -54,8 +55,8 @@ func (d *Dispatcher) plan(ctx context.Context, l *Lease) {
 	case errors.Is(cause, ErrLeaseLost):
 		log.Warn("the plan job was given to another worker; what happened here is dropped")
 		return
-	case errors.Is(cause, errCancelled):
-		d.finish(record, l, JobResult{Conclusion: tgr.Cancelled, Reason: cause.Error()}, log)
+	case errors.As(cause, &cancel):
+		d.finish(record, l, JobResult{Conclusion: tgr.Cancelled, Reason: cancel.Reason}, log)
 	case ctx.Err() != nil:
 		d.release(record, l, "the server was stopped", true, log)
 	case code == tgr.NotFound || code == tgr.Invalid: // the commit or the repository is gone

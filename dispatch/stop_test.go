@@ -96,3 +96,34 @@ func TestPokes(t *testing.T) {
 		t.Errorf("left: %v", p.runs)
 	}
 }
+
+// starved has no machine for anybody.
+type starved chan struct{}
+
+func (s starved) Acquire(ctx context.Context, _ Spec) (*Machine, func(), error) {
+	close(s)
+	<-ctx.Done()
+	return nil, nil, ctx.Err()
+}
+
+// A job that is cancelled before it has a machine has the reason that it would have with one.
+func TestCancelledBeforeItsMachine(t *testing.T) {
+	asked := make(starved)
+	h := open(t, files{"ci.yml": sleeper}, nil, func(c *Config) { c.Machines = asked })
+	h.push(func([]tgr.Run, map[tgr.RunID][]tgr.Job) bool {
+		select {
+		case <-asked:
+			return true
+		default:
+			return false
+		}
+	})
+	h.memory.Cancel("superseded by run 2")
+	if err := h.d.Settle(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	_, jobs := h.await(nil)
+	if j := jobs[1][len(jobs[1])-1]; j.Conclusion != tgr.Cancelled || j.Reason != "superseded by run 2" {
+		t.Errorf("%s: %q", j.Conclusion, j.Reason)
+	}
+}
