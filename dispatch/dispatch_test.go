@@ -316,6 +316,23 @@ func TestSkipCIOfPulls(t *testing.T) {
 	}
 }
 
+// Who starts a workflow by hand that is not there, or that cannot be started so, sees that it failed, and why.
+func TestDispatchOfWhatIsNotThere(t *testing.T) {
+	for asked, want := range map[string]string{
+		"none.yml":                 "none.yml cannot be started: there is no such workflow at refs/heads/main",
+		".github/workflows/ci.yml": ".github/workflows/ci.yml cannot be started: on: the workflow does not listen to 'workflow_dispatch'",
+		"hand.yml":                 "",
+		"broken.yml":               "",
+	} {
+		ev := onMain("workflow_dispatch")
+		ev.Payload = []byte(fmt.Sprintf(`{"workflow": %q}`, asked))
+		p, _, err := compiled(t, files{"ci.yml": workOn("push"), "hand.yml": workOn("workflow_dispatch"), "broken.yml": "on: ["}, ev, time.Now())
+		if err != nil && (tgr.MessageOf(err) != want || tgr.CodeOf(err) != tgr.NotFound) || err == nil && (want != "" || len(p.Runs) != 1) {
+			t.Errorf("%s: %d runs, %v; want %q", asked, len(p.Runs), err, want)
+		}
+	}
+}
+
 func TestSkipMark(t *testing.T) {
 	for message, want := range map[string]string{
 		"":                                    "",

@@ -170,6 +170,7 @@ func (d *Dispatcher) compileEvent(ctx context.Context, ev tgr.Event, s *sink) (P
 	trigger := d.triggerOf(ctx, ev)
 	load := &loader{ctx: ctx, source: d.c.Source, ev: ev, files: files}
 	var reasons []string
+	why := "there is no such workflow at " + ev.Ref // of the one that somebody asked for
 	for _, f := range files {
 		run, reason := d.compile(ev, f, trigger, load.load)
 		if load.fault != nil {
@@ -178,6 +179,9 @@ func (d *Dispatcher) compileEvent(ctx context.Context, ev tgr.Event, s *sink) (P
 		if run == nil {
 			s.say("%s: not started: %s", f.Path, reason)
 			reasons = append(reasons, f.Path+": "+reason)
+			if asked := dispatched(ev); asked == f.Path || asked == path.Base(f.Path) {
+				why = reason
+			}
 			continue
 		}
 		if run.Reason != "" {
@@ -197,7 +201,9 @@ func (d *Dispatcher) compileEvent(ctx context.Context, ev tgr.Event, s *sink) (P
 		}
 	}
 	distinguish(p.Runs)
-	switch {
+	switch asked := dispatched(ev); {
+	case len(p.Runs) == 0 && ev.Name == "workflow_dispatch" && asked != "": // nobody starts by hand what is to be skipped
+		return Planned{}, tgr.Errorf("plan", tgr.NotFound, "%s cannot be started: %s", asked, why)
 	case len(files) == 0:
 		p.Reason = "the commit has no workflow in .github/workflows"
 	case len(p.Runs) == 0:
