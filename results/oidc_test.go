@@ -269,5 +269,11 @@ func TestTokenClaims(t *testing.T) {
 		if claims["scp"] != tt.scp || claims["ac"] != tt.ac || strings.Contains(token, tt.job.Lease) {
 			t.Errorf("claims %v, want %s and %s", claims, tt.scp, tt.ac)
 		}
+		// BuildKit's client wants both, and goes by the clock of the job.
+		from, err1 := claims.GetNotBefore()
+		until, err2 := claims.GetExpirationTime()
+		if err1 != nil || err2 != nil || from == nil || until == nil || time.Since(from.Time) < tokenSkew || time.Until(until.Time) < tokenFor-time.Minute {
+			t.Errorf("the token counts from %v to %v: %v, %v", from, until, err1, err2)
+		}
 	}
 }

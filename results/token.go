@@ -27,7 +27,11 @@ const (
 // tokenFor bounds a job's tokens, which end with the job: GitHub's self-hosted jobs may take five days.
 const tokenFor = 5 * 24 * time.Hour
 
-// jobClaims is what a job's token says. Scp is read by the artifact client, AC by cache clients that are not GitHub's.
+// tokenSkew is how much earlier than the server's a job's clock may be: some clients look when a token begins to count.
+const tokenSkew = 5 * time.Minute
+
+// jobClaims is what a job's token says. Scp is read by the artifact client, AC by cache clients that are not GitHub's:
+// BuildKit's also refuses a token that does not say from when on it counts.
 type jobClaims struct {
 	jwt.RegisteredClaims
 	boundClaims
@@ -93,7 +97,7 @@ func (a *access) claim() string {
 func (x *Session) token(use string) (string, error) {
 	now := x.s.cfg.Now()
 	c := jobClaims{boundClaims: x.claims(use)}
-	c.IssuedAt, c.ExpiresAt = jwt.NewNumericDate(now), jwt.NewNumericDate(now.Add(tokenFor))
+	c.IssuedAt, c.NotBefore, c.ExpiresAt = jwt.NewNumericDate(now), jwt.NewNumericDate(now.Add(-tokenSkew)), jwt.NewNumericDate(now.Add(tokenFor))
 	return jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString(x.s.keys.secret)
 }
 
