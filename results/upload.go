@@ -329,7 +329,10 @@ func readBlockList(r io.Reader, most int) ([]string, error) {
 			depth--
 		case xml.CharData:
 			if depth == 2 {
-				list[len(list)-1] += string(bytes.TrimSpace(t))
+				// In pieces where a comment is between them: what cannot be an id is not put together either.
+				if list[len(list)-1] += string(bytes.TrimSpace(t)); len(list[len(list)-1]) > maxBlockID {
+					return nil, invalid(fmt.Errorf("%q is no block id", clip(list[len(list)-1], 32)))
+				}
 			}
 		case xml.Directive:
 			return nil, invalid(errors.New("it has a declaration"))

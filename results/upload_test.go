@@ -257,6 +257,11 @@ func TestUploadRefused(t *testing.T) {
 			t.Errorf("block list %s: %s", name, r)
 		}
 	}
+	begin := time.Now()
+	c.want(400, c.do("PUT", addr+"&comp=blocklist", strings.NewReader("<BlockList><Latest>"+strings.Repeat("a<!---->", maxList/8-10)+"</Latest></BlockList>")))
+	if d := time.Since(begin); d > 2*time.Second {
+		t.Errorf("an id in many pieces was read for %v", d)
+	}
 	addr = c.create("k2")
 	c.want(413, c.do("PUT", addr+"&comp=blocklist", strings.NewReader("<BlockList>"+strings.Repeat("<Latest>YQ==</Latest>", 6)+"</BlockList>")))
 	c.want(413, c.do("PUT", addr+"&comp=blocklist", io.LimitReader(endless{}, 1<<30)))
