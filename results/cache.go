@@ -186,7 +186,7 @@ func (x *Session) commit(ctx context.Context, size int64, clause string, args ..
 func (s *Service) evict(t *tx, fresh *blob) error {
 	var all, strangers int64
 	if err := t.row("SELECT sum(size), sum(size * (1 - trusted)) FROM blobs WHERE kind = 'cache' AND state = 'done' AND repo = ?", fresh.repo).
-		Scan(&all, &strangers); err != nil || all <= s.cfg.Limits.CacheBytes && strangers <= s.cfg.Limits.CacheBytes/4 {
+		Scan(&all, &strangers); err != nil || all <= s.cfg.Limits.CacheBytes && strangers <= s.cfg.Limits.strangers() {
 		return err
 	}
 	list, err := find(t.ctx, t.tx, "WHERE kind = 'cache' AND state = 'done' AND repo = ? ORDER BY trusted, used, id", fresh.repo)
@@ -194,7 +194,7 @@ func (s *Service) evict(t *tx, fresh *blob) error {
 		return err
 	}
 	for _, b := range list {
-		if all <= s.cfg.Limits.CacheBytes && (b.trusted || strangers <= s.cfg.Limits.CacheBytes/4) {
+		if all <= s.cfg.Limits.CacheBytes && (b.trusted || strangers <= s.cfg.Limits.strangers()) {
 			continue
 		}
 		if b.id == fresh.id || s.held(b.id) {

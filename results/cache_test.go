@@ -284,6 +284,25 @@ func TestCacheEviction(t *testing.T) {
 	}
 }
 
+// A cache that is larger than what its writer may have at all is refused, and drives out nothing.
+func TestCacheTooLarge(t *testing.T) {
+	s := opened(t, Config{Limits: Limits{CacheBytes: 4000}})
+	c, fork := began(t, s, jobOn(1, "main")), began(t, s, pullOn(2, 5, true))
+	c.want(200, c.save("of main", make([]byte, 2000)))
+	fork.want(413, fork.save("of a stranger", make([]byte, 1001)))
+	c.want(413, c.save("of anybody", make([]byte, 4001)))
+	addr := fork.create("in blocks")
+	fork.want(201, fork.block(addr, 0, strings.Repeat("x", 600)))
+	fork.want(413, fork.block(addr, 1, strings.Repeat("x", 600)))
+	r := fork.do("POST", fork.base+"/_apis/artifactcache/caches", strings.NewReader(`{"key":"v1","version":"v","cacheSize":1001}`),
+		"Authorization", "Bearer "+fork.env["ACTIONS_RUNTIME_TOKEN"], "Content-Type", "application/json")
+	fork.want(400, r)
+	if got := keys(t, s); got != "of main" {
+		t.Errorf("there are %s", got)
+	}
+	c.want(200, c.upload("artifact", strings.Repeat("x", 5000))) // has limits of its own
+}
+
 // Equal bytes are kept once, and stay until the last that has them goes.
 func TestCacheSharedBytes(t *testing.T) {
 	s := opened(t, Config{})

@@ -91,7 +91,7 @@ func (x *Session) v1Reserve(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(b, &q); err != nil {
 		return err
 	}
-	if most := x.s.cfg.Limits.BlobBytes; int64(q.Size) > most {
+	if most := x.most(cacheKind); int64(q.Size) > most {
 		return tgr.Errorf("results.cache", tgr.Invalid, "a cache of %d bytes, the limit is %d", q.Size, most) // 400, says the protocol
 	}
 	id, err := x.reserve(r.Context(), q.Key, q.Version)
@@ -111,8 +111,8 @@ func (x *Session) v1Upload(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if c.to > x.s.cfg.Limits.BlobBytes {
-		return tooLarge(x.s.cfg.Limits.BlobBytes - c.from)
+	if most := x.most(cacheKind); c.to > most {
+		return tooLarge(most - c.from)
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, c.to-c.from)
 	if r.ContentLength >= 0 && r.ContentLength != c.to-c.from {

@@ -72,6 +72,9 @@ func (l Limits) orDefaults() Limits {
 	return l
 }
 
+// strangers is what caches of untrusted events may take of those of their repository.
+func (l Limits) strangers() int64 { return l.CacheBytes / 4 }
+
 // Times of what nobody finishes or fetches.
 const (
 	unfinishedFor = 24 * time.Hour // an upload of a job that is no more

@@ -171,7 +171,20 @@ func (x *Session) room(ctx context.Context, id int64, block string) (left int64,
 	case others >= x.s.cfg.Limits.Blocks:
 		return 0, "", tgr.Errorf("results.blob", tgr.Limit, "more than %d blocks", x.s.cfg.Limits.Blocks)
 	}
-	return x.s.cfg.Limits.BlobBytes - size, b.kind, nil
+	return x.most(b.kind) - size, b.kind, nil
+}
+
+// most is how large a blob of this kind may be. The fresh cache is the one that eviction spares, so that it has to fit by
+// itself: a stranger's into what strangers have.
+func (x *Session) most(kind string) int64 {
+	l := x.s.cfg.Limits
+	switch {
+	case kind != cacheKind:
+		return l.BlobBytes
+	case !x.access.trusted:
+		return min(l.BlobBytes, l.strangers())
+	}
+	return min(l.BlobBytes, l.CacheBytes)
 }
 
 // mine returns an upload of this job.
@@ -236,8 +249,8 @@ func (x *Session) seal(ctx context.Context, id int64, list []string, mime string
 		if err != nil {
 			return err
 		}
-		if size > x.s.cfg.Limits.BlobBytes {
-			return tooLarge(x.s.cfg.Limits.BlobBytes)
+		if most := x.most(b.kind); size > most {
+			return tooLarge(most)
 		}
 		if mime = clip(mime, 200); mime == "" || b.mime != "" {
 			mime = b.mime // what the artifact was announced as
