@@ -220,12 +220,20 @@ func (s *Service) keep(ctx context.Context, id int64, p part, file string) error
 	if err != nil {
 		return err
 	}
-	if err := s.blobs.Put(ctx, p.hash, file); err != nil {
-		return tgr.Errorf("results.blob", tgr.Unavailable, "keep an upload: %w", err)
-	}
-	return s.meta.write(ctx, func(t *tx) error {
-		return t.exec("UPDATE parts SET stored = 1 WHERE blob = ? AND block = ? AND hash = ?", id, p.block, p.hash)
+	put := s.blobs.Put(ctx, p.hash, file)
+	err = s.meta.write(context.WithoutCancel(ctx), func(t *tx) error {
+		if put == nil {
+			if err := t.exec("UPDATE parts SET stored = 1 WHERE blob = ? AND block = ? AND hash = ?", id, p.block, p.hash); err != nil {
+				return err
+			}
+		}
+		gone, err := t.unused([]part{p}) // the part is no more: nobody else would ever remove its bytes
+		return errors.Join(err, s.removeBytes(t, gone))
 	})
+	if put != nil {
+		return tgr.Errorf("results.blob", tgr.Unavailable, "keep an upload: %w", put)
+	}
+	return err
 }
 
 // seal makes a blob of the blocks in the list, in that order, and forgets the others.

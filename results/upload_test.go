@@ -2,6 +2,7 @@ package results
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"fmt"
 	"io"
@@ -70,6 +71,62 @@ func TestUploadBlocks(t *testing.T) {
 	}
 	if n := files(t, filepath.Join(s.cfg.Dir, "tmp")); n != 0 {
 		t.Errorf("%d uploads are left over", n)
+	}
+}
+
+// gated is a store that keeps bytes when it is let to.
+type gated struct {
+	Blobs
+	begun chan bool // somebody wants to keep some
+	pass  chan bool
+}
+
+func (g *gated) Put(ctx context.Context, hash, file string) error {
+	g.begun <- true
+	<-g.pass
+	return g.Blobs.Put(ctx, hash, file)
+}
+
+// Bytes that arrive when nobody wants them any more are not kept: the list left out their block, or another one has
+// taken its place, or the job has ended.
+func TestUploadUnwanted(t *testing.T) {
+	dir := t.TempDir()
+	g := &gated{&disk{filepath.Join(dir, "blobs")}, make(chan bool), make(chan bool)}
+	s := opened(t, Config{Dir: dir, Blobs: g})
+	c := began(t, s, jobOn(1, "main"))
+	addr := c.create("k")
+	answers := make(chan response)
+	send := func(i int, data string) {
+		go func() { answers <- c.block(addr, i, data) }()
+		<-g.begun
+	}
+	finish := func() response { g.pass <- true; return <-answers }
+	send(0, "kept")
+	c.want(201, finish())
+	send(1, "old")
+	send(1, "new")
+	finish()
+	finish()
+	if n := files(t, filepath.Join(dir, "blobs")); n != 2 {
+		t.Errorf("%d files with a block that was replaced, want 2", n)
+	}
+	send(2, "left out")
+	c.want(201, c.blockList(addr, 0))
+	finish()
+	c.want(200, c.finalize("k", 4))
+	if n := files(t, filepath.Join(dir, "blobs")); n != 1 {
+		t.Errorf("%d files with a block that the list left out, want 1", n)
+	}
+	addr = c.create("unfinished")
+	send(3, "late")
+	if err := c.x.Close(); err != nil {
+		t.Fatal(err)
+	}
+	finish()
+	for end := time.Now().Add(10 * time.Second); files(t, filepath.Join(dir, "blobs")) != 1; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the bytes of a job that has ended are left")
+		}
 	}
 }
 
