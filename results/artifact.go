@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -191,7 +192,11 @@ func (x *Session) finalizeArtifact(r *http.Request, q *finalizeArtifact) (any, e
 	case b.state == done: // the answer to the first time was lost
 		return &artifactDone{OK: true, ID: number(b.id)}, nil
 	}
-	digest, err := x.digest(r.Context(), b.id)
+	list, err := parts(r.Context(), x.s.meta.r, b.id)
+	if err != nil {
+		return nil, err
+	}
+	digest, err := x.digest(r.Context(), b.id, list)
 	if err != nil {
 		return nil, err
 	}
@@ -199,6 +204,11 @@ func (x *Session) finalizeArtifact(r *http.Request, q *finalizeArtifact) (any, e
 		return nil, tgr.Errorf("results.artifact", tgr.Invalid, "the artifact's bytes have the digest %s, and %s was announced", digest, clip(q.Hash, 80))
 	}
 	err = x.s.meta.write(r.Context(), func(t *tx) error {
+		if now, err := parts(t.ctx, t.tx, b.id); err != nil {
+			return err
+		} else if !slices.Equal(now, list) {
+			return tgr.Errorf("results.artifact", tgr.Conflict, "the artifact %s is being uploaded again", clip(q.Name, 100))
+		}
 		if err := x.fits(t, b.size); err != nil {
 			return err
 		}

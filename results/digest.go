@@ -177,12 +177,8 @@ func (u *until) Read(b []byte) (int, error) {
 	return u.r.Read(b)
 }
 
-// digest is the SHA-256 of a blob's bytes.
-func (x *Session) digest(ctx context.Context, id int64) (string, error) {
-	list, err := parts(ctx, x.s.meta.r, id)
-	if err != nil {
-		return "", err
-	}
+// digest is the SHA-256 of the bytes of a blob's parts.
+func (x *Session) digest(ctx context.Context, id int64, list []part) (string, error) {
 	sum, hashed := x.follows.take(id)
 	if !begins(list, hashed) {
 		sum, hashed = sha256.New(), nil

@@ -200,14 +200,26 @@ func (x *Session) mine(ctx context.Context, q querier, id int64) (*blob, error) 
 }
 
 // keep makes a file of ours a part of a blob. First the part is written down, so that nobody removes the same bytes
-// meanwhile; then the bytes go to their place; then the part counts.
+// meanwhile; then the bytes go to their place; then the part counts. Other bytes for a blob that is sealed unseal it:
+// nobody is to finish it by what it was.
 func (s *Service) keep(ctx context.Context, id int64, p part, file string) error {
+	var again bool
 	err := s.meta.write(ctx, func(t *tx) error {
 		b, err := one(ctx, t.tx, "WHERE id = ?", id)
 		if err != nil {
 			return err
 		}
-		if b == nil || b.state == done || b.state == sealed && p.block != wholeBlob {
+		if b != nil && b.state == sealed && p.block == wholeBlob {
+			err := t.row("SELECT EXISTS (SELECT 1 FROM parts WHERE blob = ? AND block = ? AND hash = ?)", id, p.block, p.hash).Scan(&again)
+			if err != nil || again {
+				return err
+			}
+			b.state = open
+			if err := t.exec("UPDATE blobs SET state = 'open' WHERE id = ?", id); err != nil {
+				return err
+			}
+		}
+		if b == nil || b.state != open {
 			return tgr.Errorf("results.blob", tgr.Conflict, "the upload has ended")
 		}
 		old, err := t.replace(id, p)
@@ -217,7 +229,7 @@ func (s *Service) keep(ctx context.Context, id int64, p part, file string) error
 		gone, err := t.unused(old)
 		return errors.Join(err, s.removeBytes(t, gone))
 	})
-	if err != nil {
+	if err != nil || again {
 		return err
 	}
 	put := s.blobs.Put(ctx, p.hash, file)
@@ -247,7 +259,7 @@ func (x *Session) seal(ctx context.Context, id int64, list []string, mime string
 		if err != nil {
 			return err
 		}
-		if b.state != open && !(b.state == sealed && len(list) == 1 && list[0] == wholeBlob) {
+		if b.state != open {
 			if sameBlocks(have, list) {
 				return nil // the answer to the first time was lost
 			}

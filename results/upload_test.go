@@ -130,6 +130,39 @@ func TestUploadUnwanted(t *testing.T) {
 	}
 }
 
+// A blob that came in one piece, and comes again with other bytes, is not finished by what it was.
+func TestUploadWholeAgain(t *testing.T) {
+	dir := t.TempDir()
+	g := &gated{&disk{filepath.Join(dir, "blobs")}, make(chan bool), make(chan bool)}
+	s := opened(t, Config{Dir: dir, Blobs: g})
+	c := began(t, s, jobOn(1, "main"))
+	artifact := c.want(200, c.artifact("CreateArtifact", map[string]any{"name": "k"})).field("signed_upload_url")
+	answers := make(chan response)
+	finalize := func(size int) response {
+		return c.artifact("FinalizeArtifact", map[string]any{"name": "k", "size": fmt.Sprint(size)})
+	}
+	for addr, finish := range map[string]func(int) response{artifact: finalize, c.create("k"): func(n int) response { return c.finalize("k", n) }} {
+		send := func(data string) {
+			go func() { answers <- c.do("PUT", addr, strings.NewReader(data), "x-ms-blob-type", "BlockBlob") }()
+			<-g.begun
+		}
+		send("a")
+		g.pass <- true
+		c.want(201, <-answers)
+		send("much longer")
+		c.want(400, finish(1))
+		g.pass <- true
+		c.want(201, <-answers)
+		c.want(200, finish(len("much longer")))
+	}
+	if _, data := c.restore("k"); string(data) != "much longer" {
+		t.Errorf("restored %q", data)
+	}
+	if got := c.names(); got != "k=much longer" {
+		t.Errorf("there are %q", got)
+	}
+}
+
 // An upload goes on with another server on the same folder: a restart in its middle loses nothing.
 func TestUploadRestart(t *testing.T) {
 	dir := t.TempDir()
