@@ -130,7 +130,9 @@ func (x *Session) copy(f *os.File, body io.Reader, left, announced int64) (p par
 	for {
 		if room < min(announced, p.size+copyBuffer) {
 			n := min(announced-room, roomAhead)
-			unix.Fallocate(int(f.Fd()), 0, room, n) // only saves time, and not every file system can
+			// Only saves time, and not every file system can. The file does not grow by it: else, after a power cut, it could
+			// have all its length and no bytes, and pass for complete.
+			unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, room, n)
 			room += n
 		}
 		n, err := body.Read(buf[:])

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -431,6 +432,48 @@ func TestUploadSlow(t *testing.T) {
 		w.Close()
 	}()
 	c.want(201, c.do("PUT", addr.String()+"&comp=block&blockid="+blockID(1), r))
+}
+
+// The length of a file is that of the bytes that have come, not of those that are announced: after a power cut it is how
+// one that lost some is known.
+func TestUploadLength(t *testing.T) {
+	s := opened(t, Config{})
+	c := began(t, s, jobOn(1, "main"))
+	addr := c.create("k")
+	r, w := io.Pipe()
+	sent := make(chan response, 1)
+	go func() {
+		req, err := http.NewRequest("PUT", addr+"&comp=block&blockid="+blockID(0), r)
+		if err != nil {
+			panic(err)
+		}
+		req.ContentLength = 1 << 20
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			panic(err)
+		}
+		resp.Body.Close()
+		sent <- response{status: resp.StatusCode}
+	}()
+	w.Write(make([]byte, 100<<10))
+	var size int64
+	for end := time.Now().Add(10 * time.Second); size == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		found, err := filepath.Glob(filepath.Join(s.cfg.Dir, "tmp/*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range found {
+			if info, err := os.Stat(path); err == nil {
+				size = info.Size()
+			}
+		}
+	}
+	if size == 0 || size > 100<<10 {
+		t.Errorf("after 100 KiB of 1 MiB the file has %d bytes", size)
+	}
+	w.Write(make([]byte, 1<<20-100<<10))
+	w.Close()
+	c.want(201, <-sent)
 }
 
 // TestDownloadRange compares with a slice, over blobs of several blocks.
