@@ -45,7 +45,7 @@ func resultsConfig(c *config, log *slog.Logger) (results.Config, error) {
 type services struct {
 	open func() (*results.Service, error)
 	log  *slog.Logger
-	// Of `tgr run`: its runs are numbered from 1 each time, and repositories have no numbers of their own.
+	// Of `tgr run`: its runs and jobs are numbered from 1 each time, and repositories have no numbers of their own.
 	first tgr.RunID
 	local bool
 }
@@ -78,13 +78,15 @@ func (s *services) Begin(ctx context.Context, g dispatch.Grant, l net.Listener) 
 	if err != nil {
 		return dispatch.Served{}, err
 	}
+	id := g.Job
 	if s.local {
+		id += tgr.JobID(s.first)
 		g.Run.ID += s.first
 		g.Run.Event.Repo.ID = 0
 		g.API = "" // the numbers of its runs are not those that the job is told
 	}
 	x, err := service.Begin(ctx, results.Job{
-		Run: g.Run, ID: g.Job, Lease: g.Lease, IDToken: g.IDToken, Environment: g.Environment, CacheMode: g.CacheMode,
+		Run: g.Run, ID: id, Lease: g.Lease, IDToken: g.IDToken, Environment: g.Environment, CacheMode: g.CacheMode,
 		WorkflowRef: g.WorkflowRef, WorkflowSHA: g.WorkflowSHA,
 		Hides: g.Hides,
 		Runs:  results.Runs{API: strings.TrimSuffix(g.API, "/"), Token: g.Token, Reads: g.Reads, Own: g.Stranger},
