@@ -26,7 +26,7 @@ type scope struct {
 
 func accessOf(j *Job) access {
 	ev := j.Run.Event
-	a := access{trusted: trusted(ev), read: j.CacheMode != "none" && j.CacheMode != "write-only"}
+	a := access{trusted: trusted(ev) && !j.Runs.Own, read: j.CacheMode != "none" && j.CacheMode != "write-only"}
 	a.add(scope{ev.Ref, a.trusted})
 	for _, branch := range []string{ev.BaseRef, ev.Repo.DefaultBranch} {
 		if branch != "" {
@@ -38,7 +38,7 @@ func accessOf(j *Job) access {
 		a.denied = "the job has cache-mode: " + j.CacheMode
 	case ev.Ref == "":
 		a.denied = "the event has no ref"
-	case !a.trusted && !strings.HasPrefix(ev.Ref, "refs/pull/"):
+	case !trusted(ev) && !strings.HasPrefix(ev.Ref, "refs/pull/"):
 		a.denied = "anybody can cause the event " + ev.Name + ", and it runs for a branch"
 	}
 	return a

@@ -117,6 +117,34 @@ func TestCachePoisoning(t *testing.T) {
 	}
 }
 
+// What Dependabot proposes is a stranger's, though it is no fork's: no run that somebody else causes for its pull request,
+// or its branch, restores a cache of it, and it reads what it has left itself.
+func TestCacheDependabot(t *testing.T) {
+	s := opened(t, Config{})
+	bot := func(j Job) Job {
+		j = reading(j, "http://github.invalid")
+		j.Runs.Own = true
+		return j
+	}
+	for i, tt := range []struct{ bot, again, own Job }{
+		{bot(pullOn(1, 9, false)), bot(pullOn(2, 9, false)), pullOn(3, 9, false)},
+		{bot(jobOn(11, "dependabot/npm/x")), bot(jobOn(12, "dependabot/npm/x")), jobOn(13, "dependabot/npm/x")},
+	} {
+		a, again, own := began(t, s, tt.bot), began(t, s, tt.again), began(t, s, tt.own)
+		a.want(200, a.save("deps", []byte("proposed")))
+		a.want(200, a.upload("left", "proposed"))
+		if key, data := own.restore("deps"); key != "" {
+			t.Errorf("%d: a trusted run restored %q", i, data)
+		}
+		if key, _ := again.restore("deps"); key != "deps" {
+			t.Errorf("%d: the next one does not find its cache", i)
+		}
+		if names, _, _ := again.page(fmt.Sprintf("/repos/o/r/actions/runs/%d/artifacts", tt.bot.Run.ID)); len(names) != 1 {
+			t.Errorf("%d: the next one finds the artifacts %v", i, names)
+		}
+	}
+}
+
 // A key that is taken stays as it is; of two that upload it at once one wins.
 func TestCacheImmutable(t *testing.T) {
 	s := opened(t, Config{})

@@ -41,7 +41,8 @@ type Runs struct {
 	// Token is the job's GITHUB_TOKEN, and Reads says that it may read actions. Of any other token GitHub is asked.
 	Token string
 	Reads bool
-	// Own says that the job's code is a stranger's: it reads what such code has left for the same ref, and nothing else.
+	// Own says that the job's code is a stranger's: it reads what such code has left for the same ref, and nothing else. What
+	// it leaves, caches too, is apart from what trusted jobs have left, also where the event does not tell: Dependabot's.
 	Own bool
 }
 
