@@ -3,6 +3,7 @@ package results
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -90,8 +91,9 @@ func (x *Session) createCache(r *http.Request, q *createCache) (any, error) {
 
 func denied(why string) string { return "cache write denied: " + why }
 
-// reserve begins the upload of a cache and returns its id. Several jobs may upload one key: the first that is complete
-// wins, and one that died is in nobody's way.
+// reserve begins the upload of a cache and returns its id. While a job uploads a key, others that want to are told so, as
+// GitHub does: their clients take it for a word in passing, and a conflict at the end for a warning. One that died, or whose
+// address has expired, is in nobody's way: then several upload the key, and the first that is complete wins.
 func (x *Session) reserve(ctx context.Context, key, version string) (int64, error) {
 	if err := checkCache(version, key); err != nil {
 		return 0, err
@@ -99,13 +101,27 @@ func (x *Session) reserve(ctx context.Context, key, version string) (int64, erro
 	return x.begin(ctx, blob{kind: cacheKind, scope: x.access.scopes[0].ref, name: key, version: version}, func(t *tx) error {
 		b, err := one(t.ctx, t.tx, "WHERE kind = 'cache' AND state = 'done' AND repo = ? AND trusted = ? AND scope = ? AND version = ? AND name = ?",
 			x.job.repo(), x.access.trusted, x.access.scopes[0].ref, version, key)
-		if err != nil || b == nil {
+		if err != nil {
 			return err
 		}
-		if ok, err := x.s.complete(ctx, b.id); err != nil || ok {
-			return conflictOr(err)
+		if b != nil {
+			if ok, err := x.s.complete(ctx, b.id); err != nil || ok {
+				return conflictOr(err)
+			}
+			if err := x.s.removeIn(t, b.id); err != nil {
+				return err
+			}
 		}
-		return x.s.removeIn(t, b.id)
+		others, err := find(t.ctx, t.tx, `WHERE kind = 'cache' AND state <> 'done' AND repo = ? AND trusted = ? AND scope = ? AND version = ? AND name = ?
+			AND job <> ? AND created > ?`, x.job.repo(), x.access.trusted, x.access.scopes[0].ref, version, key, x.job.ID, x.s.cfg.Now().Add(-urlsFor).UnixMicro())
+		if err != nil {
+			return err
+		}
+		served := x.s.served()
+		if slices.ContainsFunc(others, func(b blob) bool { return served[b.job] }) {
+			return conflictOr(nil)
+		}
+		return nil
 	})
 }
 

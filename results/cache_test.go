@@ -145,10 +145,32 @@ func TestCacheDependabot(t *testing.T) {
 	}
 }
 
-// A key that is taken stays as it is; of two that upload it at once one wins.
+// A job that wants to save what another one is saving is told so at once, for as long as that one may.
+func TestCacheReserved(t *testing.T) {
+	now := newClock()
+	s := opened(t, Config{Now: now.Now})
+	a, b, c := began(t, s, jobOn(1, "main")), began(t, s, jobOn(2, "main")), began(t, s, jobOn(3, "topic"))
+	ask := func(c *client) response {
+		return c.cache("CreateCacheEntry", map[string]any{"key": "k", "version": version})
+	}
+	a.want(200, ask(a))
+	a.want(200, ask(a)) // tries again
+	if r := b.want(409, ask(b)); r.field("code") != "already_exists" {
+		t.Errorf("the second to reserve: %s", r)
+	}
+	c.want(200, ask(c)) // in another scope
+	b.want(200, b.cache("CreateCacheEntry", map[string]any{"key": "k", "version": "other"}))
+	now.add(urlsFor + time.Second) // it has sent nothing, and cannot any more
+	b.want(200, ask(b))
+	a.want(409, ask(a))
+	b.x.halt() // as it is when a server ends
+	a.want(200, ask(a))
+}
+
+// A key that is taken stays as it is; of two that upload it at once, on servers of their own, one wins.
 func TestCacheImmutable(t *testing.T) {
 	s := opened(t, Config{})
-	a, b := began(t, s, jobOn(1, "main")), began(t, s, jobOn(2, "main"))
+	a, b := began(t, s, jobOn(1, "main")), began(t, opened(t, Config{Dir: s.cfg.Dir}), jobOn(2, "main"))
 	urlA := a.want(200, a.cache("CreateCacheEntry", map[string]any{"key": "k", "version": version})).field("signed_upload_url")
 	urlB := b.want(200, b.cache("CreateCacheEntry", map[string]any{"key": "k", "version": version})).field("signed_upload_url")
 	a.want(201, a.do("PUT", urlA, strings.NewReader("aaa"), "x-ms-blob-type", "BlockBlob"))

@@ -181,13 +181,7 @@ func (s *Service) sweepNowAndThen(ctx context.Context) {
 // Sweep removes artifacts that have expired, uploads that nobody finishes, what they left on disk, and signing keys that
 // have been replaced for long enough. Open does so by itself.
 func (s *Service) Sweep(ctx context.Context) error {
-	now := s.cfg.Now()
-	s.mu.Lock()
-	jobs := map[int64]bool{}
-	for x := range s.sessions {
-		jobs[int64(x.job.ID)] = true
-	}
-	s.mu.Unlock()
+	now, jobs := s.cfg.Now(), s.served()
 	stale, err := s.meta.stale(ctx, now, now.Add(-unfinishedFor))
 	if err != nil {
 		return err
@@ -200,6 +194,17 @@ func (s *Service) Sweep(ctx context.Context) error {
 	}
 	err = s.remove(ctx, ids...)
 	return errors.Join(err, sweepFolder(filepath.Join(s.cfg.Dir, "tmp"), now.Add(-unfinishedFor)), s.keys.rotate(now))
+}
+
+// served is the jobs that have a session here.
+func (s *Service) served() map[int64]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	jobs := map[int64]bool{}
+	for x := range s.sessions {
+		jobs[int64(x.job.ID)] = true
+	}
+	return jobs
 }
 
 // sweepFolder removes the files that nobody has written to since then.
