@@ -124,13 +124,20 @@ func (x *Session) createArtifact(r *http.Request, q *createArtifact) (any, error
 	if err != nil {
 		return nil, err
 	}
-	id, err := x.begin(r.Context(), blob{kind: artifactKind, scope: x.access.scopes[0].ref, name: q.Name, mime: kind, ends: ends}, func(t *tx) error {
+	b := blob{kind: artifactKind, scope: x.access.scopes[0].ref, name: q.Name, version: x.try(), mime: kind, ends: ends}
+	id, err := x.begin(r.Context(), b, func(t *tx) error {
 		have, err := x.artifact(t.ctx, t.tx, q.Name, true)
 		if err != nil {
 			return err
 		}
 		if have != nil {
-			return errArtifactExists(q.Name)
+			if have.job != int64(x.job.ID) || have.version == b.version {
+				return errArtifactExists(q.Name)
+			}
+			// The job is tried again for a fault of ours, and does what it did before.
+			if err := x.s.removeIn(t, have.id); err != nil {
+				return err
+			}
 		}
 		return x.fits(t, 0)
 	})

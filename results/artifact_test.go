@@ -73,6 +73,31 @@ func TestArtifactAttempts(t *testing.T) {
 	}
 }
 
+// A job that is tried again, because a machine died under it, may upload what it has uploaded before; a job that goes on
+// after a restart, and any other one, may not.
+func TestArtifactTries(t *testing.T) {
+	s := opened(t, Config{})
+	first := began(t, s, attemptOf(1, 1))
+	first.want(200, first.upload("x", "of the first try"))
+	other := began(t, s, attemptOf(2, 1))
+	other.want(200, other.upload("y", "of another job"))
+	first.x.halt()
+	resumed := began(t, s, attemptOf(1, 1))
+	resumed.want(409, resumed.upload("x", "again"))
+	if err := resumed.x.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again := attemptOf(1, 1)
+	again.Lease = "another lease"
+	second := began(t, s, again)
+	second.want(409, second.upload("y", "not its own"))
+	second.want(200, second.upload("x", "of the second try"))
+	second.want(409, second.upload("x", "twice"))
+	if got := other.names(); got != "y=of another job x=of the second try" {
+		t.Errorf("there are %q", got)
+	}
+}
+
 // A name that holds a secret is not stored, and not repeated to whoever asked.
 func TestSecretInName(t *testing.T) {
 	s := opened(t, Config{})

@@ -11,7 +11,7 @@ CREATE TABLE blobs (
 	trusted   INTEGER NOT NULL,
 	scope     TEXT    NOT NULL, -- the ref of the event
 	name      TEXT    NOT NULL, -- the key of a cache
-	version   TEXT    NOT NULL, -- of a cache
+	version   TEXT    NOT NULL, -- of a cache; of an artifact, which try of its job made it
 	mime      TEXT    NOT NULL,
 	size      INTEGER NOT NULL DEFAULT 0,
 	digest    TEXT    NOT NULL DEFAULT '',

@@ -50,12 +50,17 @@ type boundClaims struct {
 	Lease   string `json:"lease"` // a hash of it
 }
 
+// try tells this try of the job from others, without its secret.
+func (x *Session) try() string {
+	sum := sha256.Sum256([]byte("lease " + x.job.Lease))
+	return hex.EncodeToString(sum[:16])
+}
+
 // claims is what a token of this session says, but for its times.
 func (x *Session) claims(use string) boundClaims {
-	sum := sha256.Sum256([]byte("lease " + x.job.Lease))
 	c := boundClaims{
 		Use: use, Repo: x.job.repo(), Run: int64(x.job.Run.ID), Attempt: x.job.Run.Attempt, Job: int64(x.job.ID),
-		Trusted: x.access.trusted, Lease: hex.EncodeToString(sum[:16]),
+		Trusted: x.access.trusted, Lease: x.try(),
 	}
 	if use == forRuntime {
 		c.Scp = "Actions.Results:" + x.runID() + ":" + x.job.ID.String()
