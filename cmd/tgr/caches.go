@@ -79,7 +79,7 @@ func newCacheListCmd() *cobra.Command {
 					if !c.Trusted {
 						ref += " (untrusted)"
 					}
-					fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", c.ID, c.Repo, ref, c.Key, bytesText(c.Size), c.Used.Local().Format(time.DateTime))
+					fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", c.ID, c.Repo, printable(ref), printable(c.Key), bytesText(c.Size), c.Used.Local().Format(time.DateTime))
 				}
 				return w.Flush()
 			})
@@ -156,7 +156,7 @@ func newArtifactListCmd() *cobra.Command {
 				w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 				fmt.Fprintln(w, "ID\tREPOSITORY\tRUN\tNAME\tSIZE\tEXPIRES")
 				for _, a := range list {
-					fmt.Fprintf(w, "%d\t%s\t%d\t%s\t%s\t%s\n", a.ID, a.Repo, a.Run, a.Name, bytesText(a.Size), a.Expires.Local().Format(time.DateTime))
+					fmt.Fprintf(w, "%d\t%s\t%d\t%s\t%s\t%s\n", a.ID, a.Repo, a.Run, printable(a.Name), bytesText(a.Size), a.Expires.Local().Format(time.DateTime))
 				}
 				return w.Flush()
 			})
@@ -184,7 +184,7 @@ func newArtifactDownloadCmd() *cobra.Command {
 					if err != nil {
 						return err
 					}
-					fmt.Fprintln(cmd.OutOrStdout(), path)
+					fmt.Fprintln(cmd.OutOrStdout(), printable(path))
 				}
 				return nil
 			})
