@@ -255,20 +255,25 @@ func (x *Session) lookUp(ctx context.Context, version string, keys []string) (*b
 	return nil, nil
 }
 
+// lookBack is how many caches that begin with a key are looked at: a power cut takes the bytes of the newest ones.
+const lookBack = 8
+
 func (x *Session) lookUpIn(ctx context.Context, scope scope, version, key string) (*blob, error) {
 	const in = "WHERE kind = 'cache' AND state = 'done' AND repo = ? AND trusted = ? AND scope = ? AND version = ? AND "
 	for _, clause := range []string{"name = ?", "instr(name, ?) = 1 ORDER BY created DESC, id DESC"} {
-		b, err := one(ctx, x.s.meta.r, in+clause, x.job.repo(), scope.trusted, scope.ref, version, key)
+		list, err := find(ctx, x.s.meta.r, in+clause+" LIMIT ?", x.job.repo(), scope.trusted, scope.ref, version, key, lookBack)
 		if err != nil {
 			return nil, err
 		}
-		if b == nil {
-			continue
+		for i := range list {
+			ok, err := x.s.complete(ctx, list[i].id)
+			if err != nil {
+				return nil, err
+			}
+			if ok { // else it is as if it were not there; the next save replaces it
+				return &list[i], x.touch(ctx, &list[i])
+			}
 		}
-		if ok, err := x.s.complete(ctx, b.id); err != nil || !ok {
-			return nil, err // as if it were not there; the next save replaces it
-		}
-		return b, x.touch(ctx, b)
 	}
 	return nil, nil
 }

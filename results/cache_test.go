@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -400,6 +401,36 @@ func TestCacheLostBytes(t *testing.T) {
 		c.want(200, c.save("k", []byte("will be lost")))
 		if key, data := c.restore("k"); key != "k" || string(data) != "will be lost" {
 			t.Errorf("saved again it is %q %q", key, data)
+		}
+	}
+}
+
+// A cache that has lost its bytes hides no older one that begins with the same key.
+func TestCacheLostNewest(t *testing.T) {
+	now := newClock()
+	s := opened(t, Config{Now: now.Now})
+	c := began(t, s, jobOn(1, "main"))
+	c.want(200, c.save("go-1", []byte("old")))
+	before, err := filepath.Glob(filepath.Join(s.cfg.Dir, "blobs/*/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"go-2", "go-3"} {
+		now.add(time.Second)
+		c.want(200, c.save(key, []byte("new "+key)))
+	}
+	all, err := filepath.Glob(filepath.Join(s.cfg.Dir, "blobs/*/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range all {
+		if !slices.Contains(before, path) {
+			os.Remove(path)
+		}
+	}
+	for _, keys := range [][]string{{"go-4", "go-"}, {"go-3", "go-"}} {
+		if key, data := c.restore(keys...); key != "go-1" || string(data) != "old" {
+			t.Errorf("restore %q: %q with %q", keys, key, data)
 		}
 	}
 }
