@@ -25,7 +25,7 @@ func (d *Dispatcher) githubContext(run tgr.Run, token string) map[string]any {
 		"event_name": ev.Name, "ref": ev.Ref, "ref_name": refName, "ref_type": refType, "ref_protected": false,
 		"repository": ev.Repo.FullName, "repository_id": id(ev.Repo.ID), "repository_owner": owner,
 		"repositoryUrl":  "git://" + strings.TrimPrefix(d.c.Server.URL, "https://") + "/" + ev.Repo.FullName + ".git",
-		"retention_days": "90", "secret_source": secretSource(ev),
+		"retention_days": strconv.Itoa(d.c.Server.Retention), "secret_source": secretSource(ev),
 		"run_id": run.ID.String(), "run_number": strconv.Itoa(run.Number), "run_attempt": strconv.Itoa(max(1, run.Attempt)),
 		"sha": ev.SHA, "token": token, "workflow": run.WorkflowName,
 		"workflow_ref": ev.Repo.FullName + "/" + run.WorkflowFile + "@" + ev.Ref, "workflow_sha": ev.SHA,

@@ -10,6 +10,17 @@ import (
 	"github.com/terraphim/tgr/workflow"
 )
 
+// What artifacts may be kept for is what the server says, which clients cut a workflow's retention-days to.
+func TestRetentionDays(t *testing.T) {
+	for days, want := range map[int]string{0: "90", 7: "7", 400: "400"} {
+		d := New(Config{Server: Server{Retention: days}})
+		github := d.githubContext(tgr.Run{}, "")
+		if github["retention_days"] != want || github["server_url"] != "https://github.com" {
+			t.Errorf("%d days: %v", days, github)
+		}
+	}
+}
+
 // github.event.inputs has the inputs that were not sent, as text; what was sent stays as it is.
 func TestPayloadOf(t *testing.T) {
 	p := &workflow.Plan{Inputs: map[string]any{"Level": "low", "dry": false, "n": 1e6, "none": ""}}

@@ -225,6 +225,8 @@ type Server struct {
 	URL     string // github.server_url; "": https://github.com
 	API     string // github.api_url; "": https://api.github.com
 	GraphQL string // github.graphql_url
+
+	Retention int // github.retention_days, which clients hold what a workflow asks for against; 0: 90
 }
 
 func (c Config) orDefaults() Config {
@@ -271,7 +273,10 @@ func (c Config) orDefaults() Config {
 		c.Hold = func(tgr.Event) string { return "" }
 	}
 	if c.Server.URL == "" {
-		c.Server = Server{URL: "https://github.com", API: "https://api.github.com", GraphQL: "https://api.github.com/graphql"}
+		c.Server.URL, c.Server.API, c.Server.GraphQL = "https://github.com", "https://api.github.com", "https://api.github.com/graphql"
+	}
+	if c.Server.Retention <= 0 {
+		c.Server.Retention = 90
 	}
 	return c
 }

@@ -238,6 +238,10 @@ func (s *server) openDispatch(machines *machines, owner string) error {
 	if err != nil {
 		return err
 	}
+	retention, err := s.c.number("artifact-retention", 1, 400)
+	if err != nil {
+		return err
+	}
 	forks, err := s.c.oneOf("fork-approval", dispatch.HoldFirstTime, dispatch.HoldAll, dispatch.HoldNone)
 	if err != nil {
 		return err
@@ -275,7 +279,7 @@ func (s *server) openDispatch(machines *machines, owner string) error {
 		Observe: s.observer(), Annotate: s.advice, Learn: s.learner.forDispatch(), Log: s.log, Workers: workers, Planners: max(2, workers/2),
 		Owner: owner, Tapes: s.tapes, Resume: s.resume, Leave: s.leave, Revoke: tokens.revoke,
 		Server: dispatch.Server{URL: s.c.get("github-server-url"), API: s.c.get("github-api-url"),
-			GraphQL: strings.TrimSuffix(s.c.get("github-api-url"), "/v3") + "/graphql"},
+			GraphQL: strings.TrimSuffix(s.c.get("github-api-url"), "/v3") + "/graphql", Retention: retention},
 	})
 	s.clock = func(context.Context) error { return nil }
 	if scheduling == "true" {
