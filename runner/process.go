@@ -191,28 +191,26 @@ func (r *run) commandFiles(u *unit) error {
 		{fileSummary, "summary", u.summary},
 		{fileArts, "artifacts", u.artifacts},
 	} {
-		if err := f.apply(files[f.name]); isOurs(err) {
-			return err
+		var bad *fault
+		if err := f.apply(files[f.name]); errors.As(err, &bad) { // the step fails, and what its other files say counts
+			u.fail(fmt.Sprintf("Unable to process file command '%s' successfully: %v", f.shown, bad))
 		} else if err != nil {
-			return userError("Unable to process file command '%s' successfully: %v", f.shown, err)
+			return err
 		}
 	}
 	return nil
 }
 
-// pairs makes a function that reads a command file and sets each of its entries. Nothing is set if the file is broken.
+// pairs makes a function that reads a command file and sets each of its entries, up to one that is broken.
 func (u *unit) pairs(set func(name, value string) error) func(string) error {
 	return func(src string) error {
-		pairs, err := parsePairs(src)
-		if err != nil {
-			return err
-		}
+		pairs, broken := parsePairs(src)
 		for _, p := range pairs {
 			if err := set(p.Name, p.Value); err != nil {
 				return err
 			}
 		}
-		return nil
+		return broken
 	}
 }
 
