@@ -101,9 +101,19 @@ func (r *run) hookCondition(u *unit, src, what string) (bool, error) {
 	return err == nil, err
 }
 
+// hookEnv evaluates the step's env anew: what it refers to has changed since the main part, or is not there yet.
+func (r *run) hookEnv(u *unit) (err error) {
+	u.env = nil
+	u.env, err = r.evalPairs("env", u.src.Env, u.sc, u, u.src.Pos)
+	return err
+}
+
 // pre runs the pre part of an action, and reports whether anything ran.
 func (r *run) pre(u *unit) (bool, error) {
 	runs := u.action.meta.Runs
+	if err := r.hookEnv(u); err != nil {
+		return false, err
+	}
 	if u.inner != nil {
 		if _, err := r.enter(u); err != nil {
 			return false, err
@@ -142,7 +152,13 @@ func (r *run) pre(u *unit) (bool, error) {
 // post runs the post part of an action, and reports whether anything ran. Of a composite action, these are the post
 // parts of the actions that it used, the last one first; one that fails does not keep the others from running.
 func (r *run) post(u *unit) (bool, error) {
+	if err := r.hookEnv(u); err != nil {
+		return false, err
+	}
 	if u.inner != nil {
+		if _, err := r.enter(u); err != nil {
+			return false, err
+		}
 		ran, failed := false, error(nil)
 		for i := len(u.innerIn.posts) - 1; i >= 0; i-- {
 			in := u.innerIn.posts[i]
