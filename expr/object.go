@@ -2,13 +2,15 @@ package expr
 
 import "sync"
 
-// Object is an ordered map whose keys are looked up without regard to case and keep the case they were first set with.
+// Object is an ordered map whose keys are looked up without regard to case, unless it is an exact one, and keep the case they
+// were first set with.
 // Build it with Set and SetLazy in one goroutine; once it is part of a Value or an Env only read it, which
 // is safe for concurrent use.
 type Object struct {
 	keys  []string
 	items []member
 	index map[string]int // folded key → position; nil while the object is small
+	exact bool
 }
 
 // member is the value of one key: value where lazy is nil.
@@ -31,7 +33,10 @@ const smallObject = 8
 // NewObject returns an empty object.
 func NewObject() *Object { return &Object{} }
 
-// Set sets a key and returns o. If the key is there, in any case, its value is replaced and its spelling kept.
+// NewExactObject returns an empty object whose keys differ by case, as environment variables do on Linux.
+func NewExactObject() *Object { return &Object{exact: true} }
+
+// Set sets a key and returns o. If the key is there, its value is replaced and its spelling kept.
 func (o *Object) Set(key string, v Value) *Object {
 	o.put(key, member{value: v})
 	return o
@@ -52,11 +57,11 @@ func (o *Object) put(key string, m member) {
 	o.items = append(o.items, m)
 	switch {
 	case o.index != nil:
-		o.index[fold(key)] = len(o.keys) - 1
+		o.index[o.fold(key)] = len(o.keys) - 1
 	case len(o.keys) > smallObject:
 		o.index = make(map[string]int, 2*len(o.keys))
 		for i, k := range o.keys {
-			o.index[fold(k)] = i
+			o.index[o.fold(k)] = i
 		}
 	}
 }
@@ -64,20 +69,28 @@ func (o *Object) put(key string, m member) {
 // find returns the position of key, or -1.
 func (o *Object) find(key string) int {
 	if o.index != nil {
-		if i, ok := o.index[fold(key)]; ok {
+		if i, ok := o.index[o.fold(key)]; ok {
 			return i
 		}
 		return -1
 	}
 	for i, k := range o.keys {
-		if equalFold(k, key) {
+		if k == key || !o.exact && equalFold(k, key) {
 			return i
 		}
 	}
 	return -1
 }
 
-// Get returns the value of key, in any case, and whether there is such a key. The error is that of a lazy value's loader.
+// fold is what the index has in place of a key.
+func (o *Object) fold(key string) string {
+	if o.exact {
+		return key
+	}
+	return fold(key)
+}
+
+// Get returns the value of key and whether there is such a key. The error is that of a lazy value's loader.
 func (o *Object) Get(key string) (Value, bool, error) {
 	if o == nil {
 		return Value{}, false, nil
@@ -90,7 +103,7 @@ func (o *Object) Get(key string) (Value, bool, error) {
 	return v, true, err
 }
 
-// Has tells whether there is such a key, in any case; it loads nothing.
+// Has tells whether there is such a key; it loads nothing.
 func (o *Object) Has(key string) bool { return o != nil && o.find(key) >= 0 }
 
 // Keys returns the keys in the order in which they were set. The caller must not change them.

@@ -131,6 +131,20 @@ func TestObject(t *testing.T) {
 	}
 }
 
+func TestExactObject(t *testing.T) {
+	for _, n := range []int{3, 40} { // without and with an index
+		o := expr.NewExactObject()
+		for i := range n {
+			o.Set(fmt.Sprintf("Key%d", i), expr.Num(float64(i)))
+		}
+		o.Set("KEY1", expr.Str("another"))
+		one, _, _ := o.Get("Key1")
+		if other, _, _ := o.Get("KEY1"); one.Text() != "1" || other.Text() != "another" || o.Has("key1") || o.Len() != n+1 {
+			t.Errorf("%d keys: %v and %v of %v", n, one, other, o.Keys())
+		}
+	}
+}
+
 func TestUnloadable(t *testing.T) {
 	o := expr.NewObject().Set("a", expr.Num(1))
 	o.SetLazy("b", func() (expr.Value, error) { return expr.Num(2), fmt.Errorf("no b") })

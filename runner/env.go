@@ -95,9 +95,9 @@ func (r *run) evalPairs(key string, entries []workflow.EnvVar, sc *scope, u *uni
 }
 
 // envContext is the env context of a step: the job's, then what the steps that use the actions around it add,
-// then its own.
+// then its own. Case makes a difference, as it does to processes.
 func (r *run) envContext(sc *scope, u *unit) *expr.Object {
-	o := expr.NewObject()
+	o := expr.NewExactObject()
 	for _, list := range r.envLayers(sc, u) {
 		for _, p := range list {
 			o.Set(p.Name, expr.Str(p.Value))
