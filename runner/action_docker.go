@@ -95,9 +95,7 @@ func (r *run) dockerArgs(u *unit, inputs []pair) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if text != "" {
-			list = append(list, text)
-		}
+		list = append(list, text) // an empty one keeps its place
 	}
 	return list, nil
 }
