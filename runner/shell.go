@@ -42,7 +42,11 @@ func shellOf(name, file string, pos workflow.Pos) (shell, error) {
 		return shell{}, workflowError(file, pos,
 			"shell: invalid shell option '%s'. Shell must be a valid built-in (bash, sh, python, pwsh) or a format string containing '{0}'", excerpt(name))
 	}
-	return shell{name, name, extOf(name), "", plain}, nil
+	sh := shell{name, name, extOf(name), "", plain}
+	if sh.ext == ".ps1" {
+		sh.wrap = powerShell
+	}
+	return sh, nil
 }
 
 // extOf is the extension of the script of a shell that was given as a command line.

@@ -39,8 +39,10 @@ func TestShellOf(t *testing.T) {
 	if _, err := shellOf("cmd", "ci.yml", workflow.Pos{Line: 3, Column: 5}); err == nil || !strings.HasPrefix(err.Error(), "ci.yml:3:5: ") {
 		t.Errorf("cmd: %v", err)
 	}
-	if sh, _ := shellOf("pwsh", "", workflow.Pos{}); !strings.Contains(sh.wrap("x"), "= 'stop'\nx\n") {
-		t.Errorf("pwsh: %q", sh.wrap("x"))
+	for _, name := range []string{"pwsh", `pwsh -NoProfile -command ". '{0}'"`} {
+		if sh, _ := shellOf(name, "", workflow.Pos{}); !strings.Contains(sh.wrap("x"), "= 'stop'\nx\n") {
+			t.Errorf("%s: %q", name, sh.wrap("x"))
+		}
 	}
 }
 
