@@ -144,10 +144,16 @@ func parseMatchers(src []byte) ([]*matcher, error) {
 	if len(file.Matchers) > maxMatchers {
 		return nil, fmt.Errorf("more than %d problem matchers", maxMatchers)
 	}
+	owners := map[string]bool{}
 	for _, m := range file.Matchers {
 		if m == nil || strings.TrimSpace(m.Owner) == "" {
 			return nil, errors.New("a problem matcher needs an owner")
 		}
+		owner := strings.ToLower(m.Owner)
+		if owners[owner] {
+			return nil, fmt.Errorf("two problem matchers have the owner '%s'", excerpt(m.Owner))
+		}
+		owners[owner] = true
 		if err := m.check(); err != nil {
 			return nil, fmt.Errorf("problem matcher '%s': %w", excerpt(m.Owner), err)
 		}
@@ -258,42 +264,36 @@ func (m *matcher) of(rec *record) []*found {
 	return m.states[rec]
 }
 
-// offer matches one line; what it returns is complete.
+// offer matches one line; what it returns is complete. A line may be what several patterns look for: the second of one
+// message and the first of the next.
 func (m *matcher) offer(states []*found, line string) (*found, error) {
 	last := len(m.Patterns) - 1
 	for i := last; i >= 0; i-- {
 		p := &m.Patterns[i]
 		var before *found
 		if i > 0 {
-			if p.Loop && states[i] != nil {
-				before = states[i]
-			} else if before = states[i-1]; before == nil {
+			if before = states[i-1]; before == nil {
 				continue
 			}
 		}
 		match, err := p.re.FindStringMatch(line)
-		if err != nil {
+		switch {
+		case err != nil:
 			return nil, err
-		}
-		if match == nil {
-			if p.Loop {
-				states[i] = nil
-			}
-			continue
-		}
-		f := p.capture(match, before)
-		if i == last {
+		case match == nil && i == last && i > 0:
+			states[i-1] = nil
+		case match == nil:
+			states[i] = nil
+		case i == last:
 			clear(states)
 			if p.Loop {
-				states[i] = before
+				states[i-1] = before
 			}
-			return f, nil
+			return p.capture(match, before), nil
+		default:
+			states[i] = p.capture(match, before)
 		}
-		clear(states)
-		states[i] = f
-		return nil, nil
 	}
-	clear(states)
 	return nil, nil
 }
 

@@ -24,7 +24,8 @@ func TestParseMatchers(t *testing.T) {
 		`{"problemMatcher":[{"owner":"o","pattern":[{"regexp":"a","message":0,"loop":true},{"regexp":"b"}]}]}`: "may loop",
 		`{"problemMatcher":[{"owner":"o","pattern":[{"regexp":"a","message":0},{"regexp":"b","message":0}]}]}`: "more than one pattern",
 		`{"problemMatcher":[null]}`: "needs an owner",
-		`{"problemMatcher":[{"owner":"o","pattern":[{"regexp":"(?<=x)(a)\\1","message":0}]}]}`: "",
+		`{"problemMatcher":[{"owner":"o","pattern":[{"regexp":"a","message":0}]},{"owner":"O","pattern":[{"regexp":"a","message":0}]}]}`: "have the owner 'O'",
+		`{"problemMatcher":[{"owner":"o","pattern":[{"regexp":"(?<=x)(a)\\1","message":0}]}]}`:                                           "",
 	} {
 		_, err := parseMatchers([]byte(src))
 		if (err != nil) != (want != "") || err != nil && !strings.Contains(err.Error(), want) {
@@ -46,6 +47,9 @@ func TestMatch(t *testing.T) {
 		{"loop", `{"owner":"o","pattern":[{"regexp":"^(\\w+)$","file":1},{"regexp":"^ (\\d+) (.*)$","line":1,"message":2,"loop":true}]}`,
 			[]string{"one", " 1 a", " 2 b", "two", " 3 c", "!", " 4 d"},
 			[]a{{Level: "error", File: "one", Line: 1, Message: "a"}, {Level: "error", File: "one", Line: 2, Message: "b"}, {Level: "error", File: "two", Line: 3, Message: "c"}}},
+		{"a line of two patterns", `{"owner":"o","pattern":[{"regexp":"^(\\S+)","file":1},{"regexp":"^at (\\d+)","line":1},{"regexp":"^! (.*)$","message":1}]}`,
+			[]string{"one", "at 1", "at 2", "! no file of one's", "two", "at 3", "! b"},
+			[]a{{Level: "error", File: "at", Line: 2, Message: "no file of one's"}, {Level: "error", File: "two", Line: 3, Message: "b"}}},
 		{"severity and code", `{"owner":"o","pattern":[{"regexp":"^(\\w+) (\\w+) (.*)$","severity":1,"code":2,"message":3}]}`,
 			[]string{"Warning W1 m", "info I1 n", "fatal F1 x", "error E1 "},
 			[]a{{Level: "warning", Title: "W1", Message: "m"}, {Level: "notice", Title: "I1", Message: "n"}}},
