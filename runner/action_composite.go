@@ -37,6 +37,7 @@ func (r *run) enter(u *unit) ([]pair, error) {
 	}
 	u.innerIn.inputs = inputsContext(inputs)
 	u.innerIn.env = slices.Concat(u.sc.env, u.env)
+	u.innerIn.survives = u.survives
 	for _, in := range u.inner {
 		in.rec = u.rec
 	}

@@ -42,6 +42,7 @@ type scope struct {
 	failed    bool         // a step of the action has failed
 	cause     *fault       // why the first of them failed
 	cancelled bool         // a step of the action was cancelled
+	survives  bool         // the step that uses the action runs on when the job is cancelled
 	depth     int          // of actions in actions
 	posts     []*unit      // what is to be run after the job, in the order of the main steps
 }
@@ -149,8 +150,11 @@ func (r *run) contexts(sc *scope, u *unit) *expr.Object {
 	}
 	if sc.action != nil {
 		status := tgr.Success
-		if sc.failed {
+		switch {
+		case sc.failed:
 			status = tgr.Failure
+		case sc.cancelled:
+			status = tgr.Cancelled
 		}
 		github.Set("action_status", expr.Str(string(status)))
 	}
@@ -238,15 +242,24 @@ func (r *run) written() (ref, sha string) {
 }
 
 // state is what the status functions answer from.
-type state struct{ failed, cancelled bool }
+type state struct {
+	failed    bool
+	cancelled bool // the job was
+	stopped   bool // and with it the steps that the condition is one of
+}
 
-// stateOf is the state that the conditions of a scope's steps look at: the action's own in a composite action.
+// stateOf is the state that the conditions of a scope's steps look at: the action's own in a composite action. One that
+// cleans up after a cancelled job is a success as long as its own steps are.
 func (r *run) stateOf(sc *scope) state {
-	s := state{failed: r.status == tgr.Failure, cancelled: r.clock.cancelled()}
-	if sc.action != nil {
-		s.failed = sc.failed
+	return r.stateIf(sc, r.clock.cancelled())
+}
+
+// stateIf is the state where the job was cancelled, or was not.
+func (r *run) stateIf(sc *scope, cancelled bool) state {
+	if sc.action == nil {
+		return state{failed: r.status == tgr.Failure, cancelled: cancelled, stopped: cancelled}
 	}
-	return s
+	return state{failed: sc.failed, cancelled: cancelled, stopped: sc.cancelled || cancelled && !sc.survives}
 }
 
 // functions are those beyond the language's own.
@@ -257,8 +270,8 @@ func (r *run) functions(s state) map[string]expr.Function {
 	return map[string]expr.Function{
 		"always":    status(true),
 		"cancelled": status(s.cancelled),
-		"success":   status(!s.failed && !s.cancelled),
-		"failure":   status(s.failed && !s.cancelled),
+		"success":   status(!s.failed && !s.stopped),
+		"failure":   status(s.failed && !s.stopped),
 		"hashfiles": {Min: 1, Max: 255, Call: func(args []expr.Value) (expr.Value, error) {
 			patterns := make([]string, len(args))
 			for i, a := range args {

@@ -92,12 +92,11 @@ func (r *run) hookCondition(u *unit, src, what string) (bool, error) {
 	if src == "" {
 		src = "always()"
 	}
-	s := r.stateOf(r.top)
-	ok, err := r.condition(src, u.sc, u, s, workflow.Pos{}, u.action.file()+": "+what)
+	ok, err := r.condition(src, u.sc, u, r.stateOf(r.top), workflow.Pos{}, u.action.file()+": "+what)
 	if err != nil || !ok {
 		return false, err
 	}
-	u.survives, err = r.condition(src, u.sc, u, state{failed: s.failed, cancelled: true}, workflow.Pos{}, u.action.file()+": "+what)
+	u.survives, err = r.condition(src, u.sc, u, r.stateIf(r.top, true), workflow.Pos{}, u.action.file()+": "+what)
 	return err == nil, err
 }
 

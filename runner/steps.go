@@ -201,13 +201,12 @@ func (r *run) admit(u *unit) (run bool, err error) {
 	if u.env, err = r.evalPairs("env", u.src.Env, u.sc, u, u.src.Pos); err != nil {
 		return false, err
 	}
-	s := r.stateOf(u.sc)
-	run, err = r.condition(u.src.If, u.sc, u, s, u.src.Pos, "if")
+	run, err = r.condition(u.src.If, u.sc, u, r.stateOf(u.sc), u.src.Pos, "if")
 	if err != nil || !run {
 		return run, err
 	}
 	// Asked now, because the running step changes what the condition sees.
-	u.survives, err = r.condition(u.src.If, u.sc, u, state{failed: s.failed, cancelled: true}, u.src.Pos, "if")
+	u.survives, err = r.condition(u.src.If, u.sc, u, r.stateIf(u.sc, true), u.src.Pos, "if")
 	return true, err
 }
 
