@@ -1,6 +1,8 @@
 package runner
 
 import (
+	"context"
+	"errors"
 	"strings"
 
 	"github.com/terraphim/tgr"
@@ -61,30 +63,67 @@ func (r *run) postStep(u *unit) error {
 // hookStep runs a pre or post step. One that had nothing to do is shown as skipped.
 func (r *run) hookStep(u *unit, rec *record, do func(*unit) (bool, error)) error {
 	main := u.rec
-	u.rec, u.failures = rec, nil
+	u.rec = rec
 	defer func() { u.rec = main }()
 	r.current = rec
-	limit, done := r.clock.limit(r.clock.hard, 0)
-	defer done()
-	u.limit = limit
+	u.limit = r.clock.hard
 	r.begin(rec)
-	ran, err := do(u)
-	if err == nil && len(u.failures) > 0 {
-		err = &fault{blame: tgr.BlameUser, message: u.failures[0], logged: true}
-	}
-	outcome, reason, ours := r.verdict(u, err)
+	ran, err := r.hook(u, do)
+	e, ours := r.judge(u, err)
 	if ours != nil {
 		return ours
 	}
 	if err == nil && !ran {
-		outcome = tgr.Skipped
+		e = ended(tgr.Skipped, "")
 	}
-	if outcome == tgr.Failure {
+	if code := 0; err == nil && rec.ExitCode != nil { // the failures of the parts were forgiven
+		rec.ExitCode = &code
+	}
+	if e.conclusion == tgr.Failure {
 		r.status = tgr.Failure
-		r.blame(blameOfStep(err), "step '"+rec.Name+"' failed: "+reason)
+		r.blame(e.blame, "step '"+rec.Name+"' failed: "+e.reason)
 	}
-	r.end(rec, ended(outcome, reason))
+	r.end(rec, e)
 	return nil
+}
+
+// hook runs the pre or post part of a step with the env of the step, which is evaluated anew: what it refers to has changed
+// since the main part, or is not there yet. The step's time is that of each of its parts.
+func (r *run) hook(u *unit, do func(*unit) (bool, error)) (ran bool, err error) {
+	u.env, u.failures = nil, nil
+	if u.env, err = r.evalPairs("env", u.src.Env, u.sc, u, u.src.Pos); err != nil {
+		return false, err
+	}
+	if !u.top() {
+		return do(u)
+	}
+	timeout, err := r.number(u.src.TimeoutMinutes, 0, u.sc, u, u.src.Pos, "timeout-minutes")
+	if isOurs(err) { // that it is no number is for the main part to say
+		return false, err
+	}
+	limit, done := r.clock.limit(u.limit, timeout)
+	defer done()
+	u.limit = limit
+	ran, err = do(u)
+	if errors.Is(context.Cause(limit), errStepTimeout) && !isOurs(err) {
+		err = userError("The action '%s' has timed out after %s.", u.rec.Name, minutesText(timeout))
+	}
+	return ran, err
+}
+
+// innerHook is hook for a step of a composite action, whose failure may be forgiven.
+func (r *run) innerHook(u *unit, do func(*unit) (bool, error)) (ran bool, err error) {
+	ran, err = r.hook(u, do)
+	e, ours := r.judge(u, err)
+	switch f := (*fault)(nil); {
+	case ours != nil:
+		return ran, ours
+	case e.conclusion == tgr.Success:
+		return ran, nil
+	case errors.As(err, &f):
+		f.logged = true
+	}
+	return ran, err
 }
 
 // hookCondition evaluates a pre-if or post-if, which look at the job even within a composite action.
@@ -100,19 +139,9 @@ func (r *run) hookCondition(u *unit, src, what string) (bool, error) {
 	return err == nil, err
 }
 
-// hookEnv evaluates the step's env anew: what it refers to has changed since the main part, or is not there yet.
-func (r *run) hookEnv(u *unit) (err error) {
-	u.env = nil
-	u.env, err = r.evalPairs("env", u.src.Env, u.sc, u, u.src.Pos)
-	return err
-}
-
 // pre runs the pre part of an action, and reports whether anything ran.
 func (r *run) pre(u *unit) (bool, error) {
 	runs := u.action.meta.Runs
-	if err := r.hookEnv(u); err != nil {
-		return false, err
-	}
 	if u.inner != nil {
 		if _, err := r.enter(u); err != nil {
 			return false, err
@@ -123,7 +152,7 @@ func (r *run) pre(u *unit) (bool, error) {
 				continue
 			}
 			in.limit = u.limit
-			did, err := r.pre(in)
+			did, err := r.innerHook(in, r.pre)
 			if ran = ran || did; err != nil {
 				u.sc.register(u)
 				return ran, err
@@ -143,17 +172,14 @@ func (r *run) pre(u *unit) (bool, error) {
 	u.sc.register(u)
 	r.usesHeader(u, shownInputs(inputs))
 	if runs.Using == "docker" {
-		return true, r.dockerProcess(u, stagePre, inputs)
+		return true, u.failing(r.dockerProcess(u, stagePre, inputs))
 	}
-	return true, r.nodeProcess(u, runs.Pre, inputs)
+	return true, u.failing(r.nodeProcess(u, runs.Pre, inputs))
 }
 
 // post runs the post part of an action, and reports whether anything ran. Of a composite action, these are the post
 // parts of the actions that it used, the last one first; one that fails does not keep the others from running.
 func (r *run) post(u *unit) (bool, error) {
-	if err := r.hookEnv(u); err != nil {
-		return false, err
-	}
 	if u.inner != nil {
 		if _, err := r.enter(u); err != nil {
 			return false, err
@@ -162,7 +188,7 @@ func (r *run) post(u *unit) (bool, error) {
 		for i := len(u.innerIn.posts) - 1; i >= 0; i-- {
 			in := u.innerIn.posts[i]
 			in.rec, in.limit = u.rec, u.limit
-			did, err := r.post(in)
+			did, err := r.innerHook(in, r.post)
 			ran = ran || did
 			if isOurs(err) {
 				return ran, err
@@ -183,7 +209,7 @@ func (r *run) post(u *unit) (bool, error) {
 	}
 	r.log(u.rec, "Post job cleanup.")
 	if u.action.meta.Runs.Using == "docker" {
-		return true, r.dockerProcess(u, stagePost, inputs)
+		return true, u.failing(r.dockerProcess(u, stagePost, inputs))
 	}
-	return true, r.nodeProcess(u, u.action.meta.Runs.Post, inputs)
+	return true, u.failing(r.nodeProcess(u, u.action.meta.Runs.Post, inputs))
 }

@@ -85,6 +85,14 @@ func (u *unit) fail(message string) {
 	u.failures = append(u.failures, message)
 }
 
+// failing is how a process has failed: by itself, or by what it printed or wrote.
+func (u *unit) failing(err error) error {
+	if err == nil && len(u.failures) > 0 {
+		return &fault{blame: tgr.BlameUser, message: u.failures[0], logged: true}
+	}
+	return err
+}
+
 // setOutput and saveState keep what a step hands on.
 
 func (u *unit) setOutput(name, value string) error {
@@ -234,9 +242,7 @@ func (r *run) attempt(base context.Context, u *unit) error {
 	} else {
 		err = r.uses(u)
 	}
-	if err == nil && len(u.failures) > 0 {
-		err = &fault{blame: tgr.BlameUser, message: u.failures[0], logged: true}
-	}
+	err = u.failing(err)
 	if errors.Is(err, errStepTimeout) && context.Cause(base) == nil {
 		err = userError("The action '%s' has timed out after %s.", u.rec.Name, minutesText(timeout))
 	}
