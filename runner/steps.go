@@ -225,10 +225,14 @@ func (r *run) attempt(base context.Context, u *unit) error {
 	}
 	if u.top() && u.src.Name != "" {
 		name, err := r.text(u.src.Name, u.sc, u, u.src.Pos, "name")
-		if err != nil {
+		switch {
+		case errors.As(err, new(*fault)): // a name is no reason to fail: it stays as it is written
+			r.debug(u.rec, err.Error())
+		case err != nil:
 			return err
+		default:
+			u.rename(name)
 		}
-		u.rename(name)
 	}
 	timeout, err := r.number(u.src.TimeoutMinutes, 0, u.sc, u, u.src.Pos, "timeout-minutes")
 	if err != nil {
