@@ -261,6 +261,9 @@ func (o *output) do(c command) error {
 			u.run.warn(u.rec, "Can't add secret mask for empty string in ##[add-mask] command.")
 			return nil
 		}
+		if o.echo {
+			u.run.log(u.rec, "::"+cmdAddMask+"::"+hidden)
+		}
 		return u.run.addMask(c.data)
 	case cmdStop:
 		return o.stopCommands(c)
