@@ -119,7 +119,8 @@ func (r *run) dockerEnv(u *unit, inputs []pair) ([]pair, error) {
 			env = append(env, p)
 		}
 	}
-	return append(env, r.actionEnv(u, inputs)...), nil
+	env = append(env, r.actionEnv(u, inputs)...)
+	return append(env, pair{"HOME", "/github/home"}), nil // whatever the workflow has for its scripts
 }
 
 // imageOf gets the image of an action: pulled by name, or built of its Dockerfile, once per job.
@@ -170,7 +171,7 @@ func seenBy(s site, ms mounts) mounts {
 }
 
 func (b *actionBox) base() map[string]string {
-	return map[string]string{"HOME": "/github/home", "CI": "true"}
+	return map[string]string{"CI": "true"}
 }
 
 // exec runs the container to its end, and leaves nothing of it.
