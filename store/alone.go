@@ -67,10 +67,11 @@ func (a *alone) check(ctx context.Context, q querier) error {
 		return nil
 	}
 	var token string
-	if err := q.QueryRowContext(ctx, "SELECT token FROM server").Scan(&token); err != nil {
+	err := q.QueryRowContext(ctx, "SELECT token FROM server").Scan(&token)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
-	if token != a.token {
+	if token != a.token { // the other one may have come and gone
 		return tgr.Errorf("store.alone", tgr.Conflict, "another server has taken over the database")
 	}
 	return nil
@@ -81,7 +82,9 @@ func takeAlone(ctx context.Context, url string, waiting func()) (*alone, error) 
 	a := &alone{url: url, token: tgr.NewToken()}
 	for told, waited := false, false; ; {
 		got, err := a.take(ctx)
-		if err != nil {
+		if err != nil && told && postgresUnavailable(err) { // the other server waits for the database, too
+			a.close()
+		} else if err != nil {
 			return nil, errors.Join(err, a.close())
 		}
 		every := takeEvery
@@ -181,11 +184,8 @@ func (a *alone) again(ctx context.Context) error {
 	for {
 		a.close()
 		got, err := a.take(ctx)
-		if got {
-			return nil
-		}
 		if err == nil {
-			if err = a.check(ctx, a.conn); tgr.CodeOf(err) == tgr.Conflict {
+			if err = a.check(ctx, a.conn); got && err == nil || tgr.CodeOf(err) == tgr.Conflict {
 				return err
 			}
 		}

@@ -241,4 +241,7 @@ func TestAlone(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
+	if err := first.Ping(t.Context()); tgr.CodeOf(err) != tgr.Conflict {
+		t.Errorf("a write of a server that was taken over from, when the other one has ended: %v, want %s", err, tgr.Conflict)
+	}
 }
