@@ -303,11 +303,11 @@ func (r *run) setUp(rec *record) ([]*unit, error) {
 	}
 	for _, u := range units {
 		if u.pre = r.preOf(u); u.pre != nil {
-			u.pre.rec = r.add(tgr.Step{ID: u.src.ID, Name: "Pre " + u.plainName()})
+			u.pre.rec = r.add(tgr.Step{ID: u.src.ID, Name: "Pre " + r.early(u)})
 		}
 	}
 	for _, u := range units {
-		u.rec = r.add(tgr.Step{ID: visibleID(u.src.ID), Name: u.plainName()})
+		u.rec = r.add(tgr.Step{ID: visibleID(u.src.ID), Name: r.early(u)})
 	}
 	r.log(rec, "Complete job name: "+r.job.Instance.Name)
 	return units, nil

@@ -227,7 +227,7 @@ func (r *run) attempt(base context.Context, u *unit) error {
 		name, err := r.text(u.src.Name, u.sc, u, u.src.Pos, "name")
 		switch {
 		case errors.As(err, new(*fault)): // a name is no reason to fail: it stays as it is written
-			r.debug(u.rec, err.Error())
+			r.warn(u.rec, "Encountered an error when evaluating display name "+excerpt(u.src.Name)+". "+err.Error())
 		case err != nil:
 			return err
 		default:
@@ -382,6 +382,24 @@ func (u *unit) plainName() string {
 	default:
 		return "Run " + firstLine(u.src.Run)
 	}
+}
+
+// early is the name of a step of the job before the job begins: evaluated if it refers to nothing that changes then, so that
+// a step that is skipped has it, too.
+func (r *run) early(u *unit) string {
+	name := u.plainName()
+	if u.src.Name == "" && u.src.Uses != "" || !strings.Contains(name, "${{") {
+		return name
+	}
+	t, err := expr.ParseTemplate(name)
+	if err != nil || len(t.Check(&expr.Scope{Contexts: []string{"github", "needs", "strategy", "matrix", "inputs", "vars"}})) > 0 {
+		return name
+	}
+	text, err := r.text(name, u.sc, u, u.src.Pos, "name")
+	if err != nil {
+		return name
+	}
+	return r.show(text, 255)
 }
 
 // firstLine is the first line of a script that is not blank.
