@@ -98,6 +98,24 @@ func TestArtifactTries(t *testing.T) {
 	}
 }
 
+// A try that lost its job to another one takes nothing from it when it ends late.
+func TestLateEnd(t *testing.T) {
+	s := opened(t, Config{})
+	late := began(t, s, attemptOf(1, 1))
+	again := attemptOf(1, 1)
+	again.Lease = "another lease"
+	second := began(t, s, again)
+	r := second.cache("CreateCacheEntry", map[string]any{"key": "k", "version": version})
+	second.want(201, second.do("PUT", r.field("signed_upload_url"), strings.NewReader("data"), "x-ms-blob-type", "BlockBlob"))
+	if err := late.x.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second.want(200, second.cache("FinalizeCacheEntryUpload", map[string]any{"key": "k", "version": version, "size_bytes": "4"}))
+	if key, data := second.restore("k"); key != "k" || string(data) != "data" {
+		t.Errorf("restored %q, %q", key, data)
+	}
+}
+
 // A name that holds a secret is not stored, and not repeated to whoever asked.
 func TestSecretInName(t *testing.T) {
 	s := opened(t, Config{})
