@@ -73,6 +73,19 @@ func postgresArg(v any) any {
 	return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", "\uFFFD"), "\uFFFD")
 }
 
+// Probe connects to a PostgreSQL database and says what it is, such as "PostgreSQL 15.8, database tgr". It changes nothing.
+func Probe(ctx context.Context, url string) (string, error) {
+	w, r, err := openPostgres(ctx, url)
+	if err != nil {
+		return "", postgresDialect().fault("probe", err)
+	}
+	defer w.Close()
+	defer r.Close()
+	var version, name string
+	err = r.QueryRowContext(ctx, "SELECT split_part(current_setting('server_version'), ' ', 1), current_database()").Scan(&version, &name)
+	return "PostgreSQL " + version + ", database " + name, postgresDialect().fault("probe", err)
+}
+
 // openPostgres opens two pools: one connection that writes, and several that only read.
 func openPostgres(ctx context.Context, url string) (w, r *sql.DB, err error) {
 	cfg, err := pgx.ParseConfig(url)

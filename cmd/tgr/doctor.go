@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/terraphim/tgr/image"
+	"github.com/terraphim/tgr/store"
 	"github.com/terraphim/tgr/vm"
 	"github.com/terraphim/tgr/vm/firecracker"
 	"github.com/terraphim/tgr/vm/qemu"
@@ -87,6 +88,9 @@ func diagnose(ctx context.Context, c *config, images *image.Store) diagnosis {
 		d.Findings = append(d.Findings, t.check(ctx))
 	}
 	d.Findings = append(d.Findings, checkKernel(), checkMemory(), checkDisk(c.get("data-dir")), checkNetwork())
+	if url := c.get("database-url"); url != "" {
+		d.Findings = append(d.Findings, checkDatabase(ctx, url))
+	}
 	d.checkMachines(ctx, images, c.get("image"))
 	return d
 }
@@ -105,7 +109,6 @@ func doctorTools() []tool {
 		{"mkfs.ext4", "-V", "e2fsprogs", true, "makes their disks"},
 		{"mmdebstrap", "--version", "mmdebstrap", false, "builds images"},
 		{"git", "--version", "git", true, "fetches commits"},
-		{"node", "--version", "nodejs", false, "runs JavaScript actions with --isolation=process"},
 	}
 }
 
@@ -195,6 +198,15 @@ func checkDisk(dir string) finding {
 		f.Fix = "images and machines' disks take a few GiB: free some, or set TGR_DATA_DIR"
 	}
 	return f
+}
+
+// checkDatabase connects to a database that is not a file.
+func checkDatabase(ctx context.Context, url string) finding {
+	found, err := store.Probe(ctx, url)
+	if err != nil {
+		return finding{Name: "database", Required: true, Found: printable(err.Error())}
+	}
+	return finding{Name: "database", OK: true, Required: true, Found: found}
 }
 
 // checkMachines looks at the image, at KVM, and boots a guest.

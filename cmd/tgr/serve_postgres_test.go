@@ -30,6 +30,9 @@ func TestPostgres(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if f := checkDatabase(t.Context(), url); !f.OK || !strings.HasPrefix(f.Found, "PostgreSQL 1") {
+		t.Errorf("doctor: %+v", f)
+	}
 	s := openSite(t, "TGR_DATABASE_URL="+url)
 	goOn := filepath.Join(s.data, "go on")
 	repo := s.repo("acme/app", map[string]string{workflowDir + "/ci.yml": "on: push\njobs:\n  j:\n    runs-on: ubuntu-latest\n    steps:\n      - run: test ! -e wait || until test -e '" + goOn + "'; do sleep 0.1; done\n"})
@@ -49,6 +52,9 @@ func TestPostgres(t *testing.T) {
 	succeeded(s, push(s, map[string]string{"a": "1"}))
 
 	database.Kill()
+	if f := checkDatabase(t.Context(), url); f.OK || !strings.Contains(f.Found, "the database does not answer") {
+		t.Errorf("doctor without a database: %+v", f)
+	}
 	s.await("the server to say that it has no database", func() bool { return s.status("/readyz") == http.StatusServiceUnavailable })
 	a, err := githubtest.Deliver(t.Context(), s.url+"/webhook", "push", repo.PushEvent("refs/heads/main", strings.Repeat("0", 40), strings.Repeat("1", 40)), testSecret)
 	if err != nil || a.Status != http.StatusServiceUnavailable {
