@@ -45,7 +45,7 @@ func Start(ctx context.Context) (_ *Server, err error) {
 			return nil, err
 		}
 	}
-	if s.dir, err = os.MkdirTemp("", "tgr-pg-"); err != nil { // short: the path of a socket may have 107 bytes
+	if s.dir, err = os.MkdirTemp("/tmp", "tgr-pg-"); err != nil { // where any user may go, and short: the path of a socket may have 107 bytes
 		return nil, err
 	}
 	if s.who != nil {
