@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -21,15 +20,13 @@ func TestKilled(t *testing.T) {
 	if path, url := os.Getenv("STORE_TEST_PATH"), os.Getenv("STORE_TEST_URL"); path+url != "" {
 		acceptForever(store.Config{Path: path, URL: url})
 	}
-	each(t, killed)
+	eachFresh(t, killed)
 }
 
 func killed(t *testing.T, e *env) {
+	t.Parallel()
 	for round := range 3 {
-		at := e.where
-		if round > 0 {
-			at = databases[filepath.Base(t.Name())](t)
-		}
+		at := e.fresh(t)
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
 		cmd.Env = append(os.Environ(), "STORE_TEST_PATH="+at.Path, "STORE_TEST_URL="+at.URL)
 		out, err := cmd.StdoutPipe()

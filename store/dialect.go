@@ -25,7 +25,7 @@ type dialect struct {
 	name        goose.Dialect
 	folder      string                             // of its migrations
 	unavailable func(error) bool                   // the database does not answer, or has no room: trying again may help
-	broken      func(error) bool                   // the connection is no more: another one may do; nil: there is no such thing
+	broken      func(error) bool                   // the connection is no more: another one may do
 	begin       string                             // each write transaction's first statement; "": none
 	limit       time.Duration                      // of a write transaction; 0: none
 	arg         func(any) any                      // what a value is to the database; nil: itself
@@ -42,9 +42,6 @@ func (d dialect) args(values []any) []any {
 	return values
 }
 
-// gone reports whether the connection that gave the error is no more.
-func (d dialect) gone(err error) bool { return d.broken != nil && d.broken(err) }
-
 // reader is the pool of connections that read.
 type reader struct {
 	*sql.DB
@@ -54,23 +51,30 @@ type reader struct {
 // QueryContext is sql.DB's. Connections that have broken since they were last used are passed over.
 func (r reader) QueryContext(ctx context.Context, query string, args ...any) (rows *sql.Rows, err error) {
 	args = r.d.args(args)
-	for range readers + 1 {
-		if rows, err = r.DB.QueryContext(ctx, query, args...); err == nil || ctx.Err() != nil || !r.d.gone(err) {
-			break
-		}
-	}
+	r.unbroken(ctx, func() error {
+		rows, err = r.DB.QueryContext(ctx, query, args...)
+		return err
+	})
 	return rows, err
 }
 
 // QueryRowContext is sql.DB's, with connections as for QueryContext.
 func (r reader) QueryRowContext(ctx context.Context, query string, args ...any) (row *sql.Row) {
 	args = r.d.args(args)
+	r.unbroken(ctx, func() error {
+		row = r.DB.QueryRowContext(ctx, query, args...)
+		return row.Err()
+	})
+	return row
+}
+
+// unbroken calls read until it has had a connection that works, or all that were kept.
+func (r reader) unbroken(ctx context.Context, read func() error) {
 	for range readers + 1 {
-		if row = r.DB.QueryRowContext(ctx, query, args...); row.Err() == nil || ctx.Err() != nil || !r.d.gone(row.Err()) {
-			break
+		if err := read(); err == nil || ctx.Err() != nil || !r.d.broken(err) {
+			return
 		}
 	}
-	return row
 }
 
 // migrate brings the schema of db up to date.

@@ -226,94 +226,90 @@ func TestGroupsNeverShared(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, fresh := range databases {
-		t.Run(name, func(t *testing.T) {
-			e := newEnv(t)
-			e.where = fresh(t)
-			e.open(store.Config{})
-			n := 0
-			rapid.Check(t, func(rt *rapid.T) {
-				n++
-				g := func(t *rapid.T) tgr.Group {
-					return tgr.Group{Name: fmt.Sprint(rapid.SampledFrom([]string{"", "x", "y"}).Draw(t, "group"), n),
-						CancelOther: rapid.Bool().Draw(t, "cancel"), QueueMax: rapid.Bool().Draw(t, "max")}
-				}
-				groups := map[tgr.RunID][2]tgr.Group{}
-				var runs []tgr.RunID
-				leases := map[tgr.JobID]*store.Lease{}
-				settle := func() {
-					for _, run := range runs {
-						e.start(run, groups[run][1])
-					}
-				}
-				rt.Repeat(map[string]func(*rapid.T){
-					"come": func(t *rapid.T) {
-						g := [2]tgr.Group{g(t), g(t)}
-						run := e.grouped(fmt.Sprint(n, " ", len(runs)), g[0], nil)
-						groups[run], runs = g, append(runs, run)
-					},
-					"settle": func(*rapid.T) { settle() },
-					"claim": func(t *rapid.T) {
-						if l, err := e.Claim(e.ctx, store.ClaimRequest{Owner: "w", Lease: time.Hour}); err == nil {
-							leases[l.Job.ID] = l
-						}
-					},
-					"end": func(t *rapid.T) {
-						for id, l := range leases {
-							e.finish(l, tgr.Failure)
-							delete(leases, id)
-							return
-						}
-					},
-					"again or cancel": func(t *rapid.T) {
-						if len(runs) == 0 {
-							return
-						}
-						run := rapid.SampledFrom(runs).Draw(t, "run")
-						if must(e.Run(e.ctx, run)).Status.Done() {
-							must(e.Rerun(e.ctx, run, store.Again{}))
-						} else {
-							e.must(e.CancelRun(e.ctx, run, 0, "", "x"))
-						}
-					},
-					"": func(t *rapid.T) {
-						holders, waiting := map[string]int{}, map[string]string{}
-						for _, id := range runs {
-							r := must(e.Run(e.ctx, id))
-							if strings.HasPrefix(r.Reason, "waits for") {
-								waiting[r.Group.Name] = "run " + id.String()
-							} else if !r.Status.Done() && r.Group.Name != "" {
-								holders[r.Group.Name]++
-							}
-							for _, j := range must(e.Jobs(e.ctx, id, 0)) {
-								switch {
-								case j.Group.Name == "" || j.Status.Done():
-								case j.Status == tgr.Pending && !strings.HasPrefix(r.Reason, "waits for"):
-									waiting[j.Group.Name] = "job " + j.ID.String()
-								case j.Status != tgr.Pending:
-									holders[j.Group.Name]++
-								}
-							}
-						}
-						for name, n := range holders {
-							if n > 1 {
-								t.Fatalf("%d hold the group %q", n, name)
-							}
-						}
-						for name, who := range waiting {
-							if holders[name] == 0 {
-								t.Fatalf("%s waits for the group %q, which nobody holds", who, name)
-							}
-						}
-					},
-				})
+	eachFresh(t, func(t *testing.T, e *env) {
+		e.open(store.Config{})
+		n := 0
+		rapid.Check(t, func(rt *rapid.T) {
+			n++
+			g := func(t *rapid.T) tgr.Group {
+				return tgr.Group{Name: fmt.Sprint(rapid.SampledFrom([]string{"", "x", "y"}).Draw(t, "group"), n),
+					CancelOther: rapid.Bool().Draw(t, "cancel"), QueueMax: rapid.Bool().Draw(t, "max")}
+			}
+			groups := map[tgr.RunID][2]tgr.Group{}
+			var runs []tgr.RunID
+			leases := map[tgr.JobID]*store.Lease{}
+			settle := func() {
 				for _, run := range runs {
-					if !must(e.Run(e.ctx, run)).Status.Done() {
-						e.cancelAll(run)
-					}
+					e.start(run, groups[run][1])
 				}
-				must(e.OwnerGone(e.ctx, "w"))
+			}
+			rt.Repeat(map[string]func(*rapid.T){
+				"come": func(t *rapid.T) {
+					g := [2]tgr.Group{g(t), g(t)}
+					run := e.grouped(fmt.Sprint(n, " ", len(runs)), g[0], nil)
+					groups[run], runs = g, append(runs, run)
+				},
+				"settle": func(*rapid.T) { settle() },
+				"claim": func(t *rapid.T) {
+					if l, err := e.Claim(e.ctx, store.ClaimRequest{Owner: "w", Lease: time.Hour}); err == nil {
+						leases[l.Job.ID] = l
+					}
+				},
+				"end": func(t *rapid.T) {
+					for id, l := range leases {
+						e.finish(l, tgr.Failure)
+						delete(leases, id)
+						return
+					}
+				},
+				"again or cancel": func(t *rapid.T) {
+					if len(runs) == 0 {
+						return
+					}
+					run := rapid.SampledFrom(runs).Draw(t, "run")
+					if must(e.Run(e.ctx, run)).Status.Done() {
+						must(e.Rerun(e.ctx, run, store.Again{}))
+					} else {
+						e.must(e.CancelRun(e.ctx, run, 0, "", "x"))
+					}
+				},
+				"": func(t *rapid.T) {
+					holders, waiting := map[string]int{}, map[string]string{}
+					for _, id := range runs {
+						r := must(e.Run(e.ctx, id))
+						if strings.HasPrefix(r.Reason, "waits for") {
+							waiting[r.Group.Name] = "run " + id.String()
+						} else if !r.Status.Done() && r.Group.Name != "" {
+							holders[r.Group.Name]++
+						}
+						for _, j := range must(e.Jobs(e.ctx, id, 0)) {
+							switch {
+							case j.Group.Name == "" || j.Status.Done():
+							case j.Status == tgr.Pending && !strings.HasPrefix(r.Reason, "waits for"):
+								waiting[j.Group.Name] = "job " + j.ID.String()
+							case j.Status != tgr.Pending:
+								holders[j.Group.Name]++
+							}
+						}
+					}
+					for name, n := range holders {
+						if n > 1 {
+							t.Fatalf("%d hold the group %q", n, name)
+						}
+					}
+					for name, who := range waiting {
+						if holders[name] == 0 {
+							t.Fatalf("%s waits for the group %q, which nobody holds", who, name)
+						}
+					}
+				},
 			})
+			for _, run := range runs {
+				if !must(e.Run(e.ctx, run)).Status.Done() {
+					e.cancelAll(run)
+				}
+			}
+			must(e.OwnerGone(e.ctx, "w"))
 		})
-	}
+	})
 }

@@ -85,25 +85,21 @@ func (m *model) agree(op string, held bool, err error) {
 
 // Model and store go through the same operations and must agree after each.
 func TestModel(t *testing.T) {
-	for name, fresh := range databases {
-		t.Run(name, func(t *testing.T) {
-			e := newEnv(t)
-			e.where = fresh(t)
-			e.open(store.Config{})
-			n := 0
-			rapid.Check(t, func(rt *rapid.T) {
-				n++
-				m := &model{e: e, t: rt, name: fmt.Sprint("delivery ", n)}
-				defer m.clear()
-				m.begin(rt)
-				queued := map[tgr.JobID]int{} // place in the queue
-				for i, j := range m.jobs {
-					queued[j.id] = i
-				}
-				m.actions(rt, queued)
-			})
+	eachFresh(t, func(t *testing.T, e *env) {
+		e.open(store.Config{})
+		n := 0
+		rapid.Check(t, func(rt *rapid.T) {
+			n++
+			m := &model{e: e, t: rt, name: fmt.Sprint("delivery ", n)}
+			defer m.clear()
+			m.begin(rt)
+			queued := map[tgr.JobID]int{} // place in the queue
+			for i, j := range m.jobs {
+				queued[j.id] = i
+			}
+			m.actions(rt, queued)
 		})
-	}
+	})
 }
 
 // begin plans a run of two matrix jobs.

@@ -12,14 +12,10 @@ import (
 
 // The outputs of a run's jobs have a bound together, in UTF-16: who comes with more fails, and keeps none.
 func TestOutputsOfARun(t *testing.T) {
-	for name, fresh := range databases {
-		t.Run(name, func(t *testing.T) {
-			e := newEnv(t)
-			e.where = fresh(t)
-			e.open(store.Config{MaxOutputs: 5000})
-			outputsOfARun(t, e)
-		})
-	}
+	eachFresh(t, func(t *testing.T, e *env) {
+		e.open(store.Config{MaxOutputs: 5000})
+		outputsOfARun(t, e)
+	})
 }
 
 func outputsOfARun(t *testing.T, e *env) {

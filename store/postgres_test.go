@@ -78,13 +78,7 @@ func TestOpenRefusesURLs(t *testing.T) {
 // While the database is away every call fails as it should, and none of them hangs; when it is back, so are we, with all
 // that was acknowledged.
 func TestDatabaseAway(t *testing.T) {
-	server, err := storetest.Start(t.Context())
-	if errors.Is(err, storetest.ErrNone) {
-		t.Skip("NOT TESTED:", err)
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { server.Stop() })
+	server := storetest.New(t)
 	e := newEnv(t)
 	e.where.URL = must(server.Database(t.Context()))
 	e.open(store.Config{})
@@ -154,11 +148,6 @@ func TestStoppedWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	db, err := sql.Open("pgx", at.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
 	stopped := func() bool {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
 		return err == nil && strings.Contains(string(b), ") T ")
@@ -173,7 +162,7 @@ func TestStoppedWriter(t *testing.T) {
 func stopWriting(url string) {
 	s := must(store.Open(context.Background(), store.Config{URL: url, Reports: func(tgr.Run, []tgr.Job) []store.Outgoing {
 		syscall.Kill(os.Getpid(), syscall.SIGSTOP)
-		time.Sleep(time.Second) // the signal is on its way
+		syscall.Pause() // the signal is on its way
 		return nil
 	}}))
 	must2(s.Accept(context.Background(), delivery("stopped")))

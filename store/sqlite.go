@@ -22,7 +22,7 @@ const readers = 4
 
 // sqliteDialect is SQLite's.
 func sqliteDialect() dialect {
-	return dialect{name: goose.DialectSQLite3, folder: "migrations/sqlite", unavailable: func(err error) bool {
+	return dialect{name: goose.DialectSQLite3, folder: "migrations/sqlite", broken: func(error) bool { return false }, unavailable: func(err error) bool {
 		var e *sqlite.Error
 		if !errors.As(err, &e) {
 			return false

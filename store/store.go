@@ -92,22 +92,29 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, d.fault("open", err)
 	}
-	var only *alone
-	if cfg.URL != "" && cfg.Waiting != nil { // before the schema changes below the server that there is
-		if only, err = takeAlone(ctx, cfg.URL, cfg.Waiting); err != nil {
-			return nil, d.fault("open", errors.Join(err, r.Close(), w.Close()))
-		}
+	s := &Store{cfg: cfg, dialect: d, w: w, r: reader{r, d}, nudged: map[tgr.RunID]bool{}, bodies: bodies{}}
+	if err := s.prepare(ctx); err != nil {
+		return nil, d.fault("open", errors.Join(err, s.closeAll()))
 	}
-	if err := d.migrate(ctx, w, cfg.Log); err != nil {
-		return nil, d.fault("open", errors.Join(err, only.close(), r.Close(), w.Close()))
-	}
-	if err := only.claim(ctx, w); err != nil {
-		return nil, d.fault("open", errors.Join(err, only.close(), r.Close(), w.Close()))
-	}
-	s := &Store{alone: only, cfg: cfg, dialect: d, w: w, r: reader{r, d}, nudged: map[tgr.RunID]bool{}, bodies: bodies{}}
 	s.writer = newWriter(s)
 	return s, nil
 }
+
+// prepare makes the database ours, and brings its schema up to date: in this order, so that it does not change below the
+// server that there is.
+func (s *Store) prepare(ctx context.Context) (err error) {
+	if s.cfg.URL != "" && s.cfg.Waiting != nil {
+		if s.alone, err = takeAlone(ctx, s.cfg.URL, s.cfg.Waiting); err != nil {
+			return err
+		}
+	}
+	if err := s.dialect.migrate(ctx, s.w, s.cfg.Log); err != nil {
+		return err
+	}
+	return s.alone.claim(ctx, s.w)
+}
+
+func (s *Store) closeAll() error { return errors.Join(s.r.Close(), s.w.Close(), s.alone.close()) }
 
 // Close waits for the writes that were begun, refuses later ones, and closes the database. It may be called twice, and not
 // while Keep runs.
@@ -118,7 +125,7 @@ func (s *Store) Close() error {
 	if err := s.alone.release(ctx, s.w); err != nil {
 		s.cfg.Log.Warn("the next server will wait for this one", "error", err)
 	}
-	return errors.Join(s.r.Close(), s.w.Close(), s.alone.close())
+	return s.closeAll()
 }
 
 // committed tells of what a transaction did, now that it is durable.

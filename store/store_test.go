@@ -41,16 +41,25 @@ var databases = map[string]func(t testing.TB) store.Config{
 	},
 }
 
-// postgres is the server of all tests, which TestMain stops.
-var postgres = sync.OnceValues(func() (*storetest.Server, error) { return storetest.Start(context.Background()) })
+// postgres is the server of all tests, which TestMain stops if there is one.
+var postgres = sync.OnceValues(func() (*storetest.Server, error) {
+	s, err := storetest.Start(context.Background())
+	if err == nil {
+		stopPostgres = s.Stop
+	}
+	return s, err
+})
+
+var stopPostgres = func() error { return nil }
 
 func TestMain(m *testing.M) {
 	if err := flag.Set("rapid.checks", "40"); err != nil {
 		panic(err)
 	}
 	code := m.Run()
-	if s, err := postgres(); err == nil {
-		s.Stop()
+	if err := stopPostgres(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
 	}
 	os.Exit(code)
 }
@@ -72,12 +81,19 @@ func open(t testing.TB, cfg store.Config) *store.Store {
 
 // each runs a test of the contract on every database.
 func each(t *testing.T, fn func(t *testing.T, e *env)) {
+	eachFresh(t, func(t *testing.T, e *env) {
+		t.Parallel()
+		e.open(store.Config{Reports: e.hook, Follow: e.follow})
+		fn(t, e)
+	})
+}
+
+// eachFresh runs a test on every database, which it opens by itself.
+func eachFresh(t *testing.T, fn func(t *testing.T, e *env)) {
 	for name, fresh := range databases {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			e := newEnv(t)
-			e.where = fresh(t)
-			e.open(store.Config{Reports: e.hook, Follow: e.follow})
+			e.fresh, e.where = fresh, fresh(t)
 			fn(t, e)
 		})
 	}
@@ -94,7 +110,8 @@ func (e *env) open(cfg store.Config) {
 type env struct {
 	*store.Store
 	t     testing.TB
-	where store.Config // the database
+	fresh func(testing.TB) store.Config // makes another database of the kind
+	where store.Config                  // the database
 	clock *clock
 	ctx   context.Context
 	hooks func(run tgr.Run, jobs []tgr.Job) []store.Outgoing // nil: reports nothing

@@ -136,21 +136,29 @@ func (w *writer) commit(ops []*op) {
 	}
 }
 
-// run returns an error where none of ops is durable; errs gets those of single ops. An op that was abandoned is
-// passed over.
+// run returns an error where none of ops is durable; errs gets those of single ops.
 func (w *writer) run(ops []*op, errs []error) error {
-	d := w.s.dialect
-	ctx, done := context.Background(), func() {}
-	if d.limit > 0 {
-		ctx, done = context.WithTimeoutCause(ctx, d.limit, errTooLong)
+	limit := w.s.dialect.limit
+	if limit == 0 {
+		return w.transact(context.Background(), ops, errs)
 	}
+	ctx, done := context.WithTimeoutCause(context.Background(), limit, errTooLong)
 	defer done()
+	err := w.transact(ctx, ops, errs)
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", errTooLong, err)
+	}
+	return err
+}
+
+// transact is run within the time that ctx has. An op that was abandoned is passed over.
+func (w *writer) transact(ctx context.Context, ops []*op, errs []error) error {
 	begun, err := w.begin(ctx)
-	if err != nil && ctx.Err() == nil && d.gone(err) {
+	if err != nil && ctx.Err() == nil && w.s.dialect.broken(err) {
 		begun, err = w.begin(ctx) // the connection has broken since it was last used
 	}
 	if err != nil {
-		return timeLimit(ctx, err)
+		return err
 	}
 	t := &tx{Tx: begun, ctx: ctx, s: w.s, now: w.s.cfg.Now().UTC(), bodies: bodies{}, touched: map[tgr.RunID]bool{}, nudged: map[tgr.RunID]bool{}}
 	for i, o := range ops {
@@ -158,20 +166,20 @@ func (w *writer) run(ops []*op, errs []error) error {
 			continue
 		}
 		if _, err := t.Exec("SAVEPOINT op"); err != nil {
-			return timeLimit(ctx, errors.Join(err, t.Rollback()))
+			return errors.Join(err, t.Rollback())
 		}
 		if errs[i] = call(o.fn, t); errs[i] != nil {
 			w.s.bodies, t.bodies = bodies{}, bodies{} // nobody knows which of them are undone
 			if _, err := t.Exec("ROLLBACK TO SAVEPOINT op"); err != nil {
-				return timeLimit(ctx, errors.Join(errs[i], err, t.Rollback()))
+				return errors.Join(errs[i], err, t.Rollback())
 			}
 		}
 		if _, err := t.Exec("RELEASE SAVEPOINT op"); err != nil {
-			return timeLimit(ctx, errors.Join(err, t.Rollback()))
+			return errors.Join(err, t.Rollback())
 		}
 	}
 	if err := t.Commit(); err != nil {
-		return timeLimit(ctx, err)
+		return err
 	}
 	w.s.committed(t)
 	return nil
@@ -197,14 +205,6 @@ func (w *writer) begin(ctx context.Context) (*sql.Tx, error) {
 
 // errTooLong is what became of a transaction that was given up.
 var errTooLong = &tgr.Error{Op: "store.write", Code: tgr.Unavailable, Message: "the database did not answer in time"}
-
-// timeLimit says that a transaction failed because its time was over.
-func timeLimit(ctx context.Context, err error) error {
-	if errors.Is(context.Cause(ctx), errTooLong) {
-		return fmt.Errorf("%w: %w", errTooLong, err)
-	}
-	return err
-}
 
 // Exec is sql.Tx's, within the time that the transaction has, as are the next.
 func (t *tx) Exec(query string, args ...any) (sql.Result, error) {

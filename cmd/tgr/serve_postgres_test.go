@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -19,13 +18,7 @@ import (
 // A server on PostgreSQL works while that is there, and says so while it is not; what was accepted is run in the end. A second
 // server waits, and takes over, with the job that runs, when the first is killed.
 func TestPostgres(t *testing.T) {
-	database, err := storetest.Start(t.Context())
-	if errors.Is(err, storetest.ErrNone) {
-		t.Skip("NOT TESTED:", err)
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { database.Stop() })
+	database := storetest.New(t)
 	url, err := database.Database(t.Context())
 	if err != nil {
 		t.Fatal(err)

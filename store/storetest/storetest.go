@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"sync/atomic"
 	"syscall"
+	"testing"
 	"time"
 )
 
@@ -60,6 +61,23 @@ func Start(ctx context.Context) (_ *Server, err error) {
 		return nil, errors.Join(err, os.RemoveAll(s.dir))
 	}
 	return s, nil
+}
+
+// New starts a server for the length of a test, which is skipped where no PostgreSQL is installed.
+func New(t testing.TB) *Server {
+	t.Helper()
+	s, err := Start(t.Context())
+	if errors.Is(err, ErrNone) {
+		t.Skip("NOT TESTED:", err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
 }
 
 func credential(name string) (*syscall.Credential, error) {
